@@ -1,0 +1,1 @@
+"""dolake: a streaming lakehouse ingestion daemon."""

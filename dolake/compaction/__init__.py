@@ -1,0 +1,1 @@
+"""Files into fewer files. Rewriting and maintenance of committed tables will live here; nothing does yet."""

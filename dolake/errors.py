@@ -1,0 +1,125 @@
+"""Every error that dolake raises on purpose.
+
+A class exists only where a caller acts differently. Each carries fields; the sentence is made from them and says the
+remedy. `exit_code` is what the command line ends with (design: 0 ok, 1 a breach, 2 usage or configuration,
+3 unreachable, 4 corrupt, 5 refused, 6 partly done, 130 interrupted).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class DolakeError(Exception):
+    """Something went wrong that dolake can name."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One wrong value: where it is, what it is, which rule it breaks."""
+
+    field: str
+    value: str
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.rule} (got {self.value})"
+
+
+class ConfigurationError(DolakeError):
+    """Settings are wrong; nothing was started and nothing was created."""
+
+    exit_code = 2
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        super().__init__("\n".join(str(mistake) for mistake in mistakes))
+        self.mistakes = mistakes
+
+
+class InvalidMessage(DolakeError):
+    """A wire message breaks a rule of the protocol; it is nacked `invalid_format` and left no trace."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        super().__init__("; ".join(str(mistake) for mistake in mistakes))
+        self.mistakes = mistakes
+
+
+class RowRejected(DolakeError):
+    """A row that cannot be read or does not fit its table. `log`, `offset`, `index` find it; `field` and `rule` say why."""
+
+    def __init__(self, *, table: str, log: str, offset: int, index: int, field: str, rule: str, value: str = "") -> None:
+        super().__init__(f"{table}: event {index} of offset {offset} in log {log}: {field}: {rule}" + (f" (got {value})" if value else ""))
+        self.table, self.log, self.offset, self.index = table, log, offset, index
+        self.field, self.rule, self.value = field, rule, value
+
+
+class LogCorrupt(DolakeError):
+    """Bytes of a log are not what was written. The log stops here; nothing is deleted or skipped."""
+
+    exit_code = 4
+
+    def __init__(self, *, path: str, position: int, end: int, reason: str) -> None:
+        super().__init__(
+            f"{path}: bytes {position}..{end}: {reason}; restore the file from a copy of this disk, or look with `dolake log inspect`"
+        )
+        self.path, self.position, self.end, self.reason = path, position, end, reason
+
+
+class LogRefused(DolakeError):
+    """A log directory that must not be used as it is: locked, empty where a log should be, or another log's."""
+
+    exit_code = 5
+
+
+class LogFailed(DolakeError):
+    """The log's disk failed while writing or syncing: outcome of the last group unknown, the log must be reopened."""
+
+
+class LogFull(DolakeError):
+    """No space left for the log: nothing of the group was kept, the same log goes on when there is room."""
+
+
+class SourceRefused(DolakeError):
+    """A source may not be served: it lives in two logs."""
+
+    exit_code = 5
+
+
+class CatalogUnreachable(DolakeError):
+    """The catalog did not answer, or not in time."""
+
+    exit_code = 3
+
+
+class StoreUnreachable(DolakeError):
+    """The object store did not answer, or refused: bucket, credentials, endpoint."""
+
+    exit_code = 3
+
+
+class ObjectMissing(DolakeError):
+    """An object is not in the store."""
+
+    exit_code = 4
+
+
+class CommitConflict(DolakeError):
+    """Somebody else's commit came first: load the table again and look before anything else."""
+
+
+class TableStopped(DolakeError):
+    """A table can take no more rows until somebody looks: fenced, rewound, recreated, or a row that does not fit."""
+
+    exit_code = 5
+
+    def __init__(self, table: str, reason: str) -> None:
+        super().__init__(f"{table}: {reason}")
+        self.table, self.reason = table, reason
+
+
+class DaemonUnreachable(DolakeError):
+    """No daemon answers for this data directory."""
+
+    exit_code = 3

@@ -1,0 +1,130 @@
+"""Named places where a test may break the program on purpose.
+
+`hit("wal.before_sync")` does nothing unless armed. Armed by the environment variable DOLAKE_FAILPOINTS, a list of
+`name=action` separated by `;`. An action is
+
+    [COUNT*][PERCENT%]raise[(text)] | errno(EIO) | sleep(seconds) | pause(path) | kill
+
+`3*off->kill` style chains are written `3*off->1*kill`: the first three hits do nothing, the fourth kills, later ones do
+nothing. `pause` waits until the file at `path` is gone, `kill` is SIGKILL to this process. Every hit of an armed
+registry is counted; with DOLAKE_FAILPOINT_HITS=path the counts are also appended there, a name a line, so that a test
+can see what a killed process reached. POINTS names them all: a test holds it against the code.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import re
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+# name → the moment. Listed in the docs by `dolake docs failpoints`; tests require that each is hit and armed by name.
+POINTS: dict[str, str] = {}
+
+
+class FailpointRaised(Exception):
+    """What an armed `raise` raises."""
+
+
+@dataclass
+class _Step:
+    action: str
+    argument: str
+    count: int | None
+    percent: float
+
+
+@dataclass
+class _Arm:
+    steps: list[_Step]
+    position: int = 0
+    used: int = 0
+
+
+@dataclass
+class Registry:
+    """Armed failpoints and their hit counts."""
+
+    arms: dict[str, _Arm] = field(default_factory=dict)
+    hits: Counter[str] = field(default_factory=Counter)
+    hits_path: str | None = None
+
+    @property
+    def active(self) -> bool:
+        return bool(self.arms) or self.hits_path is not None
+
+    def arm(self, name: str, action: str) -> None:
+        if name not in POINTS:
+            raise ValueError(f"no failpoint is named {name}; the names are {', '.join(sorted(POINTS))}")
+        self.arms[name] = _Arm([_parse_step(step) for step in action.split("->")])
+
+    def disarm(self, name: str | None = None) -> None:
+        if name is None:
+            self.arms.clear()
+        else:
+            self.arms.pop(name, None)
+
+    def hit(self, name: str) -> None:
+        self.hits[name] += 1
+        if self.hits_path is not None:
+            with open(self.hits_path, "a", encoding="utf-8") as hits:
+                hits.write(name + "\n")
+        arm = self.arms.get(name)
+        if arm is None or arm.position >= len(arm.steps):
+            return
+        step = arm.steps[arm.position]
+        arm.used += 1
+        if step.count is not None and arm.used >= step.count:
+            arm.position, arm.used = arm.position + 1, 0
+        if step.percent < 100 and random.uniform(0, 100) >= step.percent:
+            return
+        _act(name, step)
+
+
+_STEP = re.compile(r"(?:(\d+)\*)?(?:([\d.]+)%)?(off|raise|errno|sleep|pause|kill)(?:\((.*)\))?")
+
+
+def _parse_step(text: str) -> _Step:
+    match = _STEP.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"not a failpoint action: {text!r}; write e.g. 2*off->1*kill, errno(EIO), sleep(0.5)")
+    count, percent, action, argument = match.groups()
+    if action == "errno" and not hasattr(errno, argument or ""):
+        raise ValueError(f"no errno is named {argument!r}")
+    return _Step(action, argument or "", int(count) if count else None, float(percent) if percent else 100.0)
+
+
+def _act(name: str, step: _Step) -> None:
+    if step.action == "raise":
+        raise FailpointRaised(step.argument or name)
+    if step.action == "errno":
+        number = getattr(errno, step.argument)
+        raise OSError(number, os.strerror(number), name)
+    if step.action == "sleep":
+        time.sleep(float(step.argument))
+    if step.action == "pause":
+        while os.path.exists(step.argument):
+            time.sleep(0.01)
+    if step.action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+REGISTRY = Registry()
+
+
+def arm_from_environment(environment: dict[str, str]) -> None:
+    """Arms what DOLAKE_FAILPOINTS says. Called once, by the process's main."""
+    REGISTRY.hits_path = environment.get("DOLAKE_FAILPOINT_HITS")
+    for part in filter(None, environment.get("DOLAKE_FAILPOINTS", "").split(";")):
+        name, _, action = part.partition("=")
+        REGISTRY.arm(name.strip(), action)
+
+
+def hit(name: str) -> None:
+    """Marks a moment; breaks here if a test has asked for it."""
+    if REGISTRY.active:
+        REGISTRY.hit(name)

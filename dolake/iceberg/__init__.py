@@ -1,0 +1,1 @@
+"""Files into snapshots: catalogs, manifests and the commit that lands once and only once."""

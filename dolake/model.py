@@ -1,0 +1,140 @@
+"""Values that cross the layers: names, ranges, batches, declared schemas. No I/O, no behaviour beyond their own rules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+TABLE_PART = re.compile(r"[A-Za-z0-9_]{1,128}")
+DEFAULT_NAMESPACE = "default"
+# Refused from sources (design.md §4): dolake's own tables and the changelog twins of mirror tables.
+RESERVED_NAMESPACE = "dolake"
+RESERVED_SUFFIX = "__changes"
+RESERVED_COLUMN_PREFIX = "_cdc_"
+
+
+@dataclass(frozen=True, order=True)
+class TableName:
+    """`namespace.name`; a bare name is in `default`. Only made by `parse`, which is the allow-list."""
+
+    namespace: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> TableName:
+        """Raises ValueError with the rule broken; nothing is cleaned up."""
+        parts = text.split(".")
+        if len(parts) == 1:
+            parts = [DEFAULT_NAMESPACE, *parts]
+        if len(parts) != 2 or not all(TABLE_PART.fullmatch(part) for part in parts):
+            raise ValueError("a table is `name` or `namespace.name`, each part [A-Za-z0-9_]{1,128}")
+        namespace, name = parts
+        if namespace == RESERVED_NAMESPACE or name.endswith(RESERVED_SUFFIX):
+            raise ValueError(f"the namespace `{RESERVED_NAMESPACE}` and names ending in `{RESERVED_SUFFIX}` are dolake's own")
+        return cls(namespace, name)
+
+    def __str__(self) -> str:
+        return f"{self.namespace}.{self.name}"
+
+
+class Operation(StrEnum):
+    INSERT = "INSERT"
+    UPDATE = "UPDATE"
+    DELETE = "DELETE"
+    TRUNCATE = "TRUNCATE"
+
+
+class RecordKind(IntEnum):
+    """What a log record holds. Stored as one byte: never renumber."""
+
+    BATCH = 1
+    SCHEMA = 2
+    TRIM = 3
+    SIBLINGS = 4
+
+
+@dataclass(frozen=True)
+class TransactionMark:
+    """A source transaction that spans batches; `last` on its final one."""
+
+    id: str
+    last: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One accepted message on its way into a log: what the ingest half knows of it, and its bytes as received.
+
+    `content` is xxh3_64 of the raw `events` value (batch) or of the body (schema): what says whether a repeat is the same.
+    `tables` counts the events of each table, as named in the message, in order of first appearance.
+    """
+
+    kind: RecordKind
+    source: str
+    epoch: str
+    sequence: int
+    event_count: int
+    content: int
+    payload: bytes
+    tables: Mapping[str, int] = field(default_factory=dict)
+    last_event_sequence: int = -1
+    last_lsn: str = ""
+    transaction: TransactionMark | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """An entry as it stands in a log. `offset` is its place in the log; `size_bytes` its whole length there."""
+
+    log_id: str
+    offset: int
+    entry: Entry
+    size_bytes: int
+
+
+@dataclass
+class SourceState:
+    """What one log knows of one source: enough to tell new, repeat and gap apart, without a time window.
+
+    `contents` maps the last batches' sequences to their content checksum (`RECENT_CONTENTS` of them);
+    `ended_epochs` holds xxh3_64 hashes of epochs that are over.
+    """
+
+    source: str
+    epoch: str = ""
+    last_sequence: int = -1
+    last_event_sequence: int = -1
+    last_lsn: str = ""
+    contents: dict[int, int] = field(default_factory=dict)
+    ended_epochs: set[int] = field(default_factory=set)
+
+
+RECENT_CONTENTS = 64
+
+
+@dataclass(frozen=True)
+class DeclaredColumn:
+    """A column as a `schema` message declares it; `type` in Iceberg's notation (column_types.parse_type)."""
+
+    name: str
+    type: str
+    nullable: bool = True
+    default: object | None = None
+    renamed_from: str | None = None
+
+
+@dataclass(frozen=True)
+class DeclaredSchema:
+    table: str
+    primary_key: tuple[str, ...]
+    columns: tuple[DeclaredColumn, ...]
+
+
+@dataclass(frozen=True)
+class OffsetRange:
+    """Offsets `start` ≤ o < `end` of one log."""
+
+    start: int
+    end: int

@@ -1,0 +1,1 @@
+"""Rows into files: declared types, events as Arrow columns, Arrow as Parquet."""
