@@ -1,0 +1,29 @@
+"""Settings: values with their relations checked, from flags, environment, `dolake.toml` and defaults, in that order.
+
+`load_settings` is the one way in; it reports every mistake at once and creates nothing.
+"""
+
+from dolake.config.settings import (
+    CommitSettings,
+    FlushSettings,
+    LimitSettings,
+    LogSettings,
+    S3Settings,
+    Settings,
+    TableSettings,
+    WarehouseSettings,
+)
+from dolake.config.sources import load_settings, process_environment
+
+__all__ = [
+    "CommitSettings",
+    "FlushSettings",
+    "LimitSettings",
+    "LogSettings",
+    "S3Settings",
+    "Settings",
+    "TableSettings",
+    "WarehouseSettings",
+    "load_settings",
+    "process_environment",
+]

@@ -1,0 +1,132 @@
+"""What settings owe each other: directories apart, limits that fit into one another, an address nobody else can reach.
+
+`breaches` yields a mistake for each broken rule with the keys it concerns, so that a rule about a value that is already
+reported as wrong is not reported on top. It looks at the file system and changes nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dolake.config.settings import Settings, normal_pattern
+from dolake.errors import Mistake
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A broken rule. `keys` are all the settings it speaks of; the mistake names the one to change."""
+
+    keys: Sequence[str]
+    mistake: Mistake
+
+
+def breaches(settings: Settings) -> Iterator[Breach]:
+    yield from _network(settings)
+    yield from _sizes(settings)
+    yield from _credentials(settings)
+    yield from _patterns(settings)
+    yield from _places(settings)
+    yield from _apart(settings)
+
+
+def _breach(field: str, value: object, rule: str, *others: str) -> Breach:
+    return Breach((field, *others), Mistake(field, str(value), rule))
+
+
+def _network(settings: Settings) -> Iterator[Breach]:
+    if not _is_loopback(settings.host):
+        yield _breach("host", settings.host, "must be a loopback address such as 127.0.0.1: dolake has no tokens yet to tell who connects")
+    if settings.port and settings.port == settings.http_port:
+        yield _breach("http_port", settings.http_port, "must differ from port", "port")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _sizes(settings: Settings) -> Iterator[Breach]:
+    backlog, limits, flush = settings.log.backlog_bytes, settings.limits, settings.flush
+    if backlog is not None and backlog < settings.log.segment_bytes:
+        rule = f"must be at least log.segment_bytes ({settings.log.segment_bytes}): a log is trimmed by whole segments"
+        yield _breach("log.backlog_bytes", backlog, rule, "log.segment_bytes")
+    if backlog is not None and backlog < limits.payload_bytes:
+        rule = f"must be at least limits.payload_bytes ({limits.payload_bytes}), or the largest message never fits"
+        yield _breach("log.backlog_bytes", backlog, rule, "limits.payload_bytes")
+    if limits.event_bytes > limits.payload_bytes:
+        rule = f"must be at most limits.payload_bytes ({limits.payload_bytes}): an event travels in a message"
+        yield _breach("limits.event_bytes", limits.event_bytes, rule, "limits.payload_bytes")
+    if flush.bytes > flush.memory_bytes:
+        rule = f"must be at least flush.bytes ({flush.bytes}), or no table ever grows to its flush"
+        yield _breach("flush.memory_bytes", flush.memory_bytes, rule, "flush.bytes")
+    for pattern, table in settings.tables.items():
+        if table.flush.bytes is not None and table.flush.bytes > flush.memory_bytes:
+            rule = f"must be at most flush.memory_bytes ({flush.memory_bytes})"
+            yield _breach(f"tables.{pattern}.flush.bytes", table.flush.bytes, rule, "flush.memory_bytes")
+
+
+def _credentials(settings: Settings) -> Iterator[Breach]:
+    s3 = settings.s3
+    if (s3.access_key is None) != (s3.secret_key is None):
+        missing, given = ("secret_key", "access_key") if s3.secret_key is None else ("access_key", "secret_key")
+        yield _breach(f"s3.{missing}", "nothing", f"must be given together with s3.{given}", f"s3.{given}")
+
+
+def _patterns(settings: Settings) -> Iterator[Breach]:
+    seen: dict[str, str] = {}
+    for pattern in settings.tables:
+        try:
+            normal = normal_pattern(pattern)
+        except ValueError as rule:
+            yield Breach((), Mistake(f"tables.{pattern}", pattern, str(rule)))
+            continue
+        if normal in seen:
+            rule_text = f"must not be given beside tables.{seen[normal]}: both mean {normal}"
+            yield Breach((), Mistake(f"tables.{pattern}", pattern, rule_text))
+        seen.setdefault(normal, pattern)
+
+
+def _places(settings: Settings) -> Iterator[Breach]:
+    """Nothing but directories may stand where directories will be."""
+    refused: list[str] = []
+    for key, path in _directories(settings):
+        if any(_inside(path, other) for other in refused):
+            continue  # It stands or falls with the directory above it.
+        existing = path
+        while not os.path.lexists(existing):
+            existing = os.path.dirname(existing)
+        if not os.path.isdir(existing):
+            refused.append(path)
+            yield _breach(key, path, f"must be a directory, or a path where one can be made: {existing} is not a directory")
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            refused.append(path)
+            yield _breach(key, path, f"must be writable: {existing} is not writable by this user")
+
+
+def _apart(settings: Settings) -> Iterator[Breach]:
+    """A directory inside another would have its files taken for the other's."""
+    directories = [(key, path, os.path.realpath(path)) for key, path in _directories(settings)]
+    for index, (key, path, real) in enumerate(directories):
+        for other_key, other_path, other_real in directories[:index]:
+            if real == other_real:
+                yield _breach(key, path, f"must differ from {other_key} ({other_path})", other_key)
+            elif _inside(other_real, real) or (_inside(real, other_real) and other_key != "data"):
+                yield _breach(key, path, f"must not contain {other_key} ({other_path}), nor lie inside it", other_key)
+
+
+def _inside(path: str, parent: str) -> bool:
+    return path.startswith(parent.rstrip(os.sep) + os.sep)
+
+
+def _directories(settings: Settings) -> list[tuple[str, str]]:
+    places = [("data", settings.data), *(("log.directories", path) for path in settings.log.directories)]
+    if settings.warehouse.uri.startswith("file://"):
+        places.append(("warehouse.uri", settings.warehouse.uri.removeprefix("file://")))
+    return places

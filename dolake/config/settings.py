@@ -1,0 +1,261 @@
+"""What can be set: frozen values, one class for each section of `dolake.toml`.
+
+A `Settings` knows nothing of where its values came from (see `sources`) and holds only what each field can check by
+itself; what fields owe each other is in `rules`. It goes to the child processes as JSON (`to_json`, `from_json`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from dolake.model import DEFAULT_NAMESPACE, TableName
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+_UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1024 * GIB, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)")
+_PATTERN_PART = re.compile(r"[A-Za-z0-9_*]{1,128}")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+def _number(value: object) -> object:
+    """The environment has only text; `true` is not a number, though Python thinks it is 1."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def _size(value: object) -> object:
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match is None or match[2].upper() not in _UNITS:
+            raise ValueError('must be a number of bytes, or one like "64 MiB"')
+        return int(match[1]) * _UNITS[match[2].upper()]
+    return _number(value)
+
+
+Port = Annotated[int, BeforeValidator(_number), Field(ge=0, le=65535)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1, le=2**53)]
+Bytes = Annotated[int, BeforeValidator(_size), Field(ge=1, le=2**53)]
+Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Frozen; unknown keys are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LogSettings(Section):
+    directories: tuple[str, ...] = Field(default=(), description="the log's directories, one disk each; DIR/log unless set")
+    segment_bytes: Annotated[Bytes, Field(ge=4 * KIB, le=GIB)] = Field(default=64 * MIB, description="size at which a segment is sealed")
+    backlog_bytes: Bytes | None = Field(
+        default=None, description="unflushed bytes of one log above which batches are refused; 20 % of its disk unless set"
+    )
+
+    @field_validator("directories", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+
+class FlushSettings(Section):
+    age_s: Seconds = Field(default=5.0, description="a row waits at most this long for its flush to begin")
+    bytes: Bytes = Field(default=128 * MIB, description="a table is flushed when it holds this many bytes")
+    rows: Count = Field(default=1_000_000, description="a table is flushed when it holds this many rows")
+    memory_bytes: Bytes = Field(default=384 * MIB, description="rows of all tables in memory; the largest tables are flushed to stay below")
+
+
+class WarehouseSettings(Section):
+    uri: str = Field(default="", description="where the tables are: file:///path or s3://bucket/prefix; file://DIR/warehouse unless set")
+
+    @field_validator("uri")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        scheme, separator, rest = value.partition("://")
+        if not separator or scheme not in ("file", "s3"):
+            raise ValueError("must be file:///path or s3://bucket/prefix")
+        if scheme == "file" and (not rest.startswith("/") or rest.rstrip("/") == ""):
+            raise ValueError("must hold an absolute path, as in file:///var/lib/dolake/warehouse")
+        if scheme == "s3" and not _BUCKET.fullmatch(rest.split("/")[0]):
+            raise ValueError("must name a bucket: 3 to 63 small letters, digits, dots and hyphens, as in s3://lake/prefix")
+        if any(part in (".", "..") for part in rest.split("/")) or any(letter in value for letter in "?#"):
+            raise ValueError("must not hold `.` or `..` parts, `?` or `#`")
+        return value.rstrip("/")
+
+
+class S3Settings(Section):
+    endpoint: str | None = Field(default=None, description="address of an S3-compatible server; AWS itself unless set")
+    region: str | None = Field(default=None, description="region of the bucket; us-east-1 unless set")
+    access_key: str | None = Field(default=None, description="access key; the machine's own identity unless set")
+    secret_key: str | None = Field(default=None, repr=False, description="secret key that belongs to the access key")
+    session_token: str | None = Field(default=None, repr=False, description="session token of temporary keys")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^/\s]+/?", value):
+            raise ValueError("must be http://host:port or https://host:port")
+        return value
+
+
+class CommitSettings(Section):
+    snapshots_kept: Annotated[int, BeforeValidator(_number), Field(ge=1, le=10_000)] = Field(
+        default=100, description="snapshots kept on each table's main branch"
+    )
+    tags_kept_days: Annotated[int, BeforeValidator(_number), Field(ge=0, le=3650)] = Field(
+        default=7, description="days for which an hourly tag of each table is kept"
+    )
+
+
+class LimitSettings(Section):
+    payload_bytes: Annotated[Bytes, Field(ge=KIB, le=GIB)] = Field(default=16 * MIB, description="largest message of a source")
+    event_bytes: Annotated[Bytes, Field(ge=64, le=GIB)] = Field(default=MIB, description="largest single event")
+    batch_events: Count = Field(default=10_000, description="most events in one batch")
+
+
+class FlushOverrides(Section):
+    age_s: Seconds | None = None
+    bytes: Bytes | None = None
+    rows: Count | None = None
+
+
+class TableOverrides(Section):
+    """One `[tables."pattern"]`. What is absent is left to less specific patterns, then to [flush]."""
+
+    mode: Literal["changelog"] | None = None
+    flush: FlushOverrides = FlushOverrides()
+    partition_by: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _only_changelog(cls, value: object) -> object:
+        if value in ("mirror", "both"):
+            raise ValueError('must be "changelog": mirror tables do not exist yet')
+        return value
+
+    @field_validator("partition_by")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(set(value)) != len(value):
+            raise ValueError("must name each column once")
+        return value
+
+
+class TableSettings(Section):
+    """What holds for one table, every value decided."""
+
+    mode: Literal["changelog"]
+    flush_age_s: float
+    flush_bytes: int
+    flush_rows: int
+    partition_by: tuple[str, ...]
+
+
+class Settings(Section):
+    """Everything that can be set. Paths are absolute once loaded."""
+
+    data: str = Field(description="the data directory, DIR below: log, warehouse, catalog and control files; required")
+    host: str = Field(default="127.0.0.1", description="address to listen on; only loopback until there are tokens")
+    port: Port = Field(default=8765, description="websocket port for sources; 0 takes a free one")
+    http_port: Port = Field(default=8181, description="port of health and metrics; 0 takes a free one")
+    log: LogSettings = LogSettings()
+    flush: FlushSettings = FlushSettings()
+    warehouse: WarehouseSettings = Field(default_factory=WarehouseSettings.model_construct)
+    s3: S3Settings = S3Settings()
+    commit: CommitSettings = CommitSettings()
+    limits: LimitSettings = LimitSettings()
+    tables: Mapping[str, TableOverrides] = Field(default={}, description="settings for the tables that a pattern matches")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_under_data(cls, raw: Any) -> Any:
+        """What lives under DIR unless set: the log, the warehouse."""
+        data = raw.get("data") if isinstance(raw, dict) else None
+        if not isinstance(data, str) or not data:
+            return raw
+        raw = dict(raw)
+        for section, key, default in (
+            ("log", "directories", (os.path.join(data, "log"),)),
+            ("warehouse", "uri", file_uri(os.path.join(os.path.abspath(data), "warehouse"))),
+        ):
+            values = raw.get(section, {})
+            if isinstance(values, dict) and key not in values:
+                raw[section] = {**values, key: default}
+        return raw
+
+    @field_validator("data")
+    @classmethod
+    def _given(cls, value: str) -> str:
+        if not value or "\0" in value:
+            raise ValueError("must be a path")
+        return value
+
+    @property
+    def control_path(self) -> str:
+        """Where the halves talk (see dolake.control)."""
+        return os.path.join(self.data, "control.sock")
+
+    @property
+    def catalog_path(self) -> str:
+        return os.path.join(self.data, "catalog.db")
+
+    @property
+    def ready_path(self) -> str:
+        return os.path.join(self.data, "ready.json")
+
+    def settings_for(self, table: TableName | str) -> TableSettings:
+        """Each setting comes from the most specific pattern that sets it: the exact name, then the longest literal prefix."""
+        name = str(table) if isinstance(table, TableName) else normal_pattern(table)
+        chosen = [self.tables[pattern] for pattern in sorted(self.tables, key=_specificity) if _matches(pattern, name)]
+
+        def first(default: Any, *values: Any) -> Any:
+            return next((value for value in values if value is not None), default)
+
+        return TableSettings(
+            mode=first("changelog", *(table.mode for table in chosen)),
+            flush_age_s=first(self.flush.age_s, *(table.flush.age_s for table in chosen)),
+            flush_bytes=first(self.flush.bytes, *(table.flush.bytes for table in chosen)),
+            flush_rows=first(self.flush.rows, *(table.flush.rows for table in chosen)),
+            partition_by=first((), *(table.partition_by for table in chosen)),
+        )
+
+    def to_json(self) -> str:
+        """Everything, secrets too: for a child process's pipe, never for a log."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Settings:
+        return cls.model_validate_json(text)
+
+
+def file_uri(path: str) -> str:
+    """An absolute path as a `file://` URI; spaces and other odd letters are kept as they are, as the FileIOs expect."""
+    return "file://" + path
+
+
+def normal_pattern(pattern: str) -> str:
+    """`orders` is `default.orders`; a lone `*` is every table. Raises ValueError with the rule broken."""
+    if pattern == "*":
+        return pattern
+    parts = pattern.split(".")
+    if len(parts) == 1:
+        parts = [DEFAULT_NAMESPACE, *parts]
+    if len(parts) != 2 or not all(_PATTERN_PART.fullmatch(part) for part in parts):
+        raise ValueError("a table pattern is `name` or `namespace.name`, each part of letters, digits, `_` and `*`")
+    return ".".join(parts)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    expression = ".*".join(re.escape(part) for part in normal_pattern(pattern).split("*"))
+    return re.fullmatch(expression, name) is not None
+
+
+def _specificity(pattern: str) -> tuple[bool, int, int, str]:
+    """Sorts the most specific first; equal ones by name, so that the choice never depends on the order in the file."""
+    normal = normal_pattern(pattern)
+    return ("*" in normal, -len(normal.split("*")[0]), -len(normal.replace("*", "")), normal)
