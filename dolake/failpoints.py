@@ -3,10 +3,12 @@
 `hit("wal.before_sync")` does nothing unless armed. Armed by the environment variable DOLAKE_FAILPOINTS, a list of
 `name=action` separated by `;`. An action is
 
-    [COUNT*][PERCENT%]raise[(text)] | errno(EIO) | sleep(seconds) | pause(path) | kill
+    [COUNT*][PERCENT%]raise[(text)] | errno(EIO) | sleep(seconds) | pause(path) | kill[(path)]
 
 `3*off->kill` style chains are written `3*off->1*kill`: the first three hits do nothing, the fourth kills, later ones do
-nothing. `pause` waits until the file at `path` is gone, `kill` is SIGKILL to this process. Every hit of an armed
+nothing. `pause` waits until the file at `path` is gone, `kill` is SIGKILL to this process; `kill(path)` only if the
+file at `path` is there, which it takes away first: so a process that is started again with the same environment is killed
+once for each time a test puts the file. Every hit of an armed
 registry is counted; with DOLAKE_FAILPOINT_HITS=path the counts are also appended there, a name a line, so that a test
 can see what a killed process reached. POINTS names them all: a test holds it against the code.
 """
@@ -110,6 +112,11 @@ def _act(name: str, step: _Step) -> None:
         while os.path.exists(step.argument):
             time.sleep(0.01)
     if step.action == "kill":
+        if step.argument:
+            try:
+                os.unlink(step.argument)
+            except FileNotFoundError:
+                return
         os.kill(os.getpid(), signal.SIGKILL)
 
 
