@@ -38,6 +38,16 @@ class ConfigurationError(DolakeError):
         self.mistakes = mistakes
 
 
+class InvalidInput(DolakeError):
+    """A line of an input file is not what its format says; nothing from it on was sent."""
+
+    exit_code = 2
+
+    def __init__(self, *, line: int, reason: str) -> None:
+        super().__init__(f"line {line}: {reason}")
+        self.line, self.reason = line, reason
+
+
 class InvalidMessage(DolakeError):
     """A wire message breaks a rule of the protocol; it is nacked `invalid_format` and left no trace."""
 
@@ -123,3 +133,13 @@ class DaemonUnreachable(DolakeError):
     """No daemon answers for this data directory."""
 
     exit_code = 3
+
+
+class RequestRefused(DolakeError):
+    """The daemon was reached and declined; its own exit code says which kind of no it is."""
+
+    exit_code = 5
+
+    def __init__(self, reason: str, exit_code: int = 5) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
