@@ -1,0 +1,205 @@
+"""One flush of one table: freeze → encode → put → commit → drop. What may be trimmed then follows from what is pinned no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import google_crc32c
+import pyarrow as pa
+import structlog
+from pyiceberg.schema import Schema
+
+from dolake import failpoints
+from dolake.clock import Runtime
+from dolake.errors import CatalogUnreachable, CommitConflict, StoreUnreachable, TableStopped
+from dolake.iceberg.catalog import TableCatalog
+from dolake.iceberg.commit import Committer, Landed
+from dolake.iceberg.metadata import LoadedTable, new_table
+from dolake.iceberg.plan import Delta, NewFile
+from dolake.model import TableName
+from dolake.parquet.encode import encode_parquet, split_by_partition
+from dolake.parquet.schema import schema_as_json
+from dolake.storage.store import ObjectStore
+from dolake.writer.table import Flight, Stopped, Table
+
+RETRY_S_FIRST, RETRY_S_MAX = 0.05, 10.0
+
+logger = structlog.get_logger("dolake.writer")
+
+
+@dataclass(frozen=True)
+class FlushResult:
+    """What one flush did; `landed` false where it has to be planned again from what the catalog says."""
+
+    table: str
+    landed: bool
+    rows: int = 0
+    batches: int = 0
+    bytes_written: int = 0
+    paths: tuple[str, ...] = ()
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    location: str
+    data: Any
+    parquet: Any
+    rows: int
+    partition: tuple[Any, ...]
+
+
+@dataclass
+class Flusher:
+    """Turns what a table holds into one snapshot. `observe(part, trouble)` hears how store and catalog answer ("" is well)."""
+
+    runtime: Runtime
+    catalog: TableCatalog
+    store: ObjectStore
+    committer: Committer
+    instance: str
+    observe: Callable[[str, str], None] = field(default=lambda part, trouble: None)
+
+    async def run_flush(self, table: Table, cuts: Callable[[], dict[str, int]]) -> FlushResult | None:
+        """None where nothing could go. On trouble that nobody here can mend the table is stopped."""
+        began_s = self.runtime.clock.monotonic_s()
+        failpoints.hit("flush.before_freeze")
+        flight = await table.freeze(self.runtime, cuts)
+        if flight is None:
+            return None
+        failpoints.hit("flush.after_freeze")
+        try:
+            base = table.base = table.base or await self._create(table, flight)
+            epoch = table.epoch if table.epoch is not None else base.owner_epoch + 1
+            encoded = await self._encode(flight, base, epoch)
+            await self._put(encoded)
+            delta = self._delta(table, flight, base, epoch, encoded)
+            failpoints.hit("flush.before_commit")
+            outcome = await self.committer.commit(delta)
+        except TableStopped as stopped:
+            logger.error("table stopped", table=str(table.name), reason=stopped.reason)
+            table.stop_whole(Stopped(stopped.reason))
+            return FlushResult(str(table.name), landed=False)
+        if not isinstance(outcome, Landed):
+            return FlushResult(str(table.name), landed=False)
+        failpoints.hit("flush.after_commit")
+        table.epoch = epoch
+        table.landed(outcome.base)
+        failpoints.hit("flush.after_drop")
+        return FlushResult(
+            table=str(table.name),
+            landed=True,
+            rows=flight.frozen.rows,
+            batches=len(flight.frozen.records),
+            bytes_written=sum(len(file.data) for file in encoded),
+            paths=tuple(file.location for file in encoded),
+            duration_s=self.runtime.clock.monotonic_s() - began_s,
+        )
+
+    async def load(self, name: TableName) -> LoadedTable | None:
+        """What the catalog says now; asks until it answers."""
+        return await self._until_answered("catalog", self.catalog.load, name)
+
+    async def _create(self, table: Table, flight: Flight) -> LoadedTable:
+        """The table as it is before its first snapshot. Somebody else's of that name is taken as it is."""
+        base = await self.load(table.name)
+        if base is not None:
+            return base
+        schema = schema_as_json(flight.schema)
+        failpoints.hit("flush.before_create")
+        metadata = new_table(
+            uuid=self.runtime.random.uuid(),
+            location=f"{self.store.root}/{table.name.namespace}/{table.name.name}",
+            schema=schema,
+            spec=_identity_spec(table, schema),
+            now_ms=self.runtime.clock.now_ms(),
+        )
+        try:
+            base = await self._until_answered("catalog", self.catalog.create, table.name, metadata)
+        except CommitConflict:  # Ours, with its answer lost, or somebody else's: either way it is there now.
+            base = await self.load(table.name)
+        failpoints.hit("flush.after_create")
+        if base is None:
+            raise TableStopped(str(table.name), "it was dropped while it was being created; create it again or restart the writer")
+        return base
+
+    async def _encode(self, flight: Flight, base: LoadedTable, epoch: int) -> list[_Encoded]:
+        rows = flight.rows()
+        if rows is None:
+            return []
+        columns = partition_columns(base)
+        parts = await self.runtime.tasks.run(split_by_partition, rows, columns) if columns else [((), rows)]
+        encoded = []
+        for partition, part in parts:
+            unique = self.runtime.random.uuid()
+            encoded.append(await self.runtime.tasks.run(_encode_file, flight.schema, base.location, partition, part, epoch, unique))
+        failpoints.hit("flush.after_encode")
+        return encoded
+
+    async def _put(self, encoded: Sequence[_Encoded]) -> None:
+        """Each under its own name, again and again until the store has it: the same bytes, so once too often does no harm."""
+        for file in encoded:
+            failpoints.hit("flush.before_put")
+            await self._until_answered("store", self.store.put, file.location, file.data)
+            failpoints.hit("flush.after_put")
+
+    def _delta(self, table: Table, flight: Flight, base: LoadedTable, epoch: int, encoded: Sequence[_Encoded]) -> Delta:
+        return Delta(
+            table=table.name,
+            table_uuid=base.uuid,
+            ranges=flight.frozen.ranges,
+            files=tuple(NewFile(file.location, len(file.data), file.rows, file.parquet, file.partition) for file in encoded),
+            schema=schema_as_json(flight.schema),
+            base_schema_id=base.schema["schema-id"],
+            spec_id=base.spec["spec-id"],
+            epoch=epoch,
+            instance=self.instance,
+            commit_id=self.runtime.random.uuid(),
+            properties=table.properties(flight),
+            summary={f"dolake.lsn.{source}": lsn for source, lsn in flight.frozen.lsns().items()},
+        )
+
+    async def _until_answered(self, part: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        delay_s = RETRY_S_FIRST
+        while True:
+            try:
+                result = await self.runtime.tasks.run(work, *arguments)
+            except (CatalogUnreachable, StoreUnreachable) as trouble:
+                self.observe(part, str(trouble))
+                await self.runtime.clock.sleep(delay_s * self.runtime.random.uniform(0.5, 1.5))
+                delay_s = min(delay_s * 2, RETRY_S_MAX)
+            else:
+                self.observe(part, "")
+                return result
+
+
+def _encode_file(schema: Schema, location: str, partition: tuple[Any, ...], rows: pa.Table, epoch: int, unique: str) -> _Encoded:
+    file = encode_parquet(rows, schema)
+    digest = google_crc32c.value(file.data)
+    return _Encoded(data_file_location(location, epoch, unique, digest), file.data, file.metadata, file.row_count, partition)
+
+
+def partition_columns(base: LoadedTable) -> list[str]:
+    """Names of the columns that the table's spec partitions by, in its order. Identity only: raises TableStopped for another."""
+    names = {field_["id"]: field_["name"] for field_ in base.schema["fields"]}
+    for field_ in base.spec["fields"]:
+        if field_["transform"] not in ("identity", "void"):
+            raise TableStopped(str(base.name), f"partitioned by {field_['transform']}, which dolake does not write; use identity")
+    return [names[field_["source-id"]] for field_ in base.spec["fields"]]
+
+
+def _identity_spec(table: Table, schema: dict[str, Any]) -> dict[str, Any] | None:
+    if not table.partition_by:
+        return None
+    ids = {field_["name"]: field_["id"] for field_ in schema["fields"]}
+    missing = [name for name in table.partition_by if name not in ids]
+    if missing:
+        raise TableStopped(str(table.name), f"partition_by names {', '.join(missing)}, which no schema declares; change the setting")
+    fields = [
+        {"name": name, "transform": "identity", "source-id": ids[name], "field-id": 1000 + place}
+        for place, name in enumerate(table.partition_by)
+    ]
+    return {"spec-id": 0, "fields": fields}
+

@@ -1,0 +1,101 @@
+"""The writer process: its doors, its lock, its line to the ingest half."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from dolake.clock import Runtime, real_runtime
+from dolake.config import Settings
+from dolake.control import ControlClient, Message
+from dolake.errors import LogRefused
+from dolake.iceberg.catalog import SqlTableCatalog
+from dolake.iceberg.commit import Committer
+from dolake.iceberg.plan import CommitPolicy
+from dolake.model import TableName
+from dolake.storage import open_store
+from dolake.storage.disk import Lock, LocalDisk
+from dolake.writer.flush import Flusher
+from dolake.writer.service import WriterService
+
+REPORT_S = 1.0
+
+logger = structlog.get_logger("dolake.writer")
+
+
+async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asyncio.Event, runtime: Runtime | None = None) -> int:
+    """Follows the logs into the lake until `stop`, then flushes what it has read. Raises DolakeError for what a restart cannot mend."""
+    runtime = runtime or real_runtime()
+    disk = LocalDisk()
+    os.makedirs(settings.data, exist_ok=True)
+    lock = _lock(disk, settings)
+    try:
+        service = await _open(runtime, disk, settings)
+        link = _Link(runtime, settings, service)
+        link.client.start()
+        reporter = runtime.tasks.spawn("report", link.report_regularly())
+        ready()
+        try:
+            await service.run(stop)
+        finally:
+            reporter.cancel()
+            await asyncio.gather(reporter, return_exceptions=True)
+            link.report()
+            await link.client.close()
+    finally:
+        lock.release()
+    return 0
+
+
+def _lock(disk: LocalDisk, settings: Settings) -> Lock:
+    path = os.path.join(settings.data, "writer.lock")
+    try:
+        return disk.lock(path)
+    except BlockingIOError:
+        raise LogRefused(f"{path}: another writer works on this data directory; stop it first") from None
+
+
+async def _open(runtime: Runtime, disk: LocalDisk, settings: Settings) -> WriterService:
+    store = await runtime.tasks.run(open_store, settings.warehouse.uri, settings.s3)
+    await runtime.tasks.run(store.probe)
+    catalog = await runtime.tasks.run(SqlTableCatalog, settings.catalog_path, store)
+    policy = CommitPolicy(snapshots_kept=settings.commit.snapshots_kept, tags_kept_days=settings.commit.tags_kept_days)
+    committer = Committer(runtime, catalog, store, policy)
+    flusher = Flusher(runtime, catalog, store, committer, instance=runtime.random.uuid())
+    return WriterService(runtime, disk=disk, flusher=flusher, settings=settings)
+
+
+class _Link:
+    """The line to the hub: reports go up, flush requests come down. All advisory, so nothing waits for it."""
+
+    def __init__(self, runtime: Runtime, settings: Settings, service: WriterService) -> None:
+        self._runtime, self._service = runtime, service
+        self.client = ControlClient(settings.control_path, role="writer", runtime=runtime, receive=self._receive, connected=self.report)
+        self._flushes: set[asyncio.Task[Any]] = set()
+        service.report = lambda state: self.client.send({"type": "progress", **state})
+
+    def report(self) -> None:
+        self._service.tell()
+
+    async def report_regularly(self) -> None:
+        while True:
+            await self._runtime.clock.sleep(REPORT_S)
+            self.report()
+
+    def _receive(self, message: Message) -> None:
+        if message.get("type") == "flush":
+            task = self._runtime.tasks.spawn("flush request", self._flush(message))
+            self._flushes.add(task)
+            task.add_done_callback(self._flushes.discard)
+
+    async def _flush(self, message: Message) -> None:
+        names = message.get("tables")
+        result = await self._service.flush(
+            None if names is None else [TableName.parse(name) for name in names],
+            {log_id: int(end) for log_id, end in message.get("until", {}).items()},
+        )
+        self.client.send({"type": "flush_result", "id": message["id"], "result": result})

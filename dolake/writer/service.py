@@ -1,0 +1,342 @@
+"""The writer half: follows the logs, gathers rows by table, flushes what is due, says what it no longer needs.
+
+It holds no truth. A table that cannot go on from memory is forgotten and read again from what the catalog says (`_catch_up`),
+apart from the tails, which go on for the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import structlog
+
+from dolake import failpoints
+from dolake.buffer.memtable import PendingRecord
+from dolake.buffer.plan import FlushPolicy, Pin, plan_cut, plan_flush, plan_low
+from dolake.buffer.tail import LogReader
+from dolake.clock import Runtime
+from dolake.config import Settings
+from dolake.errors import DolakeError
+from dolake.model import TableName
+from dolake.storage.disk import Disk
+from dolake.writer.flush import Flusher, FlushResult
+from dolake.writer.table import DECODE_BYTES, Stopped, Table
+from dolake.writer.tail import Routed, Tail, read_routed
+
+IDLE_S = 0.005
+IDLE_S_MAX = 0.05
+TICK_S = 0.02
+LOG_WAIT_S = 0.1
+FLUSHES_AT_ONCE = 2
+FLUSH_TIMEOUT_S = 30.0
+
+logger = structlog.get_logger("dolake.writer")
+
+
+class WriterService:
+    """`report` is told the low offsets and the state of every table whenever they may have changed."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        disk: Disk,
+        flusher: Flusher,
+        settings: Settings,
+        report: Callable[[dict[str, Any]], object] = lambda state: None,
+    ) -> None:
+        self._runtime, self._disk, self._flusher, self._settings, self.report = runtime, disk, flusher, settings, report
+        self._flusher.observe = self._observe
+        self.tails: dict[str, Tail] = {}
+        self.tables: dict[TableName, Table] = {}
+        self._loading: dict[TableName, asyncio.Lock] = {}
+        self._trouble = {"store": "", "catalog": ""}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._flushing: set[asyncio.Task[Any]] = set()
+        self._failed: asyncio.Future[None] | None = None
+        self._listeners: list[list[FlushResult]] = []
+        self.metrics = WriterMetrics()
+
+    # -- life
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`: then reads to the synced ends, flushes everything that can go, and returns."""
+        self._failed = asyncio.get_running_loop().create_future()
+        for directory in self._settings.log.directories:
+            self._spawn(f"follow {directory}", self._follow(directory))
+        self._spawn("schedule", self._schedule())
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait({stopping, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+            if self._failed.done():
+                self._failed.result()
+            await self.flush(None, {tail.log_id: tail.reader.synced_end() for tail in self.tails.values()})
+        finally:
+            stopping.cancel()
+            for task in [*self._tasks, *self._flushing]:
+                task.cancel()
+            await asyncio.gather(*self._tasks, *self._flushing, return_exceptions=True)
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = self._runtime.tasks.spawn(name, work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """A loop of ours that dies takes the writer down: started again it reads from what is committed."""
+        self._tasks.discard(task)
+        self._flushing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and self._failed is not None and not self._failed.done():
+            self._failed.set_exception(error)
+
+    # -- following
+
+    async def _follow(self, directory: str) -> None:
+        tail = await self._open(directory)
+        self.tails[tail.log_id] = tail
+        idle_s = IDLE_S
+        while True:
+            try:
+                routed = await self._runtime.tasks.run(read_routed, tail.reader, tail.position)
+            except DolakeError as error:
+                if tail.trouble != str(error):
+                    logger.error("log stopped", directory=directory, reason=str(error))
+                tail.trouble = str(error)
+                self.tell()
+                await self._runtime.clock.sleep(LOG_WAIT_S)
+                continue
+            tail.trouble = ""
+            await self._take_in(tail, routed)
+            if routed:
+                idle_s = IDLE_S
+                await self._hold_back()
+            else:
+                await self._runtime.clock.sleep(idle_s)
+                idle_s = min(idle_s * 1.5, IDLE_S_MAX)
+
+    async def _open(self, directory: str) -> Tail:
+        """Waits for the log to be there: the ingest half makes it."""
+        said = ""
+        while True:
+            try:
+                reader = await self._runtime.tasks.run(LogReader, self._disk, directory)
+                return Tail(directory, reader, await self._runtime.tasks.run(reader.first_offset))
+            except (DolakeError, OSError) as error:
+                if said != str(error):
+                    logger.info("waiting for the log", directory=directory, reason=str(error))
+                    said = str(error)
+                await self._runtime.clock.sleep(LOG_WAIT_S)
+
+    async def _take_in(self, tail: Tail, routed: Sequence[Routed]) -> None:
+        for item in routed:
+            names = [name for name, _ in item.chunks] + ([item.declares[0]] if item.declares else [])
+            for name in names:
+                if name not in self.tables:
+                    await self._load(name)
+                await self._check_not_ahead(tail, self.tables[name])
+            if item.declares:
+                table = self.tables[item.declares[0]]
+                if not table.behind and table.wants(tail.log_id, item.record.offset):
+                    await table.declare(self._runtime, self._pending(item, 0), item.declares[1])
+            # From here to the new position nothing waits: a flush sees a record in all its tables or in none.
+            for name, chunk in item.chunks:
+                table = self.tables[name]
+                if not table.behind and table.wants(tail.log_id, item.record.offset):
+                    table.take(self._pending(item, len(chunk.events)), chunk)
+            tail.transactions.note(item.record, self._runtime.clock.monotonic_s())
+            tail.position = item.record.offset + 1
+            for name, _ in item.chunks:
+                if self.tables[name].waiting_bytes >= DECODE_BYTES:
+                    await self.tables[name].decode(self._runtime)
+
+    def _pending(self, item: Routed, rows: int) -> PendingRecord:
+        record = item.record
+        share = record.size_bytes * rows // max(1, record.entry.event_count)
+        pin = Pin(record.log_id, record.offset, record.entry.source)
+        return PendingRecord(pin, rows, share, record.entry.last_lsn, self._runtime.clock.monotonic_s())
+
+    async def _hold_back(self) -> None:
+        """Reads no further while memory is full: a flush must land first."""
+        while sum(table.memory_bytes() for table in self.tables.values()) > 2 * self._settings.flush.memory_bytes:
+            await self._runtime.clock.sleep(TICK_S)
+
+    async def _load(self, name: TableName) -> None:
+        async with self._loading.setdefault(name, asyncio.Lock()):
+            if name in self.tables:
+                return
+            settings = self._settings.settings_for(name)
+            policy = FlushPolicy(settings.flush_age_s, settings.flush_bytes, settings.flush_rows)
+            table = Table(name, policy, settings.partition_by)
+            try:
+                table.load(await self._flusher.load(name))
+            except DolakeError as error:
+                table.stop(Stopped(str(error)))
+            self.tables[name] = table
+
+    async def _check_not_ahead(self, tail: Tail, table: Table) -> None:
+        """I5: what has committed more of a log than the log has synced was fed from another life of it, and the log stops here.
+
+        It may also be that its recovery has not published what it found yet: so it is looked at again.
+        """
+        while table.committed.get(tail.log_id, 0) > (end := tail.reader.synced_end()):
+            tail.trouble = (
+                f"{tail.directory}: {table.name} has committed it up to offset {table.committed[tail.log_id]}, but it is synced only up to "
+                f"{end}: this directory is an older copy; bring the newer one back"
+            )
+            self.tell()
+            await self._runtime.clock.sleep(LOG_WAIT_S)
+        tail.trouble = ""
+
+    # -- flushing
+
+    def _cuts(self, table: Table) -> dict[str, int]:
+        return {log_id: plan_cut(tail.position, str(table.name), tail.transactions.open()) for log_id, tail in self.tails.items()}
+
+    async def _schedule(self) -> None:
+        while True:
+            now_s = self._runtime.clock.monotonic_s()
+            for tail in self.tails.values():
+                for transaction in tail.transactions.expire(now_s):
+                    self.metrics.transactions_cut += 1
+                    logger.warning("transaction not waited for any longer", source=transaction.source, id=transaction.id)
+            idle = [table for table in self.tables.values() if not table.flushing and not table.behind]
+            backlogs = [backlog for table in idle if (backlog := table.backlog()) is not None]
+            plan = plan_flush(backlogs, self._settings.flush.memory_bytes, now_s)
+            for text, reason in plan.due:
+                if len(self._flushing) >= FLUSHES_AT_ONCE:
+                    break
+                table = self.tables[TableName.parse(text)]
+                if table.cuts(self._cuts(table)) is not None:
+                    self._start_flush(table, reason)
+            await self._runtime.clock.sleep(TICK_S)
+
+    def _start_flush(self, table: Table, reason: str) -> None:
+        table.flushing, table.requested = True, False
+        task = self._runtime.tasks.spawn(f"flush {table.name}", self._flush_table(table, reason))
+        self._flushing.add(task)
+        task.add_done_callback(self._ended)
+
+    async def _flush_table(self, table: Table, reason: str) -> None:
+        try:
+            result = await self._flusher.run_flush(table, lambda: self._cuts(table))
+        finally:
+            table.flushing = False
+        if result is None:
+            return
+        self._note_result(table, result, reason)
+        if not result.landed and table.stopped is None:
+            self.metrics.planned_again += 1
+            await self._catch_up(table)
+        self.tell()
+
+    def _note_result(self, table: Table, result: FlushResult, reason: str) -> None:
+        for listener in self._listeners:
+            listener.append(result)
+        if result.landed:
+            self.metrics.note(result)
+            logger.info("flushed", table=str(table.name), because=reason, rows=result.rows, seconds=round(result.duration_s, 3))
+
+    async def _catch_up(self, table: Table) -> None:
+        """Reads a table's rows again, from what the catalog says is committed to where the tails are by then."""
+        base = await self._flusher.load(table.name)
+        table.rewind(base, {tail.log_id: tail.position for tail in self.tails.values()})
+        while behind := [tail for tail in self.tails.values() if table.consumed.setdefault(tail.log_id, tail.position) < tail.position]:
+            for tail in behind:
+                for item in await self._runtime.tasks.run(read_routed, tail.reader, table.consumed[tail.log_id]):
+                    if item.record.offset < tail.position:
+                        await self._take_again(table, tail, item)
+        table.behind = False
+
+    async def _take_again(self, table: Table, tail: Tail, item: Routed) -> None:
+        if item.declares and item.declares[0] == table.name:
+            await table.declare(self._runtime, self._pending(item, 0), item.declares[1])
+        for name, chunk in item.chunks:
+            if name == table.name:
+                table.take(self._pending(item, len(chunk.events)), chunk)
+        table.consumed[tail.log_id] = item.record.offset + 1
+        if table.waiting_bytes >= DECODE_BYTES:
+            await table.decode(self._runtime)
+
+    async def flush(self, names: Sequence[TableName] | None, until: Mapping[str, int], timeout_s: float = FLUSH_TIMEOUT_S) -> dict[str, Any]:
+        """Commits what the logs hold of these tables (all) below `until`; the `result` of the protocol's flush_response."""
+        began_s = self._runtime.clock.monotonic_s()
+        landed: list[FlushResult] = []
+        self._listeners.append(landed)
+        try:
+            error = ""
+            while waiting := self._unflushed(names, until):
+                if self._runtime.clock.monotonic_s() - began_s >= timeout_s:
+                    error = "; ".join(filter(None, [waiting, *self._trouble.values()]))
+                    break
+                await self._runtime.clock.sleep(TICK_S)
+            error = error or "; ".join(table.stopped.reason for table in self._named(names) if table.stopped and table.refused)
+        finally:
+            self._listeners.remove(landed)
+        done = [result for result in landed if result.landed and (names is None or TableName.parse(result.table) in names)]
+        result = {
+            "success": not error,
+            "batchesFlushed": sum(result.batches for result in done),
+            "eventsFlushed": sum(result.rows for result in done),
+            "bytesWritten": sum(result.bytes_written for result in done),
+            "paths": [path for result in done for path in result.paths],
+            "durationMs": round((self._runtime.clock.monotonic_s() - began_s) * 1000),
+            "usedFallback": False,
+        }
+        return {**result, "error": error} if error else result
+
+    def _named(self, names: Sequence[TableName] | None) -> list[Table]:
+        return [table for name, table in self.tables.items() if names is None or name in names]
+
+    def _unflushed(self, names: Sequence[TableName] | None, until: Mapping[str, int]) -> str:
+        """What a flush still waits for; empty when it is done. Asks the tables to go on the way."""
+        for log_id, end in until.items():
+            tail = self.tails.get(log_id)
+            if tail is None or tail.position < end:
+                return (tail.trouble if tail else "") or f"log {log_id} is read up to {tail.position if tail else 0} of {end}"
+        waiting = ""
+        for table in self._named(names):
+            cuts = table.cuts(self._cuts(table)) or {}
+            table.requested = any(
+                record.pin.offset < min(cuts.get(record.pin.log_id, 0), until.get(record.pin.log_id, 0)) for record in table.memtable.records
+            )
+            if table.requested or table.flushing or table.behind:
+                waiting = f"{table.name} is not committed yet"
+        return waiting
+
+    # -- saying
+
+    def _observe(self, part: str, trouble: str) -> None:
+        if self._trouble[part] != trouble:
+            self._trouble[part] = trouble
+            (logger.warning if trouble else logger.info)(part, reason=trouble or "answers again")
+            self.tell()
+
+    def tell(self) -> None:
+        """Reports what may be trimmed, and how things are."""
+        positions = {tail.log_id: tail.position for tail in self.tails.values()}
+        low, pending = plan_low(positions, [pin for table in self.tables.values() for pin in table.pins()])
+        failpoints.hit("flush.before_report")
+        self.report(
+            {
+                "logs": {
+                    log_id: {"low": low[log_id], "read": position, "pending": pending[log_id]} for log_id, position in positions.items()
+                },
+                "store": "down" if self._trouble["store"] else "ok",
+                "catalog": "down" if self._trouble["catalog"] else "ok",
+                "reason": "; ".join(filter(None, [*self._trouble.values(), *(tail.trouble for tail in self.tails.values())])),
+                "tables": {str(name): _table_state(table) for name, table in self.tables.items()},
+            }
+        )
+
+
+def _table_state(table: Table) -> dict[str, Any]:
+    return {
+        "state": "stopped" if table.stopped else "behind" if table.behind else "flushing" if table.flushing else "following",
+        "rows": table.accepted,
+        "pending_rows": table.memtable.rows,
+        "offsets": dict(table.committed),
+        "stopped": asdict(table.stopped) if table.stopped else None,
+    }

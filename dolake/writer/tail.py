@@ -1,0 +1,71 @@
+"""Follows one log: reads what is synced, in order, and splits each record into its tables' events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dolake.buffer.tail import LogReader
+from dolake.cdc.message import decode_schema, event_tables, split_events
+from dolake.model import DeclaredSchema, Record, RecordKind, TableName
+from dolake.parquet.rows import EventChunk
+from dolake.writer.transactions import OpenTransactions
+
+READ_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A record with its events by table, or the schema it declares."""
+
+    record: Record
+    chunks: tuple[tuple[TableName, EventChunk], ...] = ()
+    declares: tuple[TableName, DeclaredSchema] | None = None
+
+
+@dataclass
+class Tail:
+    """One log as the writer follows it. `position` is the first offset that no table has been handed yet."""
+
+    directory: str
+    reader: LogReader
+    position: int
+    trouble: str = ""
+    transactions: OpenTransactions = field(default_factory=OpenTransactions)
+
+    @property
+    def log_id(self) -> str:
+        return self.reader.log_id
+
+
+def read_routed(reader: LogReader, start: int, size_bytes_max: int = READ_BYTES) -> list[Routed]:
+    """The next synced records from `start`, split by table. Blocks."""
+    return [route(record) for record in reader.read(start, size_bytes_max)]
+
+
+def route(record: Record) -> Routed:
+    entry = record.entry
+    if entry.kind == RecordKind.SCHEMA:
+        declared = decode_schema(entry.payload)
+        return Routed(record, declares=(TableName.parse(declared.table), declared))
+    if entry.kind != RecordKind.BATCH or not entry.tables:
+        return Routed(record)
+    events = split_events(entry.payload)
+    if len(entry.tables) == 1:
+        (only,) = entry.tables
+        return Routed(record, ((TableName.parse(only), _chunk(record, events, range(len(events)))),))
+    places: dict[str, list[int]] = {table: [] for table in entry.tables}
+    for place, table in enumerate(event_tables(entry.payload)):
+        places[table].append(place)
+    merged: dict[TableName, list[int]] = {}
+    for text, indexes in places.items():
+        # `orders` and `default.orders` are one table.
+        merged[name] = sorted([*merged.get(name, ()), *indexes]) if (name := TableName.parse(text)) in merged else indexes
+    return Routed(record, tuple((name, _chunk(record, [events[n] for n in indexes], indexes)) for name, indexes in merged.items()))
+
+
+def _chunk(record: Record, events: list[bytes], indexes: Sequence[int]) -> EventChunk:
+    entry = record.entry
+    return EventChunk(
+        log=record.log_id, offset=record.offset, source=entry.source, epoch=entry.epoch, events=events, indexes=indexes
+    )
