@@ -1,0 +1,136 @@
+"""Reading the tables as anybody would: DuckDB and PyIceberg on the catalog file and the warehouse, without the product."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sysconfig
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import duckdb
+import pyarrow as pa
+from pyiceberg.catalog.sql import SqlCatalog
+
+from tests.harness.oracle import Oracle, breaches
+
+_EXTENSIONS = ("avro", "httpfs", "iceberg")
+
+
+class Lake:
+    """The tables under one data directory. `s3` are the settings that the daemon was given (`DOLAKE_S3_…`), if any."""
+
+    def __init__(self, data: Path, s3: Mapping[str, str] | None = None) -> None:
+        self.data = data
+        self._s3 = dict(s3 or {})
+        self._database: duckdb.DuckDBPyConnection | None = None
+
+    def metadata_location(self, table: str) -> str | None:
+        """What the catalog says is the table's metadata file now; None if there is no such table."""
+        path = self.data / "catalog.db"
+        if not path.exists():
+            return None
+        namespace, name = _parts(table)
+        query = "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = 'dolake' AND table_namespace = ? AND table_name = ?"
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+        try:
+            row = connection.execute(query, (namespace, name)).fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return None
+            raise
+        finally:
+            connection.close()
+        return row[0] if row else None
+
+    def metadata(self, table: str) -> dict[str, Any]:
+        """A local table's metadata file."""
+        location = self.metadata_location(table)
+        assert location is not None, f"no table {table}"
+        content: dict[str, Any] = json.loads(Path(urlsplit(location).path).read_bytes())
+        return content
+
+    def row_count(self, table: str) -> int:
+        """Rows as DuckDB counts them; 0 if there is no such table."""
+        location = self.metadata_location(table)
+        return 0 if location is None else self.query(f"SELECT count(*) FROM iceberg_scan('{location}')")[0][0]
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.database().execute(sql).fetchall()
+
+    def database(self) -> duckdb.DuckDBPyConnection:
+        if self._database is None:
+            self._database = duckdb.connect()
+            self._database.execute("SET TimeZone = 'UTC'")
+            for name in _EXTENSIONS:
+                (path,) = Path(sysconfig.get_paths()["purelib"], f"duckdb_extension_{name}").glob(f"extensions/*/{name}.duckdb_extension")
+                self._database.execute(f"LOAD '{path}'")
+            if self._s3:
+                self._database.execute(self._secret())
+        return self._database
+
+    def _secret(self) -> str:
+        endpoint = urlsplit(self._s3["DOLAKE_S3_ENDPOINT"])
+        options = {
+            "KEY_ID": self._s3["DOLAKE_S3_ACCESS_KEY"],
+            "SECRET": self._s3["DOLAKE_S3_SECRET_KEY"],
+            "REGION": self._s3["DOLAKE_S3_REGION"],
+            "ENDPOINT": endpoint.netloc,
+            "URL_STYLE": "path",
+        }
+        quoted = ", ".join(f"{name} '{value}'" for name, value in options.items())
+        return f"CREATE SECRET (TYPE s3, {quoted}, USE_SSL {endpoint.scheme == 'https'})"
+
+    def read_duckdb(self, table: str) -> pa.Table:
+        location = self.metadata_location(table)
+        assert location is not None, f"no table {table}"
+        return self.database().execute(f"SELECT * FROM iceberg_scan('{location}')").fetch_arrow_table()
+
+    def catalog(self) -> SqlCatalog:
+        properties = {"uri": f"sqlite:///{self.data}/catalog.db"}
+        if self._s3:
+            properties |= {
+                "s3.endpoint": self._s3["DOLAKE_S3_ENDPOINT"],
+                "s3.region": self._s3["DOLAKE_S3_REGION"],
+                "s3.access-key-id": self._s3["DOLAKE_S3_ACCESS_KEY"],
+                "s3.secret-access-key": self._s3["DOLAKE_S3_SECRET_KEY"],
+                "py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO",
+            }
+        return SqlCatalog("dolake", **properties)
+
+    def read_pyiceberg(self, table: str) -> pa.Table:
+        catalog = self.catalog()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Its own libraries' deprecations are not ours to judge.
+                return catalog.load_table(_parts(table)).scan().to_arrow()
+        finally:
+            catalog.close()
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def __enter__(self) -> Lake:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _parts(table: str) -> tuple[str, str]:
+    namespace, _, name = table.rpartition(".")
+    return namespace or "default", name
+
+
+def assert_lake_equals_oracle(lake: Lake, oracle: Oracle) -> None:
+    """`lake == oracle` for every table that was written, as DuckDB and as PyIceberg read it."""
+    for table in oracle.tables():
+        sent = oracle.as_arrow(table)
+        for reader, rows in (("DuckDB", lake.read_duckdb(table)), ("PyIceberg", lake.read_pyiceberg(table))):
+            found = list(breaches(rows, sent))
+            assert not found, f"{table} read by {reader}, journal {oracle.path}:\n" + "\n".join(found)

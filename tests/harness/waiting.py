@@ -1,0 +1,40 @@
+"""Waiting for a condition, never for a time: looks often, says what it waited for when the deadline passes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_PAUSE_S = 0.005
+
+
+class WaitedTooLong(AssertionError):
+    """What was waited for did not come. A test's failure, not its skip."""
+
+
+def wait_until(condition: Callable[[], T], what: str, deadline_s: float = 30.0) -> T:
+    """The first true value of `condition`; raises WaitedTooLong after `deadline_s`."""
+    end = time.monotonic() + deadline_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise WaitedTooLong(f"waited {deadline_s:g} s for {what}")
+        time.sleep(_PAUSE_S)
+
+
+async def wait_until_async(condition: Callable[[], T], what: str, deadline_s: float = 30.0) -> T:
+    """As `wait_until`, beside other tasks of the loop."""
+    end = time.monotonic() + deadline_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise WaitedTooLong(f"waited {deadline_s:g} s for {what}")
+        await asyncio.sleep(_PAUSE_S)

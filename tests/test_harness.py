@@ -1,0 +1,106 @@
+"""The harness proves itself: an oracle that finds nothing would make every other test pass."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tests.harness.daemon import clean_environment, is_running
+from tests.harness.oracle import Oracle, breaches, ledger_event
+from tests.harness.waiting import WaitedTooLong, wait_until
+
+
+def journal(path: Path, *, batch_count: int = 4, acked_count: int = 3) -> Oracle:
+    oracle = Oracle(path)
+    for batch in range(batch_count):
+        oracle.sent("s", "", batch, [ledger_event(batch * 5 + place) for place in range(5)])
+    for batch in range(acked_count):
+        oracle.acked("s", "", batch, "ok")
+    oracle.close()
+    return oracle
+
+
+def table_of(oracle: Oracle, batch_count: int) -> pa.Table:
+    """The changelog table that a daemon should make of the first batches."""
+    sent = oracle.as_arrow("ledger").slice(0, batch_count * 5)
+    renamed = {"source": "_cdc_source", "epoch": "_cdc_epoch", "sequence": "_cdc_sequence", "operation": "_cdc_operation"}
+    table = sent.rename_columns([renamed.get(name, name) for name in sent.column_names])
+    table = table.append_column("_cdc_log", pa.array(["log"] * len(table)))
+    table = table.append_column("_cdc_offset", table["batch"])
+    table = table.append_column("_cdc_index", pa.array([place % 5 for place in range(len(table))]))
+    return table.drop_columns(["batch", "acked"])
+
+
+@pytest.mark.parametrize("batch_count", [3, 4])
+def test_what_was_acked_is_enough_and_what_was_sent_is_allowed(tmp_path: Path, batch_count: int) -> None:
+    oracle = journal(tmp_path / "journal")
+    assert list(breaches(table_of(oracle, batch_count), oracle.as_arrow("ledger"))) == []
+
+
+def changed(table: pa.Table, column: str, change: Callable[[list], list]) -> pa.Table:
+    place = table.schema.get_field_index(column)
+    return table.set_column(place, table.schema.field(place), pa.array(change(table[column].to_pylist()), table.schema.field(place).type))
+
+
+def swapped(values: list) -> list:
+    return [values[1], values[0], *values[2:]]
+
+
+@pytest.mark.parametrize(
+    ("finding", "corrupt"),
+    [
+        ("twice", lambda table: pa.concat_tables([table, table.slice(3, 1)])),
+        ("acked and lost", lambda table: pa.concat_tables([table.slice(0, 5), table.slice(10)])),
+        ("torn", lambda table: pa.concat_tables([table.slice(0, 4), table.slice(5)])),
+        ("never sent", lambda table: changed(table, "_cdc_sequence", lambda values: [*values[:-1], 999])),
+        ("other values", lambda table: changed(table, "note", lambda values: ["changed", *values[1:]])),
+        ("other values", lambda table: changed(table, "amount", lambda values: [values[0] + 1, *values[1:]])),
+        ("other values", lambda table: changed(table, "_cdc_operation", lambda values: ["TRUNCATE", *values[1:]])),
+        ("out of order", lambda table: changed(table, "_cdc_index", swapped)),
+        ("at a place taken twice", lambda table: changed(table, "_cdc_index", lambda values: [values[1], *values[1:]])),
+    ],
+)
+def test_every_way_to_be_wrong_is_found(tmp_path: Path, finding: str, corrupt: Callable[[pa.Table], pa.Table]) -> None:
+    oracle = journal(tmp_path / "journal")
+    found = list(breaches(corrupt(table_of(oracle, 3)), oracle.as_arrow("ledger")))
+    assert any(finding in sentence for sentence in found), found
+
+
+def test_an_unacked_batch_may_not_be_there_in_part(tmp_path: Path) -> None:
+    oracle = journal(tmp_path / "journal")
+    found = list(breaches(table_of(oracle, 4).slice(0, 17), oracle.as_arrow("ledger")))
+    assert any("torn" in sentence for sentence in found), found
+
+
+def test_the_journal_is_on_disk_before_anything_is_sent(tmp_path: Path) -> None:
+    oracle = Oracle(tmp_path / "journal")
+    oracle.sent("s", "e", 7, [ledger_event(1), ledger_event(2)])
+    assert '{"sent": 7' in (tmp_path / "journal").read_text()
+    oracle.close()
+
+
+def test_a_killed_process_does_not_count_as_running() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], env=clean_environment())
+    assert is_running(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(process.pid), "the kernel to end it")  # It is a zombie until it is waited for.
+    process.wait()
+
+
+def test_waiting_for_what_never_comes_says_what_it_was() -> None:
+    with pytest.raises(WaitedTooLong, match=r"0\.01 s for the moon"):
+        wait_until(lambda: False, "the moon", 0.01)
+
+
+def test_settings_of_the_outside_do_not_leak_into_a_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOLAKE_DATA", "/elsewhere")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    environment = clean_environment({"DOLAKE_FLUSH_AGE_S": "1"})
+    assert [name for name in environment if name.startswith(("DOLAKE_", "AWS_"))] == ["DOLAKE_FLUSH_AGE_S"]
