@@ -49,11 +49,14 @@ class InvalidInput(DolakeError):
 
 
 class InvalidMessage(DolakeError):
-    """A wire message breaks a rule of the protocol; it is nacked `invalid_format` and left no trace."""
+    """A wire message breaks a rule of the protocol; it is nacked `invalid_format` and left no trace.
 
-    def __init__(self, mistakes: list[Mistake]) -> None:
+    `sequence` and `correlation_id` are what the message claims to be, as far as that could be read.
+    """
+
+    def __init__(self, mistakes: list[Mistake], sequence: int = 0, correlation_id: str | None = None) -> None:
         super().__init__("; ".join(str(mistake) for mistake in mistakes))
-        self.mistakes = mistakes
+        self.mistakes, self.sequence, self.correlation_id = mistakes, sequence, correlation_id
 
 
 class RowRejected(DolakeError):
