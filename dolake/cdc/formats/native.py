@@ -71,7 +71,7 @@ class Native:
         self._schema = msgspec.json.Decoder(_Schema).decode
         self._tables: set[str] = set()
         self._line_number = 0
-        self._sequence = 0
+        self._last_sequence: int | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -111,14 +111,16 @@ class Native:
         for name, value in (("before", event.before), ("after", event.after), ("metadata", event.metadata)):
             if value is not UNSET and not bytes(value).startswith(b"{"):
                 raise ValueError(f"{name}: must be an object, or absent")
+        last = self._last_sequence
         if event.sequence is UNSET:
-            self._sequence += 1
-            text = b'{"sequence":%d,%b' % (self._sequence, text[1:])
-        elif event.sequence <= self._sequence and (self._sequence or event.sequence):
-            raise ValueError(f"sequence: must be above the event before it, {self._sequence} (got {event.sequence})")
+            sequence = 1 if last is None else last + 1
+            text = b'{"sequence":%d,%b' % (sequence, text[1:])
+        elif last is not None and event.sequence <= last:
+            raise ValueError(f"sequence: must be above that of the event before it, {last} (got {event.sequence})")
         else:
-            self._sequence = event.sequence
-        return Event(self._sequence, event.table, text, transaction)
+            sequence = event.sequence
+        self._last_sequence = sequence
+        return Event(sequence, event.table, text, transaction)
 
     def _declared(self, text: bytes) -> DeclaredSchema:
         schema = self._schema(text)

@@ -120,8 +120,6 @@ class Wal2json:
         relation = self._relations.get((line.schema, line.table))
         if relation is None:
             name = f"{line.schema}.{line.table}"
-            if "." in line.schema or "." in line.table:
-                raise ValueError(f"table: {name!r}: neither schema nor table may contain a dot")
             try:
                 TableName.parse(name)
             except ValueError as error:

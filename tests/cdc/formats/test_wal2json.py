@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dolake.cdc.formats import Commit, Declare, Event, Item
+from dolake.cdc.formats.wal2json import Wal2json
+from dolake.errors import InvalidInput
+
+TIME = "2026-11-20 15:30:18.126353+00"
+PK = [{"name": "id", "type": "bigint"}]
+
+
+def column(name: str, kind: str, value: Any = None) -> dict[str, Any]:
+    return {"name": name, "type": kind, "value": value}
+
+
+def change(action: str, columns: list[dict[str, Any]] | None = None, identity: list[dict[str, Any]] | None = None, **more: Any) -> bytes:
+    line: dict[str, Any] = {"action": action, "xid": 7, "timestamp": TIME, "lsn": "0/1E80FD8", "schema": "public", "table": "things"}
+    if columns is not None:
+        line["columns"] = columns
+    if identity is not None:
+        line["identity"] = identity
+    if action != "T":
+        line["pk"] = PK
+    line |= more
+    return json.dumps({name: value for name, value in line.items() if value is not ...}, ensure_ascii=False).encode()
+
+
+def begin(xid: int = 7) -> bytes:
+    return json.dumps({"action": "B", "xid": xid, "timestamp": TIME}).encode()
+
+
+def commit(xid: int = 7) -> bytes:
+    return json.dumps({"action": "C", "xid": xid, "timestamp": TIME}).encode()
+
+
+def decode(*lines: bytes) -> list[Item]:
+    return list(Wal2json().items(lines))
+
+
+def events(items: list[Item]) -> list[Any]:
+    return [json.loads(item.raw) for item in items if isinstance(item, Event)]
+
+
+def declared(items: list[Item]) -> list[dict[str, str]]:
+    return [{column.name: column.type for column in item.schema.columns} for item in items if isinstance(item, Declare)]
+
+
+ID, NOTE = column("id", "bigint", 1), column("note", "text", "n")
+
+
+def test_an_insert_is_declared_and_becomes_an_event() -> None:
+    items = decode(begin(), change("I", [ID, NOTE]), commit())
+    declaration, event, end = items
+    assert isinstance(declaration, Declare)
+    assert declaration.schema.table == "public.things"
+    assert declaration.schema.primary_key == ("id",)
+    assert [(item.name, item.type, item.nullable) for item in declaration.schema.columns] == [
+        ("id", "long", False),
+        ("note", "string", True),
+    ]
+    assert isinstance(event, Event)
+    assert (event.sequence, event.table, event.transaction) == (1, "public.things", "7")
+    assert json.loads(event.raw) == {
+        "sequence": 1,
+        "timestamp": 1795188618126,
+        "operation": "INSERT",
+        "table": "public.things",
+        "after": {"id": 1, "note": "n"},
+        "metadata": {"lsn": "0/1E80FD8", "transactionId": "7"},
+    }
+    assert isinstance(end, Commit)
+
+
+def test_an_update_carries_the_old_identity_before_and_the_new_row_after() -> None:
+    (event,) = events(decode(change("U", [column("id", "bigint", 2), NOTE], [ID])))
+    assert event["operation"] == "UPDATE"
+    assert event["before"] == {"id": 1}
+    assert event["after"] == {"id": 2, "note": "n"}
+    assert "rowId" not in event
+
+
+def test_a_delete_carries_its_identity_and_does_not_shrink_the_table() -> None:
+    items = decode(change("I", [ID, NOTE]), change("D", identity=[ID]), change("I", [ID, NOTE]))
+    assert events(items)[1]["before"] == {"id": 1}
+    assert "after" not in events(items)[1]
+    assert declared(items) == [{"id": "long", "note": "string"}]
+
+
+def test_a_delete_of_a_table_not_seen_before_declares_what_it_knows() -> None:
+    items = decode(change("D", identity=[ID]), change("I", [ID, NOTE]))
+    assert declared(items) == [{"id": "long"}, {"id": "long", "note": "string"}]
+
+
+def test_a_truncate_has_neither_row_nor_row_id() -> None:
+    event = events(decode(change("I", [ID]), change("T")))[1]
+    assert event["operation"] == "TRUNCATE"
+    assert not {"rowId", "before", "after"} & event.keys()
+
+
+def test_an_out_of_line_column_left_out_of_an_update_is_unchanged() -> None:
+    items = decode(change("I", [ID, NOTE, column("n", "integer", 1)]), change("U", [ID, column("n", "integer", 2)], [ID]))
+    assert events(items)[1]["metadata"]["unchanged"] == ["note"]
+    assert len(declared(items)) == 1
+    assert "unchanged" not in events(items)[0]["metadata"]
+
+
+def test_a_column_an_update_had_to_carry_was_dropped() -> None:
+    items = decode(change("I", [ID, column("n", "integer", 1), NOTE]), change("U", [ID, NOTE], [ID]))
+    assert declared(items)[-1] == {"id": "long", "note": "string"}
+    assert "unchanged" not in events(items)[1]["metadata"]
+
+
+def test_a_column_an_insert_lacks_was_dropped() -> None:
+    items = decode(change("I", [ID, NOTE]), change("I", [ID]), change("U", [ID], [ID]))
+    assert declared(items) == [{"id": "long", "note": "string"}, {"id": "long"}]
+    assert "unchanged" not in events(items)[2]["metadata"]
+
+
+def test_columns_added_and_types_changed_are_declared_again_before_the_event() -> None:
+    items = decode(
+        change("I", [ID, column("n", "integer", 1)]),
+        change("I", [ID, column("n", "bigint", 1)]),
+        change("U", [ID, column("n", "bigint", 1), NOTE], [ID]),
+        change("I", [ID, column("n", "bigint", 1), NOTE]),
+    )
+    assert declared(items) == [{"id": "long", "n": "int"}, {"id": "long", "n": "long"}, {"id": "long", "n": "long", "note": "string"}]
+    kinds = [type(item) for item in items if not isinstance(item, Commit)]
+    assert kinds == [Declare, Event, Declare, Event, Declare, Event, Event]
+
+
+def test_a_changed_key_is_declared_again() -> None:
+    items = decode(change("I", [ID, NOTE]), change("I", [ID, NOTE], pk=[{"name": "note", "type": "text"}]))
+    keys = [item.schema.primary_key for item in items if isinstance(item, Declare)]
+    assert keys == [("id",), ("note",)]
+
+
+def test_numbers_and_text_go_out_as_they_came() -> None:
+    line = change("I", [ID, NOTE]).replace(b'"value": 1}', b'"value": 9223372036854775807}')
+    line = line.replace(b'"value": "n"', '"value": "\\u00fc 🚀 \\\\ \\""'.encode())
+    (event,) = [item for item in decode(line) if isinstance(item, Event)]
+    assert b'"id":9223372036854775807' in event.raw
+    assert '"note":"\\u00fc 🚀 \\\\ \\""'.encode() in event.raw
+
+
+def test_without_begin_and_commit_each_change_stands_alone() -> None:
+    kinds = [type(item) for item in decode(change("I", [ID]), change("I", [ID]))]
+    assert kinds == [Declare, Event, Commit, Event, Commit]
+
+
+def test_messages_and_blank_lines_are_passed_over() -> None:
+    items = decode(b"", begin(), b'{"action":"M","transactional":true,"prefix":"p","content":"c"}', b" \r", change("I", [ID]), commit())
+    assert [event["sequence"] for event in events(items)] == [1]
+
+
+def test_the_default_capture_is_read_and_what_it_lacks_is_said() -> None:
+    decoder = Wal2json()
+    items = list(decoder.items([change("I", [ID, NOTE], xid=..., timestamp=..., lsn=..., pk=...)]))
+    (event,) = events(items)
+    assert event["timestamp"] == 0
+    assert "metadata" not in event
+    assert "include-timestamp" in decoder.notes[0]
+    assert "public.things" in decoder.notes[1]
+    assert "include-pk" in decoder.notes[1]
+
+
+def test_the_state_lives_across_calls() -> None:
+    decoder = Wal2json()
+    first = list(decoder.items([begin(), change("I", [ID])]))
+    second = list(decoder.items([change("I", [ID]), commit()]))
+    assert [type(item) for item in first + second] == [Declare, Event, Event, Commit]
+    assert events(second)[0]["sequence"] == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{", "truncated"),
+        (b"[]", "object"),
+        (b'{"x":1}', "action: must be one of"),
+        (b'{"change":[]}', "format-version=2"),
+        (change("I", [ID], table="../evil"), "each part"),
+        (change("I", [ID], schema="a.b"), "each part"),
+        (change("I", [ID], schema="dolake"), "dolake's own"),
+        (change("I", [ID], table=...), "table: is missing"),
+        (change("I", [{"name": "id", "value": 1}]), "include-types=true"),
+        (change("I", [column("b", "bytea", "zz")]), "column 'b'"),
+        (change("I", [column("a", "text[]", "{")]), "column 'a'"),
+        (change("I", [ID], timestamp="yesterday"), "yesterday"),
+        (change("I", [ID], timestamp="2026-11-20 15:30:18"), "offset"),
+    ],
+)
+def test_a_wrong_line_is_named_with_its_number_and_reason(line: bytes, reason: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        decode(b"", change("I", [ID]), line)
+    assert caught.value.line == 3
+    assert reason in str(caught.value)
