@@ -25,7 +25,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 # name → the moment. Listed in the docs by `dolake docs failpoints`; tests require that each is hit and armed by name.
-POINTS: dict[str, str] = {}
+POINTS: dict[str, str] = {
+    "commit.load": "before a table is loaded for a round of the commit loop",
+    "commit.before_manifest": "before an attempt writes its manifests",
+    "commit.after_manifest": "manifests are put, the manifest list is not",
+    "commit.after_list": "the manifest list is put",
+    "commit.before_settle": "before the names of data files and manifests are synced",
+    "commit.before_swap": "all is durable, the catalog was not asked yet",
+    "commit.after_swap": "the catalog has answered that the swap landed",
+    "commit.resolve": "a round failed, the table is about to be looked at again",
+    "catalog.before_metadata": "before the new metadata file is put",
+    "catalog.before_swap": "the metadata file is durable, the catalog's row is not changed",
+    "catalog.after_swap": "the catalog's row is changed and synced",
+}
 
 
 class FailpointRaised(Exception):

@@ -10,15 +10,29 @@ made from; PyIceberg's own `commit_table` would load the table once more and so 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
-from dolake.iceberg.metadata import LoadedTable, Metadata, Requirement, Update
-from dolake.model import TableName
+from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
+from sqlalchemy import Engine, delete, event, insert, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from dolake import failpoints
+from dolake.clock import Runtime
+from dolake.errors import CatalogUnreachable, CommitConflict, ObjectMissing
+from dolake.iceberg.metadata import LoadedTable, Requirement, Update, apply_updates, from_bytes, to_bytes, unmet_requirements
+from dolake.iceberg.names import metadata_location, metadata_version
+from dolake.model import TABLE_PART, TableName
+from dolake.storage.store import ObjectStore
+
+CATALOG_NAME = "dolake"
+# How long a statement waits for another process's write before the swap's outcome counts as unknown.
+_SQLITE_BUSY_S = 10
 
 
 class TableCatalog(Protocol):
-    """Calls block and run beside the loop."""
+    """Calls block and run beside the loop. Any of them may raise StoreUnreachable, from the metadata file behind it."""
 
     def load(self, table: TableName) -> LoadedTable | None:
         """The table as the catalog holds it now, never from a cache; None if there is none. Raises CatalogUnreachable."""
@@ -41,3 +55,124 @@ class TableCatalog(Protocol):
     def drop(self, table: TableName) -> None:
         """Forgets a table; its files stay. None there is fine."""
         ...
+
+
+class SqlTableCatalog:
+    """Tables in a SQL database, as PyIceberg's SqlCatalog keeps them. SQLite by default; safe to call from several threads."""
+
+    def __init__(self, uri: str, store: ObjectStore, runtime: Runtime) -> None:
+        """Opens the catalog at a SQLAlchemy URI and creates its two tables if need be. Raises CatalogUnreachable."""
+        self._uri, self._store, self._runtime = uri, store, runtime
+        # Metadata files never change, so the last one of each table needs no second read.
+        self._loaded: dict[TableName, LoadedTable] = {}
+        with self._reported("opened"):
+            self._catalog = SqlCatalog(CATALOG_NAME, uri=uri, warehouse=store.root)
+        self._engine: Engine = self._catalog.engine
+        if self._engine.dialect.name == "sqlite":
+            self._engine.dispose()  # What was pooled so far has not been told what follows.
+            event.listen(self._engine, "connect", _make_durable)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def load(self, table: TableName) -> LoadedTable | None:
+        with self._reported("read"), self._engine.connect() as connection:
+            location = connection.scalar(select(IcebergTables.metadata_location).where(*_row(table)))
+        if location is None:
+            return None
+        known = self._loaded.get(table)
+        if known is not None and known.metadata_location == location:
+            return known
+        try:
+            metadata = from_bytes(self._store.get(location))
+        except ObjectMissing as error:
+            raise CatalogUnreachable(f"{table}: the catalog names {location}, which is not in the warehouse: restore it") from error
+        return self._remember(LoadedTable(table, metadata, location))
+
+    def create(self, table: TableName, metadata: dict[str, Any]) -> LoadedTable:
+        created = LoadedTable(table, metadata, self._put_metadata(metadata, version=0))
+        with self._reported("written"):
+            self._catalog.create_namespace_if_not_exists(table.namespace)
+            row = self._catalog._create_table_row(table.namespace, table.name, created.metadata_location)
+            try:
+                with self._engine.begin() as connection:
+                    connection.execute(insert(IcebergTables).values(**row))
+            except IntegrityError as error:
+                raise CommitConflict(f"{table}: the catalog has a table of this name already") from error
+        return self._remember(created)
+
+    def swap(self, base: LoadedTable, requirements: Sequence[Requirement], updates: Sequence[Update]) -> LoadedTable:
+        # The row's location pins the whole metadata, so that these hold by construction: what is checked here is the plan.
+        if unmet := unmet_requirements(base.metadata, requirements):
+            raise CommitConflict(f"{base.name}: {'; '.join(unmet)}")
+        metadata = apply_updates(base, updates, self._runtime.clock.now_ms())
+        location = self._put_metadata(metadata, version=metadata_version(base.metadata_location) + 1)
+        failpoints.hit("catalog.before_swap")
+        statement = (
+            update(IcebergTables)
+            .where(*_row(base.name), IcebergTables.metadata_location == base.metadata_location)
+            .values(metadata_location=location, previous_metadata_location=base.metadata_location)
+        )
+        with self._reported("written"), self._engine.begin() as connection:
+            swapped = connection.execute(statement).rowcount
+        if swapped != 1:
+            raise CommitConflict(f"{base.name}: the table is not at {base.metadata_location} any more")
+        failpoints.hit("catalog.after_swap")
+        return self._remember(LoadedTable(base.name, metadata, location))
+
+    def list_tables(self) -> list[TableName]:
+        """Tables with names that dolake can give; others are not ours to touch."""
+        columns = (IcebergTables.table_namespace, IcebergTables.table_name)
+        with self._reported("read"), self._engine.connect() as connection:
+            rows = connection.execute(select(*columns).where(IcebergTables.catalog_name == CATALOG_NAME)).all()
+        return sorted(TableName(*row) for row in rows if all(TABLE_PART.fullmatch(part) for part in row))
+
+    def drop(self, table: TableName) -> None:
+        with self._reported("written"), self._engine.begin() as connection:
+            connection.execute(delete(IcebergTables).where(*_row(table)))
+        self._loaded.pop(table, None)
+
+    def _put_metadata(self, metadata: dict[str, Any], version: int) -> str:
+        """Puts a metadata file under a name of its own; durable when this returns."""
+        location = metadata_location(metadata["location"], version, self._runtime.random.uuid())
+        failpoints.hit("catalog.before_metadata")
+        self._store.put(location, to_bytes(metadata))
+        self._store.settle([location])
+        return location
+
+    def _remember(self, table: LoadedTable) -> LoadedTable:
+        self._loaded[table.name] = table
+        return table
+
+    @contextmanager
+    def _reported(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise CatalogUnreachable(f"the catalog {self._uri} could not be {verb}: {error}") from error
+
+
+def _row(table: TableName) -> tuple[Any, ...]:
+    return (
+        IcebergTables.catalog_name == CATALOG_NAME,
+        IcebergTables.table_namespace == table.namespace,
+        IcebergTables.table_name == table.name,
+    )
+
+
+def _make_durable(connection: Any, _record: Any) -> None:
+    """A commit that returned survives a power cut.
+
+    FULL alone is not enough with SQLite's default journal: its unlinking is not synced, and a journal that comes back rolls
+    the commit back. Truncating the journal instead is synced under FULL. A database that somebody switched to a write-ahead
+    log is left so; FULL syncs that log at each commit.
+    """
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_S * 1000}")
+    cursor.execute("PRAGMA synchronous=FULL")
+    if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        cursor.execute("PRAGMA journal_mode=TRUNCATE")
+    cursor.close()
+
+
+__all__ = ["CATALOG_NAME", "LoadedTable", "SqlTableCatalog", "TableCatalog"]

@@ -1,12 +1,48 @@
-"""What a commit will say, decided from a loaded table and a delta alone: no I/O, no clock, no randomness."""
+"""What a commit will say, decided from a loaded table and a delta alone: no I/O, no clock, no randomness.
+
+`judge` is the check of the commit loop: landed, to be committed, to be planned anew, or never to be. `plan_commit` turns
+the same loaded table and the delta into requirements and updates. Both must be given the same `LoadedTable`: a check on
+one state and a swap against another is how a stale writer doubles rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
 from typing import Any
 
+from dolake.errors import TableStopped
+from dolake.iceberg.metadata import (
+    COMMIT_ID,
+    EPOCH,
+    FORMAT_VERSION,
+    INSTANCE,
+    MAIN,
+    OFFSET_PREFIX,
+    LoadedTable,
+    Requirement,
+    Update,
+    ancestry,
+    offsets_in,
+    same_schema,
+    snapshots_by_id,
+)
 from dolake.model import OffsetRange, TableName
+
+HOUR_TAG_PREFIX = "dolake-hour-"
+_HOUR_TAG_FORMAT = HOUR_TAG_PREFIX + "%Y%m%dT%H"
+_DAY_MS = 24 * 60 * 60 * 1000
+# A snapshot's running totals, and what of a commit is added to each. An append adds nothing to the rest.
+_TOTALS = {
+    "total-data-files": "added-data-files",
+    "total-records": "added-records",
+    "total-files-size": "added-files-size",
+    "total-delete-files": "",
+    "total-position-deletes": "",
+    "total-equality-deletes": "",
+}
 
 
 @dataclass(frozen=True)
@@ -46,3 +82,200 @@ class Delta:
     commit_id: str
     properties: Mapping[str, str] = field(default_factory=dict)
     summary: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CommitPolicy:
+    """How much history a table keeps: the newest snapshots of `main`, and one tagged snapshot an hour."""
+
+    snapshots_kept: int = 100
+    tags_kept_days: int = 7
+
+
+@dataclass(frozen=True)
+class CommitPlan:
+    requirements: tuple[Requirement, ...]
+    updates: tuple[Update, ...]
+
+
+class Verdict(Enum):
+    """What a loaded table means for a delta."""
+
+    LANDED = "its rows are in the table"
+    COMMIT = "the table is where the delta expects it"
+    REPLAN = "the table has moved under the delta: read on from the table's offsets"
+
+
+def judge(base: LoadedTable | None, delta: Delta) -> Verdict:
+    """Raises TableStopped if this writer may not, or nobody should, commit to the table as it is."""
+    name = str(delta.table)
+    if base is None:
+        raise TableStopped(name, "the table was dropped from the catalog; register it again, or restart the daemon to have it made anew")
+    if base.uuid != delta.table_uuid:
+        raise TableStopped(name, f"another table took its name (uuid {base.uuid}, not {delta.table_uuid}); restart the daemon to use it")
+    if base.metadata["format-version"] != FORMAT_VERSION:
+        raise TableStopped(name, f"its format version is {base.metadata['format-version']}; dolake writes version {FORMAT_VERSION}")
+    _refuse_fenced(base, delta)
+    if breach := rewound(base):
+        raise TableStopped(name, breach)
+    offsets = base.offsets()
+    moving = {log: span for log, span in delta.ranges.items() if span.end > span.start}
+    if moving and all(offsets.get(log, 0) >= span.end for log, span in moving.items()):
+        return Verdict.LANDED
+    if not moving and _latest_summary(base).get(COMMIT_ID) == delta.commit_id:
+        return Verdict.LANDED  # A commit without offsets (a claim, a schema): only its name tells.
+    for log, span in delta.ranges.items():
+        if (offset := offsets.get(log, 0)) < span.start:
+            raise TableStopped(name, f"somebody took it back: its offset in log {log} is {offset}, and {span.start} was committed")
+    if any(offsets.get(log, 0) != span.start for log, span in delta.ranges.items()):
+        return Verdict.REPLAN
+    if not same_schema(base.schema, delta.schema) and base.schema["schema-id"] != delta.base_schema_id:
+        return Verdict.REPLAN
+    return Verdict.COMMIT if base.spec["spec-id"] == delta.spec_id else Verdict.REPLAN
+
+
+def _refuse_fenced(base: LoadedTable, delta: Delta) -> None:
+    name = str(delta.table)
+    if base.owner_epoch > delta.epoch:
+        raise TableStopped(name, f"fenced: a newer writer owns it (epoch {base.owner_epoch}, ours is {delta.epoch})")
+    if base.owner_epoch == delta.epoch and base.instance != delta.instance:
+        raise TableStopped(name, f"fenced: writer {base.instance} claimed epoch {delta.epoch} first")
+    if base.owner_epoch < delta.epoch - 1:
+        raise TableStopped(name, f"somebody took it back: its epoch is {base.owner_epoch}, ours is {delta.epoch}")
+
+
+def rewound(base: LoadedTable) -> str:
+    """How the table's history contradicts its offsets, or nothing.
+
+    Properties survive a rollback of `main`, a snapshot's summary does not: if the nearest dolake snapshot under the head says
+    other offsets than the properties, rows were taken out (or put back) behind dolake's back.
+    """
+    stated = base.offsets()
+    oldest: Mapping[str, Any] | None = None
+    for snapshot in ancestry(base.metadata, base.head_id):
+        oldest = snapshot
+        if EPOCH in snapshot["summary"]:
+            found = offsets_in(snapshot["summary"])
+            if found == stated:
+                return ""
+            return f"somebody rewound it: its properties say {stated}, snapshot {snapshot['snapshot-id']} says {found}"
+    if oldest is not None and oldest.get("parent-snapshot-id") is not None:
+        return ""  # Foreign commits all the way down to where history was expired: nothing to compare with.
+    return f"somebody rewound it: its properties say {stated}, and no snapshot of dolake is left under its head" if stated else ""
+
+
+def _latest_summary(base: LoadedTable) -> Mapping[str, str]:
+    summaries: list[Mapping[str, str]] = [snapshot["summary"] for snapshot in ancestry(base.metadata, base.head_id)]
+    return next((summary for summary in summaries if EPOCH in summary), {})
+
+
+def plan_schema(base: LoadedTable, delta: Delta) -> tuple[Mapping[str, Any], list[Update]]:
+    """The schema as the table will hold it, with its id, and the updates that make it current."""
+    if same_schema(base.schema, delta.schema):
+        return base.schema, []
+    for known in base.metadata["schemas"]:
+        if same_schema(known, delta.schema):
+            return known, [{"action": "set-current-schema", "schema-id": known["schema-id"]}]
+    next_id = max(known["schema-id"] for known in base.metadata["schemas"]) + 1
+    schema = {**delta.schema, "schema-id": next_id}
+    return schema, [{"action": "add-schema", "schema": schema}, {"action": "set-current-schema", "schema-id": -1}]
+
+
+def plan_commit(base: LoadedTable, delta: Delta, *, snapshot_id: int, manifest_list: str, now_ms: int, policy: CommitPolicy) -> CommitPlan:
+    """One append snapshot with the delta's files, its offsets and its claim, and with it the history that has had its time."""
+    schema, schema_updates = plan_schema(base, delta)
+    # Never backwards, whatever the clock does: Spark refuses a table whose snapshots go back in time.
+    timestamp_ms = max(now_ms, base.metadata["last-updated-ms"] + 1)
+    offsets = {**base.offsets(), **{log: span.end for log, span in delta.ranges.items()}}
+    stated = {
+        **{OFFSET_PREFIX + log: str(offset) for log, offset in sorted(offsets.items())},
+        EPOCH: str(delta.epoch),
+        INSTANCE: delta.instance,
+    }
+    snapshot = {
+        "snapshot-id": snapshot_id,
+        "sequence-number": base.metadata["last-sequence-number"] + 1,
+        "timestamp-ms": timestamp_ms,
+        "manifest-list": manifest_list,
+        "schema-id": schema["schema-id"],
+        "summary": {**delta.summary, **_counts(base, delta), **stated, COMMIT_ID: delta.commit_id},
+    }
+    if base.head_id is not None:
+        snapshot["parent-snapshot-id"] = base.head_id
+    updates: list[Update] = [
+        *schema_updates,
+        {"action": "add-snapshot", "snapshot": snapshot},
+        {"action": "set-snapshot-ref", "ref-name": MAIN, "type": "branch", **_branch_retention(base), "snapshot-id": snapshot_id},
+        *_plan_history(base, snapshot, policy),
+        {"action": "set-properties", "updates": {**delta.properties, **stated}},
+    ]
+    requirements: tuple[Requirement, ...] = (
+        {"type": "assert-table-uuid", "uuid": base.uuid},
+        {"type": "assert-ref-snapshot-id", "ref": MAIN, "snapshot-id": base.head_id},
+    )
+    return CommitPlan(requirements, tuple(updates))
+
+
+def _counts(base: LoadedTable, delta: Delta) -> dict[str, str]:
+    """The summary's counts: what this snapshot adds, and the totals where the one before states them."""
+    added = {
+        "added-data-files": len(delta.files),
+        "added-records": sum(file.row_count for file in delta.files),
+        "added-files-size": sum(file.size_bytes for file in delta.files),
+        "changed-partition-count": len({file.partition for file in delta.files}),
+    }
+    counts = {key: str(value) for key, value in added.items() if value}
+    before: Mapping[str, str] = dict.fromkeys(_TOTALS, "0") if base.head is None else base.head["summary"]
+    for total, part in _TOTALS.items():
+        if total in before:  # A foreign snapshot may state none; a made-up total would be worse than none.
+            counts[total] = str(int(before[total]) + added.get(part, 0))
+    return {"operation": "append", **counts}
+
+
+def _branch_retention(base: LoadedTable) -> dict[str, Any]:
+    """What somebody set for how long `main`'s snapshots live: setting the ref anew must not lose it."""
+    ref = (base.metadata.get("refs") or {}).get(MAIN, {})
+    return {key: value for key, value in ref.items() if key not in ("snapshot-id", "type")}
+
+
+def _plan_history(base: LoadedTable, snapshot: Mapping[str, Any], policy: CommitPolicy) -> list[Update]:
+    """Tags the first snapshot of an hour; removes tags that are too old, then the snapshots that nothing keeps."""
+    refs: dict[str, Mapping[str, Any]] = {name: ref for name, ref in (base.metadata.get("refs") or {}).items() if name != MAIN}
+    updates: list[Update] = []
+    oldest_ms = snapshot["timestamp-ms"] - policy.tags_kept_days * _DAY_MS
+    hour = _hour_tag(snapshot["timestamp-ms"])
+    if policy.tags_kept_days > 0 and hour not in refs:
+        tag = {"type": "tag", "snapshot-id": snapshot["snapshot-id"], "max-ref-age-ms": policy.tags_kept_days * _DAY_MS}
+        updates.append({"action": "set-snapshot-ref", "ref-name": hour, **tag})
+    for name in sorted(refs):
+        if name.startswith(HOUR_TAG_PREFIX) and name < _hour_tag(oldest_ms):
+            updates.append({"action": "remove-snapshot-ref", "ref-name": name})
+            del refs[name]
+    if expired := _expired(base, refs, policy.snapshots_kept):
+        updates.append({"action": "remove-snapshots", "snapshot-ids": expired})
+    return updates
+
+
+def _expired(base: LoadedTable, refs: Mapping[str, Mapping[str, Any]], snapshots_kept: int) -> list[int]:
+    """Snapshots that neither the newest of `main` (with the one to come) nor any other ref keeps.
+
+    One that is on no branch is somebody's (staged, or rolled back): it goes only once it is older than everything kept of `main`.
+    """
+    history = list(ancestry(base.metadata, base.head_id))
+    newest = history[: snapshots_kept - 1]
+    kept = {snapshot["snapshot-id"] for snapshot in newest}
+    for ref in refs.values():
+        if ref["type"] == "tag":
+            kept.add(ref["snapshot-id"])
+        else:
+            kept.update(snapshot["snapshot-id"] for snapshot in ancestry(base.metadata, ref["snapshot-id"]))
+    kept_since_ms = min((snapshot["timestamp-ms"] for snapshot in newest), default=base.metadata["last-updated-ms"] + 1)
+    return [
+        snapshot_id
+        for snapshot_id, snapshot in snapshots_by_id(base.metadata).items()
+        if snapshot_id not in kept and snapshot["timestamp-ms"] < kept_since_ms
+    ]
+
+
+def _hour_tag(timestamp_ms: int) -> str:
+    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime(_HOUR_TAG_FORMAT)

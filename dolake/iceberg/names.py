@@ -1,0 +1,50 @@
+"""Names of a table's objects. Each is used once, and says which epoch may still commit it.
+
+    data/e0000002a-<uuid>-<crc32c of the whole file>.parquet
+    metadata/e0000002a-<uuid of the attempt>-m0.avro            new files; -m1 is a merge
+    metadata/e0000002a-<uuid of the attempt>-list.avro
+    metadata/00017-<uuid>.metadata.json                         as every Iceberg program names it
+
+An object that no metadata names may be removed only once its epoch is over (I11), so the epoch has to be in the name. The
+digest is there so that a flipped bit is found without a second file that could be lost.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_DATA_FILE = re.compile(r"e(?P<epoch>[0-9a-f]{8})-(?P<uuid>[0-9a-f-]{36})-(?P<digest>[0-9a-f]{8})\.parquet")
+
+
+@dataclass(frozen=True)
+class DataFileName:
+    epoch: int
+    uuid: str
+    digest: int
+
+
+def data_file_location(table_location: str, epoch: int, uuid: str, digest: int) -> str:
+    """`digest` is the CRC32C of the file's bytes."""
+    return f"{table_location}/data/e{epoch:08x}-{uuid}-{digest:08x}.parquet"
+
+
+def parse_data_file_location(location: str) -> DataFileName | None:
+    """None for a file that dolake did not name."""
+    match = _DATA_FILE.fullmatch(location.rsplit("/", 1)[-1])
+    return DataFileName(int(match["epoch"], 16), match["uuid"], int(match["digest"], 16)) if match else None
+
+
+def attempt_prefix(table_location: str, epoch: int, uuid: str) -> str:
+    """What the names of one commit attempt's manifests begin with."""
+    return f"{table_location}/metadata/e{epoch:08x}-{uuid}"
+
+
+def metadata_location(table_location: str, version: int, uuid: str) -> str:
+    return f"{table_location}/metadata/{version:05d}-{uuid}.metadata.json"
+
+
+def metadata_version(location: str) -> int:
+    """The number that a metadata file's name begins with; -1 (so that the next is 0) if another program named it otherwise."""
+    number = location.rsplit("/", 1)[-1].split("-", 1)[0]
+    return int(number) if number.isdigit() else -1

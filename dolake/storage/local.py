@@ -1,0 +1,146 @@
+"""A warehouse on a local file system, whose objects survive a power cut once they are settled.
+
+`put` writes a file under its final name and syncs its bytes; `settle` syncs the directories that hold the names. There
+is no temporary name and no rename: names are used once and nothing refers to them before `settle` has returned, so half
+a file under its final name is an orphan like any other. A repeated put overwrites such a file whole.
+
+A directory is only as durable as its name in its parent, so the first settle in a directory syncs every directory above
+it as well, up to the one that holds the root: another process may have made them and died before it could.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from dolake.errors import ObjectMissing, StoreUnreachable
+
+_SCHEME = "file://"
+
+
+class LocalStore:
+    """Objects as files below one directory."""
+
+    def __init__(self, root: str) -> None:
+        """`root` is `file:///absolute/directory`; created if missing. Raises StoreUnreachable."""
+        self.root = root.rstrip("/")
+        self._directory = _path(self.root)
+        # Directories whose names are known to be durable up to the root.
+        self._anchored: set[str] = set()
+        try:
+            os.makedirs(self._directory, exist_ok=True)
+            parent = os.path.dirname(self._directory)
+            while parent != os.path.dirname(parent) and os.access(parent, os.R_OK):
+                _sync_directory(parent)
+                parent = os.path.dirname(parent)
+        except OSError as error:
+            raise _unreachable(error, self._directory) from error
+
+    def put(self, location: str, data: bytes | memoryview) -> None:
+        path = self._path(location)
+        try:
+            try:
+                descriptor = _create(path)
+            except FileNotFoundError:
+                self._make_directories(os.path.dirname(path))
+                descriptor = _create(path)
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _unreachable(error, path) from error
+
+    def settle(self, locations: Sequence[str]) -> None:
+        try:
+            for directory in sorted({os.path.dirname(self._path(location)) for location in locations}):
+                _sync_directory(directory)
+                while directory != self._directory and directory not in self._anchored:
+                    parent = os.path.dirname(directory)
+                    _sync_directory(parent)
+                    self._anchored.add(directory)
+                    directory = parent
+        except OSError as error:
+            raise _unreachable(error, directory) from error
+
+    def get(self, location: str) -> bytes:
+        path = self._path(location)
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise ObjectMissing(f"{location} is not in the warehouse") from error
+        except OSError as error:
+            raise _unreachable(error, path) from error
+
+    def size(self, location: str) -> int:
+        path = self._path(location)
+        try:
+            return os.stat(path).st_size
+        except FileNotFoundError as error:
+            raise ObjectMissing(f"{location} is not in the warehouse") from error
+        except OSError as error:
+            raise _unreachable(error, path) from error
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """As an object store lists: every object whose location begins with `prefix`, in order."""
+        path = self._path(prefix)
+        start = path if os.path.isdir(path) else os.path.dirname(path)
+        for directory, children, names in os.walk(start):
+            children.sort()
+            for name in sorted(names):
+                file = os.path.join(directory, name)
+                if not file.startswith(path):
+                    continue
+                try:
+                    yield self.root + file[len(self._directory) :], os.stat(file).st_size
+                except FileNotFoundError:
+                    continue  # Deleted since the directory was read.
+
+    def delete(self, location: str) -> None:
+        path = self._path(location)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _unreachable(error, path) from error
+
+    def _path(self, location: str) -> str:
+        """The file of a location. Raises ValueError for one outside the root, however it is spelled."""
+        path = _path(location)
+        inside = path == self._directory or path.startswith(self._directory + "/")
+        if not inside or os.path.normpath(path) != path.rstrip("/"):
+            raise ValueError(f"{location} does not lie in the warehouse {self.root}")
+        return path
+
+    def _make_directories(self, directory: str) -> None:
+        os.makedirs(directory, exist_ok=True)
+        while directory != self._directory:
+            self._anchored.discard(directory)
+            directory = os.path.dirname(directory)
+
+
+def _path(location: str) -> str:
+    if not location.startswith(_SCHEME + "/"):
+        raise ValueError(f"a local warehouse is file:///absolute/directory, not {location}")
+    return location[len(_SCHEME) :]
+
+
+def _create(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unreachable(error: OSError, path: str) -> StoreUnreachable:
+    return StoreUnreachable(f"the warehouse's disk failed at {path}: {error.strerror or error}; check its space, permissions and health")
