@@ -1,0 +1,131 @@
+"""The `http` process: health, readiness and metrics of the whole daemon on one port. It never touches logs or tables.
+
+It owns no state: each request is answered from what the ingest half (the hub of the control socket) says at that moment.
+
+    GET /health        200 as long as this process lives
+    GET /ready         200 when batches can be acked, else 503 with the reasons
+    GET /ready/writer  200 when flushes can be committed, else 503 with the reasons
+    GET /metrics       Prometheus text
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dolake.clock import Runtime, real_runtime
+from dolake.config import Settings
+from dolake.control import ControlClient
+from dolake.errors import DaemonUnreachable, DolakeError
+from dolake.metrics import Metrics, observe_process, render
+
+_ANSWER_S_MAX = 2.0
+_RETRY_AFTER_S = "1"
+
+
+def build_app(client: ControlClient, runtime: Runtime) -> Starlette:
+    """The routes over a control client that somebody else keeps connected."""
+    own = Metrics()
+    own.set("dolake_process_started_seconds", runtime.clock.now_ms() / 1000, process="http")
+
+    async def ask(what: str) -> dict[str, Any]:
+        return await client.ask(what, timeout_s=_ANSWER_S_MAX)
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"alive": True})
+
+    async def ready(_: Request) -> Response:
+        try:
+            answer = await ask("ready")
+        except DolakeError as error:
+            return _readiness(False, [_absence(error)])
+        return _readiness(bool(answer.get("ready")), answer.get("reasons", []))
+
+    async def ready_writer(_: Request) -> Response:
+        try:
+            answer = (await ask("ready")).get("writer") or {}
+        except DolakeError as error:
+            return _readiness(False, [_absence(error)])
+        return _readiness(bool(answer.get("ready")), answer.get("reasons", []))
+
+    async def metrics(_: Request) -> Response:
+        observe_process(own, "http")
+        processes: dict[str, Any] = {}
+        with contextlib.suppress(DolakeError):
+            processes = (await ask("metrics")).get("metrics", {})
+        for process in ("ingest", "writer"):
+            own.set("dolake_process_up_count", 1 if processes.get(process) else 0, process=process)
+        own.set("dolake_process_up_count", 1, process="http")
+        known = {process: values for process, values in processes.items() if values}
+        text = await runtime.tasks.run(render, {"http": own.values(), **known})
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    routes = [
+        Route("/health", health),
+        Route("/ready", ready),
+        Route("/ready/writer", ready_writer),
+        Route("/metrics", metrics),
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _refusal})
+
+
+def _readiness(ready: bool, reasons: list[str]) -> Response:
+    headers = {} if ready else {"Retry-After": _RETRY_AFTER_S}
+    return JSONResponse({"ready": ready, "reasons": reasons}, status_code=200 if ready else 503, headers=headers)
+
+
+def _absence(error: DolakeError) -> str:
+    return "the ingest half does not answer" if isinstance(error, DaemonUnreachable) else str(error)
+
+
+async def _refusal(_: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = error.detail if isinstance(error, HTTPException) else "internal error"
+    return JSONResponse({"error": detail}, status_code=status)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its signal handlers: whoever runs it says when to stop. Tells when it serves."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+async def run_http(
+    settings: Settings, *, listen: socket.socket, ready: Callable[[], None], stop: asyncio.Event, runtime: Runtime | None = None
+) -> int:
+    """Serves on `listen` until `stop`; calls `ready` once requests are answered. Returns the exit code."""
+    runtime = runtime or real_runtime()
+    client = ControlClient(settings.control_path, role="http", runtime=runtime)
+    client.start()
+    config = uvicorn.Config(
+        build_app(client, runtime), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1, server_header=False
+    )
+    server = _Server(config, ready)
+    serving = runtime.tasks.spawn("http-server", server.serve(sockets=[listen]))
+    stopping = runtime.tasks.spawn("http-stop", stop.wait())
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    await serving
+    stopping.cancel()
+    await client.close()
+    return 0
