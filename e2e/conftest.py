@@ -1,13 +1,18 @@
-"""What end-to-end tests share: one S3 server for all of them, and how often the heavy ones repeat themselves."""
+"""What end-to-end tests share: one S3 server for all of them, how often the heavy ones repeat themselves, where figures go."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from e2e.services.s3 import S3Server
+
+FIGURES = Path(__file__).parent.parent / "build" / "figures.ndjson"
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +26,18 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def rounds() -> int:
     """How many times a kill is repeated: 20 for `make faults`, 2 for `make e2e`, or E2E_ROUNDS."""
     return int(os.environ.get("E2E_ROUNDS", "2"))
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
+    """Prints measured figures and keeps them in build/figures.ndjson: measured and reported, not asserted."""
+
+    def write(**figures: Any) -> None:
+        line = json.dumps({"test": request.node.name, **figures})
+        with capsys.disabled():
+            print(f"\n{line}")
+        FIGURES.parent.mkdir(exist_ok=True)
+        with open(FIGURES, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    return write

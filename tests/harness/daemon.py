@@ -64,9 +64,13 @@ def started_at(pid: int) -> str:
 class Daemon:
     """One data directory and whatever runs over it. A context manager: leaving it ends every process."""
 
-    def __init__(self, data: Path, settings: Mapping[str, str] | None = None, *, table_settings: str = "") -> None:
-        """`settings` are environment variables (`DOLAKE_FLUSH_AGE_S`); `table_settings` is TOML, for `[tables."…"]`."""
+    def __init__(self, data: Path, settings: Mapping[str, str] | None = None, *, table_settings: str = "", port: int = 0) -> None:
+        """`settings` are environment variables (`DOLAKE_FLUSH_AGE_S`); `table_settings` is TOML, for `[tables."…"]`.
+
+        A `port` other than 0 stays the same when the whole daemon is started again.
+        """
         self.data = data
+        self.port = port
         self.settings = dict(settings or {})
         self.output = data.parent / f"{data.name}.output"
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,7 +81,7 @@ class Daemon:
 
     def start(self, *arguments: str, wait: bool = True) -> Daemon:
         """Starts `dolake serve` on free ports and waits until it can ack."""
-        command = [*dolake_command(), "serve", "--data", str(self.data), "--port", "0", "--http-port", "0", *arguments]
+        command = [*dolake_command(), "serve", "--data", str(self.data), "--port", str(self.port), "--http-port", "0", *arguments]
         with open(self.output, "ab") as output:
             self._process = subprocess.Popen(
                 command, env=clean_environment(self.settings), stdin=subprocess.DEVNULL, stdout=output, stderr=output

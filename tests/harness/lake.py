@@ -50,8 +50,7 @@ class Lake:
         """A local table's metadata file."""
         location = self.metadata_location(table)
         assert location is not None, f"no table {table}"
-        content: dict[str, Any] = json.loads(Path(urlsplit(location).path).read_bytes())
-        return content
+        return read_metadata(location)
 
     def row_count(self, table: str) -> int:
         """Rows as DuckDB counts them; 0 if there is no such table."""
@@ -120,6 +119,12 @@ class Lake:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def read_metadata(location: str) -> dict[str, Any]:
+    """A metadata file of a local warehouse."""
+    content: dict[str, Any] = json.loads(Path(urlsplit(location).path).read_bytes())
+    return content
 
 
 def _parts(table: str) -> tuple[str, str]:

@@ -168,7 +168,8 @@ def breaches(lake: pa.Table, sent: pa.Table) -> Iterator[str]:
         "twice": "SELECT source, epoch, sequence, count(*) FROM l GROUP BY ALL HAVING count(*) > 1",
         "acked and lost": f"SELECT source, epoch, batch, sequence FROM s WHERE acked AND NOT EXISTS (SELECT 1 FROM l WHERE {_IDENTITY})",
         "there, and never sent": f"SELECT source, epoch, sequence FROM l WHERE NOT EXISTS (SELECT 1 FROM s WHERE {_IDENTITY})",
-        "there with other values": f"SELECT l::VARCHAR, s::VARCHAR FROM l JOIN s ON {_IDENTITY} WHERE NOT (l.operation = s.operation AND {_SAME})",
+        "there with other values": f"SELECT l::VARCHAR, s::VARCHAR FROM l JOIN s ON {_IDENTITY} "
+        f"WHERE NOT (l.operation = s.operation AND {_SAME})",
         "out of order": "SELECT source, epoch, sequence, before FROM (SELECT *, lag(sequence) OVER "
         "(PARTITION BY source, epoch ORDER BY log, offset_, index_) AS before FROM l) WHERE sequence <= before",
         "at a place taken twice": "SELECT log, offset_, index_, count(*) FROM l GROUP BY ALL HAVING count(*) > 1",
