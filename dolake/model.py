@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 import xxhash
@@ -111,24 +111,6 @@ class SourceState:
     last_lsn: str = ""
     contents: dict[int, int] = field(default_factory=dict)
     ended_epochs: set[int] = field(default_factory=set)
-
-    def advance(self, entry: Entry) -> None:
-        """Takes in an entry that is durable: what a log, its recovery and the ingest half must all make of it alike."""
-        if entry.epoch != self.epoch:
-            if self.last_sequence >= 0:
-                self.ended_epochs.add(epoch_hash(self.epoch))
-            self.epoch, self.last_event_sequence, self.last_lsn = entry.epoch, -1, ""
-            self.contents.clear()
-        self.last_sequence = entry.sequence
-        if entry.event_count:
-            self.last_event_sequence = entry.last_event_sequence
-            self.last_lsn = entry.last_lsn or self.last_lsn
-        self.contents[entry.sequence] = entry.content
-        if len(self.contents) > RECENT_CONTENTS:
-            del self.contents[next(iter(self.contents))]
-
-    def copy(self) -> SourceState:
-        return replace(self, contents=dict(self.contents), ended_epochs=set(self.ended_epochs))
 
 
 def epoch_hash(epoch: str) -> int:

@@ -178,7 +178,7 @@ def decode_schema(payload: bytes) -> DeclaredSchema:
     """The schema of a logged schema message. Raises InvalidMessage."""
     message = decode(payload)
     if not isinstance(message, SchemaMessage):
-        raise validation.refusal("type", type(message).__name__, "is `schema`")
+        raise InvalidMessage([validation.mistake("type", type(message).__name__, "is `schema`")])
     return message.schema
 
 

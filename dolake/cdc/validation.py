@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dolake.column_types import parse_type
-from dolake.errors import InvalidMessage, Mistake
+from dolake.errors import Mistake
 from dolake.model import RESERVED_COLUMN_PREFIX, Operation, TableName
 
 INT64_MAX = 2**63 - 1
@@ -63,8 +63,8 @@ def is_source_name(text: str) -> bool:
     return 1 <= len(text) <= NAME_MAX and _CONTROL.search(text) is None
 
 
-def refusal(field: str, value: object, rule: str) -> InvalidMessage:
-    return InvalidMessage([Mistake(field, shown(value), rule)])
+def mistake(field: str, value: object, rule: str) -> Mistake:
+    return Mistake(field, shown(value), rule)
 
 
 def shown(value: object) -> str:
