@@ -94,7 +94,8 @@ class Memtable:
         """
         taken = [record for record in self.records if record.pin.offset < cuts[record.pin.log_id]]
         kept = [record for record in self.records if record.pin.offset >= cuts[record.pin.log_id]]
-        pieces, rest = self.pieces, []
+        pieces: list[pa.Table] = self.pieces
+        rest: list[pa.Table] = []
         if kept:
             pieces, rest = _split(self.pieces, cuts)
         logs = {record.pin.log_id for record in taken}
@@ -108,7 +109,8 @@ class Memtable:
 
 def _split(pieces: Iterable[pa.Table], cuts: Mapping[str, int]) -> tuple[list[pa.Table], list[pa.Table]]:
     """Rows below their log's cut, and the others."""
-    below, above = [], []
+    below: list[pa.Table] = []
+    above: list[pa.Table] = []
     for piece in pieces:
         mask = None
         for log_id, cut in cuts.items():

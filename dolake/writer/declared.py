@@ -16,7 +16,7 @@ SCHEMA_PROPERTY = "dolake.schema."
 def as_property(source: str, declared: DeclaredSchema) -> dict[str, str]:
     """Named by a hash: property names must be short and plain, source names need not be."""
     value = {"source": source, **declared_as_json(declared)}
-    return {SCHEMA_PROPERTY + xxhash.xxh3_64_hexdigest(source): json.dumps(value, ensure_ascii=False)}
+    return {SCHEMA_PROPERTY + xxhash.xxh3_64_hexdigest(source.encode()): json.dumps(value, ensure_ascii=False)}
 
 
 def declared_schemas(properties: Mapping[str, str]) -> Iterator[tuple[str, DeclaredSchema]]:

@@ -15,9 +15,11 @@ from dolake import failpoints
 from dolake.clock import Runtime
 from dolake.errors import CatalogUnreachable, CommitConflict, StoreUnreachable, TableStopped
 from dolake.iceberg.catalog import TableCatalog
-from dolake.iceberg.commit import Committer, Landed
+from dolake.iceberg.commit import CommitOutcome, Committer, Landed, Trouble
 from dolake.iceberg.metadata import LoadedTable, new_table
+from dolake.iceberg.names import data_file_location
 from dolake.iceberg.plan import Delta, NewFile
+from dolake.metrics import Metrics
 from dolake.model import TableName
 from dolake.parquet.encode import encode_parquet, split_by_partition
 from dolake.parquet.schema import schema_as_json
@@ -60,6 +62,7 @@ class Flusher:
     store: ObjectStore
     committer: Committer
     instance: str
+    metrics: Metrics = field(default_factory=Metrics)
     observe: Callable[[str, str], None] = field(default=lambda part, trouble: None)
 
     async def run_flush(self, table: Table, cuts: Callable[[], dict[str, int]]) -> FlushResult | None:
@@ -77,12 +80,12 @@ class Flusher:
             await self._put(encoded)
             delta = self._delta(table, flight, base, epoch, encoded)
             failpoints.hit("flush.before_commit")
-            outcome = await self.committer.commit(delta)
+            outcome = await self._commit(delta)
         except TableStopped as stopped:
             logger.error("table stopped", table=str(table.name), reason=stopped.reason)
             table.stop_whole(Stopped(stopped.reason))
             return FlushResult(str(table.name), landed=False)
-        if not isinstance(outcome, Landed):
+        if not isinstance(outcome, Landed) or not _exactly(outcome.base, flight):
             return FlushResult(str(table.name), landed=False)
         failpoints.hit("flush.after_commit")
         table.epoch = epoch
@@ -100,7 +103,8 @@ class Flusher:
 
     async def load(self, name: TableName) -> LoadedTable | None:
         """What the catalog says now; asks until it answers."""
-        return await self._until_answered("catalog", self.catalog.load, name)
+        base: LoadedTable | None = await self._until_answered("catalog", self.catalog.load, name)
+        return base
 
     async def _create(self, table: Table, flight: Flight) -> LoadedTable:
         """The table as it is before its first snapshot. Somebody else's of that name is taken as it is."""
@@ -161,6 +165,26 @@ class Flusher:
             summary={f"dolake.lsn.{source}": lsn for source, lsn in flight.frozen.lsns().items()},
         )
 
+    async def _commit(self, delta: Delta) -> CommitOutcome:
+        began_s = self.runtime.clock.monotonic_s()
+        outcome = await self.committer.commit(delta)
+        self.metrics.observe("dolake_commit_seconds", self.runtime.clock.monotonic_s() - began_s)
+        self.metrics.add("dolake_commit_attempts_total")
+        if isinstance(outcome, Landed):
+            self.metrics.add("dolake_commit_landed_total")
+        self.observe("catalog", "")
+        self.observe("store", "")
+        return outcome
+
+    def note_trouble(self, trouble: Trouble) -> None:
+        """A try to commit that came to nothing, or whose outcome has to be looked up."""
+        self.metrics.add("dolake_commit_attempts_total")
+        if isinstance(trouble.error, CommitConflict):
+            self.metrics.add("dolake_commit_conflicts_total")
+            return
+        self.metrics.add("dolake_commit_unknown_total")
+        self.observe("store" if isinstance(trouble.error, StoreUnreachable) else "catalog", f"{trouble.table}: {trouble.error}")
+
     async def _until_answered(self, part: str, work: Callable[..., Any], *arguments: Any) -> Any:
         delay_s = RETRY_S_FIRST
         while True:
@@ -179,6 +203,12 @@ def _encode_file(schema: Schema, location: str, partition: tuple[Any, ...], rows
     file = encode_parquet(rows, schema)
     digest = google_crc32c.value(file.data)
     return _Encoded(data_file_location(location, epoch, unique, digest), file.data, file.metadata, file.row_count, partition)
+
+
+def _exactly(base: LoadedTable, flight: Flight) -> bool:
+    """False where a predecessor's late commit took the table further than this flush: what is in memory is there already."""
+    offsets = base.offsets()
+    return all(offsets.get(log_id, 0) == range_.end for log_id, range_ in flight.frozen.ranges.items())
 
 
 def partition_columns(base: LoadedTable) -> list[str]:
@@ -202,4 +232,3 @@ def _identity_spec(table: Table, schema: dict[str, Any]) -> dict[str, Any] | Non
         for place, name in enumerate(table.partition_by)
     ]
     return {"spec-id": 0, "fields": fields}
-

@@ -13,12 +13,14 @@ from dolake.clock import Runtime, real_runtime
 from dolake.config import Settings
 from dolake.control import ControlClient, Message
 from dolake.errors import LogRefused
-from dolake.iceberg.catalog import SqlTableCatalog
+from dolake.iceberg.catalog import SqlTableCatalog, TableCatalog
 from dolake.iceberg.commit import Committer
 from dolake.iceberg.plan import CommitPolicy
+from dolake.metrics import Metrics, observe_process
 from dolake.model import TableName
 from dolake.storage import open_store
-from dolake.storage.disk import Lock, LocalDisk
+from dolake.storage.disk import Disk, LocalDisk, Lock
+from dolake.storage.store import ObjectStore
 from dolake.writer.flush import Flusher
 from dolake.writer.service import WriterService
 
@@ -64,9 +66,17 @@ async def _open(runtime: Runtime, disk: LocalDisk, settings: Settings) -> Writer
     await runtime.tasks.run(store.probe)
     catalog = await runtime.tasks.run(SqlTableCatalog, settings.catalog_path, store)
     policy = CommitPolicy(snapshots_kept=settings.commit.snapshots_kept, tags_kept_days=settings.commit.tags_kept_days)
-    committer = Committer(runtime, catalog, store, policy)
-    flusher = Flusher(runtime, catalog, store, committer, instance=runtime.random.uuid())
-    return WriterService(runtime, disk=disk, flusher=flusher, settings=settings)
+    return make_service(runtime, disk, catalog, store, policy, settings)
+
+
+def make_service(
+    runtime: Runtime, disk: Disk, catalog: TableCatalog, store: ObjectStore, policy: CommitPolicy, settings: Settings
+) -> WriterService:
+    """A writer half over the doors it is handed; a new instance, which claims each table that it writes."""
+    metrics = Metrics()
+    committer = Committer(runtime, catalog, store, policy, on_trouble=lambda trouble: flusher.note_trouble(trouble))
+    flusher = Flusher(runtime, catalog, store, committer, instance=runtime.random.uuid(), metrics=metrics)
+    return WriterService(runtime, disk=disk, flusher=flusher, settings=settings, metrics=metrics)
 
 
 class _Link:
@@ -79,6 +89,7 @@ class _Link:
         service.report = lambda state: self.client.send({"type": "progress", **state})
 
     def report(self) -> None:
+        observe_process(self._service.metrics, "writer")
         self._service.tell()
 
     async def report_regularly(self) -> None:

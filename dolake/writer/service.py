@@ -20,6 +20,7 @@ from dolake.buffer.tail import LogReader
 from dolake.clock import Runtime
 from dolake.config import Settings
 from dolake.errors import DolakeError
+from dolake.metrics import Metrics
 from dolake.model import TableName
 from dolake.storage.disk import Disk
 from dolake.writer.flush import Flusher, FlushResult
@@ -46,6 +47,7 @@ class WriterService:
         disk: Disk,
         flusher: Flusher,
         settings: Settings,
+        metrics: Metrics | None = None,
         report: Callable[[dict[str, Any]], object] = lambda state: None,
     ) -> None:
         self._runtime, self._disk, self._flusher, self._settings, self.report = runtime, disk, flusher, settings, report
@@ -58,7 +60,7 @@ class WriterService:
         self._flushing: set[asyncio.Task[Any]] = set()
         self._failed: asyncio.Future[None] | None = None
         self._listeners: list[list[FlushResult]] = []
-        self.metrics = WriterMetrics()
+        self.metrics = metrics or Metrics()
 
     # -- life
 
@@ -68,11 +70,10 @@ class WriterService:
         for directory in self._settings.log.directories:
             self._spawn(f"follow {directory}", self._follow(directory))
         self._spawn("schedule", self._schedule())
-        stopping = asyncio.ensure_future(stop.wait())
+        stopping = self._runtime.tasks.spawn("stopping", stop.wait())
+        stopping.add_done_callback(lambda _: self._failed and not self._failed.done() and self._failed.set_result(None))
         try:
-            await asyncio.wait({stopping, self._failed}, return_when=asyncio.FIRST_COMPLETED)
-            if self._failed.done():
-                self._failed.result()
+            await self._failed
             await self.flush(None, {tail.log_id: tail.reader.synced_end() for tail in self.tails.values()})
         finally:
             stopping.cancel()
@@ -200,7 +201,7 @@ class WriterService:
             now_s = self._runtime.clock.monotonic_s()
             for tail in self.tails.values():
                 for transaction in tail.transactions.expire(now_s):
-                    self.metrics.transactions_cut += 1
+                    self.metrics.add("dolake_writer_cut_transactions_total")
                     logger.warning("transaction not waited for any longer", source=transaction.source, id=transaction.id)
             idle = [table for table in self.tables.values() if not table.flushing and not table.behind]
             backlogs = [backlog for table in idle if (backlog := table.backlog()) is not None]
@@ -228,7 +229,6 @@ class WriterService:
             return
         self._note_result(table, result, reason)
         if not result.landed and table.stopped is None:
-            self.metrics.planned_again += 1
             await self._catch_up(table)
         self.tell()
 
@@ -236,7 +236,11 @@ class WriterService:
         for listener in self._listeners:
             listener.append(result)
         if result.landed:
-            self.metrics.note(result)
+            self.metrics.add("dolake_flush_total", reason=reason)
+            self.metrics.add("dolake_table_events_total", result.rows, table=str(table.name))
+            self.metrics.add("dolake_flush_files_total", len(result.paths))
+            self.metrics.add("dolake_flush_file_bytes_total", result.bytes_written)
+            self.metrics.observe("dolake_flush_seconds", result.duration_s)
             logger.info("flushed", table=str(table.name), because=reason, rows=result.rows, seconds=round(result.duration_s, 3))
 
     async def _catch_up(self, table: Table) -> None:
@@ -260,7 +264,9 @@ class WriterService:
         if table.waiting_bytes >= DECODE_BYTES:
             await table.decode(self._runtime)
 
-    async def flush(self, names: Sequence[TableName] | None, until: Mapping[str, int], timeout_s: float = FLUSH_TIMEOUT_S) -> dict[str, Any]:
+    async def flush(
+        self, names: Sequence[TableName] | None, until: Mapping[str, int], timeout_s: float = FLUSH_TIMEOUT_S
+    ) -> dict[str, Any]:
         """Commits what the logs hold of these tables (all) below `until`; the `result` of the protocol's flush_response."""
         began_s = self._runtime.clock.monotonic_s()
         landed: list[FlushResult] = []
@@ -300,7 +306,8 @@ class WriterService:
         for table in self._named(names):
             cuts = table.cuts(self._cuts(table)) or {}
             table.requested = any(
-                record.pin.offset < min(cuts.get(record.pin.log_id, 0), until.get(record.pin.log_id, 0)) for record in table.memtable.records
+                record.pin.offset < min(cuts.get(record.pin.log_id, 0), until.get(record.pin.log_id, 0))
+                for record in table.memtable.records
             )
             if table.requested or table.flushing or table.behind:
                 waiting = f"{table.name} is not committed yet"
@@ -319,6 +326,10 @@ class WriterService:
         positions = {tail.log_id: tail.position for tail in self.tails.values()}
         low, pending = plan_low(positions, [pin for table in self.tables.values() for pin in table.pins()])
         failpoints.hit("flush.before_report")
+        self.metrics.set("dolake_writer_memory_bytes", sum(table.memory_bytes() for table in self.tables.values()))
+        self.metrics.set("dolake_table_stopped_count", sum(table.stopped is not None for table in self.tables.values()))
+        self.metrics.set("dolake_store_up_count", not self._trouble["store"])
+        self.metrics.set("dolake_catalog_up_count", not self._trouble["catalog"])
         self.report(
             {
                 "logs": {
@@ -328,6 +339,7 @@ class WriterService:
                 "catalog": "down" if self._trouble["catalog"] else "ok",
                 "reason": "; ".join(filter(None, [*self._trouble.values(), *(tail.trouble for tail in self.tails.values())])),
                 "tables": {str(name): _table_state(table) for name, table in self.tables.items()},
+                "metrics": self.metrics.values(),
             }
         )
 

@@ -59,13 +59,11 @@ def route(record: Record) -> Routed:
         places[table].append(place)
     merged: dict[TableName, list[int]] = {}
     for text, indexes in places.items():
-        # `orders` and `default.orders` are one table.
-        merged[name] = sorted([*merged.get(name, ()), *indexes]) if (name := TableName.parse(text)) in merged else indexes
+        name = TableName.parse(text)  # `orders` and `default.orders` are one table
+        merged[name] = sorted([*merged.get(name, ()), *indexes])
     return Routed(record, tuple((name, _chunk(record, [events[n] for n in indexes], indexes)) for name, indexes in merged.items()))
 
 
 def _chunk(record: Record, events: list[bytes], indexes: Sequence[int]) -> EventChunk:
     entry = record.entry
-    return EventChunk(
-        log=record.log_id, offset=record.offset, source=entry.source, epoch=entry.epoch, events=events, indexes=indexes
-    )
+    return EventChunk(log=record.log_id, offset=record.offset, source=entry.source, epoch=entry.epoch, events=events, indexes=indexes)

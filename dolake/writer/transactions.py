@@ -41,7 +41,9 @@ class OpenTransactions:
         elif self._given_up.get(entry.source) != mark.id:
             before = current or OpenTransaction(entry.source, entry.epoch, mark.id, record.offset, 0, now_s, frozenset())
             self._open[entry.source] = replace(
-                before, size_bytes=before.size_bytes + record.size_bytes, tables=before.tables | {str(TableName.parse(table)) for table in entry.tables}
+                before,
+                size_bytes=before.size_bytes + record.size_bytes,
+                tables=before.tables | {str(TableName.parse(table)) for table in entry.tables},
             )
 
     def expire(self, now_s: float) -> list[OpenTransaction]:

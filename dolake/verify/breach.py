@@ -1,0 +1,17 @@
+"""One thing that is not as it must be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Breach:
+    """`invariant` as the documents number them (I1 … I15), `subject` the table or log, and a sentence that says what is wrong."""
+
+    invariant: str
+    subject: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant} {self.subject}: {self.sentence}"

@@ -1,0 +1,101 @@
+"""All of it: the logs, then each table's history, files and rows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dolake.errors import DolakeError
+from dolake.iceberg.catalog import TableCatalog
+from dolake.iceberg.contents import ContentsReader
+from dolake.iceberg.metadata import LoadedTable
+from dolake.model import TableName
+from dolake.storage.disk import Disk
+from dolake.storage.store import ObjectStore
+from dolake.verify.breach import Breach
+from dolake.verify.files import verify_file, verify_sizes
+from dolake.verify.history import verify_history
+from dolake.verify.logs import LogView, verify_committed, verify_logs
+from dolake.verify.rows import PLACE_COLUMNS, verify_against_log, verify_rows
+
+
+def verify_lake(
+    *,
+    disk: Disk,
+    directories: Sequence[str],
+    catalog: TableCatalog,
+    store: ObjectStore,
+    only: TableName | None = None,
+    progress: Callable[[str], None] = lambda subject: None,
+) -> Iterator[Breach]:
+    """Every breach of I2–I7, I10, I12–I15 that can be seen from the logs, the catalog and the files. Blocks; reads only.
+
+    It may run while dolake does: tables are loaded before the logs are read, so that what is committed meanwhile is not
+    looked for, and a table's rows are compared with the logs up to the offsets it had then.
+    """
+    names = [name for name in catalog.list_tables() if only is None or name == only]
+    tables = [table for name in names if (table := catalog.load(name)) is not None]
+    views: list[LogView] = []
+    progress("logs")
+    for item in verify_logs(disk, directories):
+        if isinstance(item, LogView):
+            views.append(item)
+        else:
+            yield item
+    yield from verify_committed(tables if only is None else [], views)
+    for table in tables:
+        progress(str(table.name))
+        try:
+            yield from _verify_table(table, store, views)
+        except (DolakeError, ValueError) as error:
+            yield Breach("I10", str(table.name), f"cannot be read: {error}")
+
+
+def _verify_table(table: LoadedTable, store: ObjectStore, views: Sequence[LogView]) -> Iterator[Breach]:
+    subject = str(table.name)
+    yield from verify_history(table)
+    reader = ContentsReader(store)
+    yield from verify_sizes(store, subject, [reader.read(snapshot) for snapshot in table.metadata.get("snapshots") or ()])
+    head = table.head
+    if head is None:
+        return
+    pieces: list[pa.Table] = []
+    whole = True
+    for file in reader.read(head).files:
+        data = store.get(file.location)
+        breaches = list(verify_file(file, data, subject))
+        yield from breaches
+        whole = whole and not breaches
+        if file.kind == "data" and whole:
+            columns = [name for name in PLACE_COLUMNS if name in pq.read_schema(io.BytesIO(data)).names]
+            pieces.append(pq.read_table(io.BytesIO(data), columns=columns))
+    if not whole or not pieces or any(set(piece.column_names) != set(PLACE_COLUMNS) for piece in pieces):
+        return  # Its rows say nothing while its files do not; and rows of others carry no places.
+    rows = pa.concat_tables([_plain(piece) for piece in pieces])
+    yield from verify_rows(table, rows)
+    yield from verify_against_log(table, rows, _logged(subject, views))
+
+
+def _plain(piece: pa.Table) -> pa.Table:
+    """Dictionary columns as their values, so that pieces of several files are of one type."""
+    schema = pa.schema(
+        [
+            (field.name, field.type.value_type if pa.types.is_dictionary(field.type) else field.type)
+            for field in piece.select(PLACE_COLUMNS).schema
+        ]
+    )
+    return piece.select(PLACE_COLUMNS).cast(schema)
+
+
+def _logged(subject: str, views: Sequence[LogView]) -> pa.Table:
+    records = [(view.log_id, offset, count) for view in views for (table, offset), count in view.events.items() if table == subject]
+    return pa.table(
+        {
+            "log": pa.array([record[0] for record in records], pa.string()),
+            "offset": pa.array([record[1] for record in records], pa.int64()),
+            "events": pa.array([record[2] for record in records], pa.int64()),
+        }
+    )

@@ -1,0 +1,81 @@
+"""The logs on their own (I2, I3) and against what is committed (I5, I6)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from dolake.buffer.inspect import verify_log
+from dolake.buffer.tail import LogReader
+from dolake.errors import DolakeError
+from dolake.iceberg.metadata import LoadedTable
+from dolake.model import Record, RecordKind, TableName
+from dolake.storage.disk import Disk
+from dolake.verify.breach import Breach
+
+READ_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class LogView:
+    """One log as it can be read now: which offsets, and how many events of which table each record holds."""
+
+    directory: str
+    log_id: str
+    first: int
+    end: int
+    events: Mapping[tuple[str, int], int]
+
+
+def verify_logs(disk: Disk, directories: Sequence[str]) -> Iterator[Breach | LogView]:
+    """Breaches as they are found, and a view of each log that can be read."""
+    for directory in directories:
+        for sentence in verify_log(disk, directory):
+            yield Breach("I2", directory, sentence)
+        try:
+            reader = LogReader(disk, directory)
+            first, end = reader.first_offset(), reader.synced_end()
+            events: Counter[tuple[str, int]] = Counter()
+            sequences: dict[tuple[str, str], int] = {}
+            position = first
+            while position < end and (records := reader.read(position, READ_BYTES)):
+                for record in records:
+                    yield from _verify_sequence(directory, record, sequences)
+                    for table, count in record.entry.tables.items():
+                        events[str(TableName.parse(table)), record.offset] += count
+                position = records[-1].offset + 1
+        except DolakeError as error:
+            yield Breach("I2", directory, str(error))
+            continue
+        yield LogView(directory, reader.log_id, first, end, events)
+
+
+def _verify_sequence(directory: str, record: Record, sequences: dict[tuple[str, str], int]) -> Iterator[Breach]:
+    entry = record.entry
+    if entry.kind not in (RecordKind.BATCH, RecordKind.SCHEMA):
+        return
+    key = (entry.source, entry.epoch)
+    before = sequences.get(key)
+    if before is not None and entry.sequence != before + 1:
+        yield Breach(
+            "I3",
+            directory,
+            f"offset {record.offset}: sequence {entry.sequence} of source {entry.source!r} follows {before}, it must be {before + 1}",
+        )
+    sequences[key] = entry.sequence
+
+
+def verify_committed(tables: Sequence[LoadedTable], views: Sequence[LogView]) -> Iterator[Breach]:
+    """No table has committed what is not synced (I5), and what is trimmed was committed by somebody (I6)."""
+    for view in views:
+        committed = {str(table.name): table.offsets().get(view.log_id, 0) for table in tables}
+        for name, offset in committed.items():
+            if offset > view.end:
+                yield Breach(
+                    "I5", name, f"has committed log {view.log_id} ({view.directory}) up to {offset}, which is synced only up to {view.end}"
+                )
+        if view.first > max(committed.values(), default=0) and view.first > 0 and committed:
+            yield Breach(
+                "I6", view.directory, f"begins at offset {view.first}, and no table has committed further than {max(committed.values())}"
+            )

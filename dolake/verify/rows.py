@@ -1,0 +1,87 @@
+"""Rows of a changelog table: each event once, below the committed offsets, in its source's order (I3, I7), none missing (I13)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dolake.iceberg.metadata import LoadedTable
+from dolake.verify.breach import Breach
+
+PLACE = ["_cdc_log", "_cdc_offset", "_cdc_index"]
+PLACE_COLUMNS = [*PLACE, "_cdc_source", "_cdc_epoch", "_cdc_sequence"]
+ACCEPTED = "dolake.count.accepted"
+SHOWN_MAX = 5  # A broken table breaks everywhere: the first few places say it.
+
+
+def verify_rows(table: LoadedTable, rows: pa.Table) -> Iterator[Breach]:
+    """`rows` holds PLACE_COLUMNS of every row of the head snapshot."""
+    subject = str(table.name)
+    yield from _verify_once(subject, rows)
+    yield from _verify_below_committed(subject, rows, table.offsets())
+    yield from _verify_source_order(subject, rows)
+    accepted = table.properties.get(ACCEPTED)
+    if accepted is not None and int(accepted) != rows.num_rows:
+        yield Breach("I13", subject, f"{accepted} events were accepted for it up to its offsets, and {rows.num_rows} are there")
+
+
+def _verify_once(subject: str, rows: pa.Table) -> Iterator[Breach]:
+    counts = rows.group_by(PLACE).aggregate([([], "count_all")])
+    for place in counts.filter(pc.greater(counts["count_all"], 1)).slice(0, SHOWN_MAX).to_pylist():
+        yield Breach("I7", subject, f"event {place['_cdc_index']} of {_where(place)} is there {place['count_all']} times")
+
+
+def _verify_below_committed(subject: str, rows: pa.Table, offsets: Mapping[str, int]) -> Iterator[Breach]:
+    last = rows.group_by(["_cdc_log"]).aggregate([("_cdc_offset", "max")])
+    for log in last.to_pylist():
+        committed = offsets.get(log["_cdc_log"], 0)
+        if log["_cdc_offset_max"] >= committed:
+            yield Breach(
+                "I7",
+                subject,
+                f"has rows of offset {log['_cdc_offset_max']} of log {log['_cdc_log']}, of which only those below {committed} are committed",
+            )
+
+
+def _verify_source_order(subject: str, rows: pa.Table) -> Iterator[Breach]:
+    """In the order of a log, the sequences of one source and epoch rise: none came twice, none came late."""
+    ordered = rows.select(PLACE_COLUMNS).sort_by([(name, "ascending") for name in ["_cdc_source", "_cdc_epoch", *PLACE]]).combine_chunks()
+    if ordered.num_rows < 2:
+        return
+    before, after = ordered.slice(0, ordered.num_rows - 1), ordered.slice(1)
+    same = None
+    for name in ("_cdc_source", "_cdc_epoch", "_cdc_log"):
+        equal = pc.equal(before[name], after[name])
+        same = equal if same is None else pc.and_(same, equal)
+    broken = pc.and_(same, pc.greater_equal(before["_cdc_sequence"], after["_cdc_sequence"]))
+    for row in after.filter(broken).slice(0, SHOWN_MAX).to_pylist():
+        yield Breach(
+            "I3",
+            subject,
+            f"event {row['_cdc_index']} of {_where(row)} has sequence {row['_cdc_sequence']} of source {row['_cdc_source']!r}, not above the one before it",
+        )
+
+
+def verify_against_log(table: LoadedTable, rows: pa.Table, logged: pa.Table) -> Iterator[Breach]:
+    """`logged` counts this table's events by `log`, `offset` for every record that the logs still hold."""
+    subject, offsets = str(table.name), table.offsets()
+    here = rows.group_by(["_cdc_log", "_cdc_offset"]).aggregate([([], "count_all")])
+    found = {(row["_cdc_log"], row["_cdc_offset"]): row["count_all"] for row in here.to_pylist()}
+    shown = 0
+    for record in logged.to_pylist():
+        if record["offset"] >= offsets.get(record["log"], 0) or shown == SHOWN_MAX:
+            continue
+        count = found.get((record["log"], record["offset"]), 0)
+        if count != record["events"]:
+            shown += 1
+            yield Breach(
+                "I7",
+                subject,
+                f"offset {record['offset']} of log {record['log']} holds {record['events']} events of it, committed are {count}",
+            )
+
+
+def _where(place: Mapping[str, object]) -> str:
+    return f"offset {place['_cdc_offset']} of log {place['_cdc_log']}"
