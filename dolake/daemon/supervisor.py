@@ -1,0 +1,224 @@
+"""`dolake serve`: keeps the three processes of a daemon running, and ends them in order.
+
+It binds the sockets once and hands them down, so that an address outlives the process behind it. It decides nothing about
+restarts itself (`plan`), holds no data, and may be killed like everything else: its children end when their channel to it
+closes. On SIGTERM or SIGINT the ingest half stops accepting and finishes its answers, then the writer half flushes what
+the log holds, then `http` goes; the second signal ends everything at once, which loses nothing that was acked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from dolake.clock import Runtime, real_runtime
+from dolake.config import Settings
+from dolake.daemon.child import INTERRUPTED, ROLES, arm_failpoints
+from dolake.daemon.diagnostics import configure_logging
+from dolake.daemon.listening import address_of, bind
+from dolake.daemon.plan import QUICK_DEATH_S, Death, End, plan_restart
+from dolake.daemon.ready import ReadyFile
+from dolake.errors import LogRefused
+from dolake.storage.disk import LocalDisk, Lock
+
+# How long each child may take to end once asked. The writer's is the time of a last flush of everything.
+_DRAIN_S_MAX = {"ingest": 10.0, "writer": 60.0, "http": 3.0}
+_PARTLY_DONE = 6
+
+log = structlog.get_logger("dolake.daemon")
+
+Command = Callable[[str, Sequence[int]], Sequence[str]]
+
+
+def serve(settings: Settings) -> int:
+    """Runs a whole daemon in the foreground; returns the exit code."""
+    configure_logging("supervisor")
+    arm_failpoints()
+    with contextlib.ExitStack() as held:
+        listeners = {"ingest": held.enter_context(bind(settings, key="port")), "http": held.enter_context(bind(settings, key="http_port"))}
+        os.makedirs(settings.data, exist_ok=True)
+        held.callback(_lock(settings.data).release)
+        supervisor = Supervisor(settings, listeners, real_runtime())
+
+        async def work() -> int:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, supervisor.interrupt)
+            return await supervisor.run()
+
+        return asyncio.run(work())
+
+
+def child_command(role: str, descriptors: Sequence[int]) -> list[str]:
+    """How a child is started: the same interpreter, never a `dolake` folder that happens to lie in the working directory."""
+    return [sys.executable, "-P", "-m", "dolake", role, "--supervised", *map(str, descriptors)]
+
+
+class Supervisor:
+    """The children of one daemon. `command` says how to start one, given its role and the descriptors it inherits."""
+
+    def __init__(
+        self, settings: Settings, listeners: dict[str, socket.socket], runtime: Runtime, *, command: Command = child_command
+    ) -> None:
+        self._settings, self._listeners, self._runtime, self._command = settings, listeners, runtime, command
+        self._children: dict[str, _Child] = {}
+        self._ever_ready: set[str] = set()
+        self._all_ready = False
+        self._stopping = asyncio.Event()
+        self._end: End | None = None
+        cdc, http = address_of(listeners["ingest"]), address_of(listeners["http"])
+        self._ready_file = ReadyFile(settings.ready_path, cdc=f"ws://{cdc}/cdc", http=f"http://{http}")
+        self._addresses = {"cdc": f"ws://{cdc}/cdc", "http": f"http://{http}"}
+
+    def interrupt(self) -> None:
+        """The first time: drain and stop. The second: at once."""
+        if self._stopping.is_set():
+            log.warning("stopping at once; everything acked is in the log")
+            for child in self._children.values():
+                child.send(signal.SIGKILL)
+            self._ready_file.remove()
+            os._exit(INTERRUPTED)
+        log.info("stopping; once more to stop at once")
+        self._stopping.set()
+
+    async def run(self) -> int:
+        """Starts the children, keeps them running until interrupted or one cannot be helped; returns the exit code."""
+        self._ready_file.remove()  # Left by a daemon that was killed.
+        keepers = [self._runtime.tasks.spawn(f"keep-{role}", self._keep(role)) for role in ROLES]
+        stopping = self._runtime.tasks.spawn("stopping", self._stopping.wait())
+        try:
+            await asyncio.wait((stopping, *keepers), return_when=asyncio.FIRST_COMPLETED)
+            self._stopping.set()
+            drained = await self._drain()
+            for keeper in keepers:
+                keeper.cancel()
+            outcomes = await asyncio.gather(*keepers, return_exceptions=True)
+        finally:
+            self._ready_file.remove()
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+        if self._end is not None:
+            return self._end.exit_code
+        return 0 if drained else _PARTLY_DONE
+
+    async def _keep(self, role: str) -> None:
+        """One child after the other, until the daemon stops or a restart is of no use."""
+        quick_deaths = 0
+        while not self._stopping.is_set():
+            child = await self._start(role)
+            exit_code = await child.wait()
+            if self._stopping.is_set():
+                return
+            lived_s = self._runtime.clock.monotonic_s() - child.ready_s if child.ready_s is not None else 0.0
+            quick_deaths = quick_deaths + 1 if lived_s < QUICK_DEATH_S else 1
+            decision = plan_restart(Death(role, exit_code, role in self._ever_ready, quick_deaths))
+            if isinstance(decision, End):
+                log.error("ending: a process cannot go on", process=role, exit_code=exit_code, reason=decision.reason)
+                self._end = decision
+                return
+            log.warning("process ended, restarting", process=role, child=child.pid, exit_code=exit_code, delay_s=decision.delay_s)
+            if decision.delay_s:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), decision.delay_s)
+
+    async def _start(self, role: str) -> _Child:
+        ours, theirs = socket.socketpair()
+        listener = self._listeners.get(role)
+        descriptors = [theirs.fileno(), *([listener.fileno()] if listener is not None else [])]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command(role, descriptors),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=descriptors,
+                process_group=0,  # A Ctrl-C in the terminal reaches the supervisor alone.
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        child = _Child(process, ours)
+        self._children[role] = child
+        if self._all_ready:
+            self._write_ready()
+        child.watch(self._runtime, self._settings.to_json(), lambda: self._became_ready(role, child))
+        return child
+
+    def _became_ready(self, role: str, child: _Child) -> None:
+        child.ready_s = self._runtime.clock.monotonic_s()
+        self._ever_ready.add(role)
+        if not self._all_ready and all(role in self._children and self._children[role].ready_s is not None for role in ROLES):
+            self._all_ready = True
+            self._write_ready()
+            log.info("ready", **self._addresses)
+        else:
+            log.info("process ready", child=child.pid, role=role)
+
+    def _write_ready(self) -> None:
+        self._ready_file.write({role: child.pid for role, child in self._children.items()})
+
+    async def _drain(self) -> bool:
+        """Ends the children in order. False if one had to be killed or ended badly; the log keeps what it did not do."""
+        clean = True
+        for role in ROLES:
+            child = self._children.get(role)
+            if child is None:
+                continue
+            child.send(signal.SIGTERM)
+            try:
+                exit_code = await asyncio.wait_for(child.wait(), _DRAIN_S_MAX[role])
+            except TimeoutError:
+                log.error("process did not end in time, killed", process=role, seconds=_DRAIN_S_MAX[role])
+                child.send(signal.SIGKILL)
+                exit_code = await child.wait()
+            clean = clean and exit_code == 0
+        if not clean:
+            log.warning("not everything was flushed; what was acked is in the log and is committed after the next start")
+        return clean
+
+
+class _Child:
+    """A process that was started, and the channel to it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, channel: socket.socket) -> None:
+        self._process, self._channel = process, channel
+        self.pid = process.pid
+        self.ready_s: float | None = None
+
+    def watch(self, runtime: Runtime, settings: str, ready: Callable[[], None]) -> None:
+        """Hands over the settings, then waits for the child's word."""
+
+        async def talk() -> None:
+            loop = asyncio.get_running_loop()
+            self._channel.setblocking(False)
+            with contextlib.suppress(OSError):  # A child that died early: `wait` tells.
+                await loop.sock_sendall(self._channel, settings.encode() + b"\n")
+                if await loop.sock_recv(self._channel, 64):
+                    ready()
+
+        self._talking = runtime.tasks.spawn(f"channel-{self.pid}", talk())
+
+    async def wait(self) -> int:
+        exit_code = await self._process.wait()
+        await self._talking
+        self._channel.close()
+        return exit_code
+
+    def send(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+
+def _lock(data: str) -> Lock:
+    path = os.path.join(data, "serve.lock")
+    try:
+        return LocalDisk().lock(path)
+    except BlockingIOError:
+        raise LogRefused(f"{data}: another `dolake serve` runs on this directory; stop it first, or give another --data") from None
