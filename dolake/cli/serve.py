@@ -1,0 +1,45 @@
+"""`dolake serve`, and its two halves alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dolake.cli.options import Config, Data, settings_from
+
+serve_app = typer.Typer(add_completion=False)
+ingest_app = typer.Typer(add_completion=False)
+writer_app = typer.Typer(add_completion=False)
+
+Host = Annotated[str | None, typer.Option("--host", help="Address to listen on; loopback only until there are tokens.")]
+Port = Annotated[int | None, typer.Option("--port", help="Websocket port for sources; 0 takes a free one. Default 8765.")]
+HttpPort = Annotated[int | None, typer.Option("--http-port", help="Port of health and metrics; 0 takes a free one. Default 8181.")]
+Warehouse = Annotated[str | None, typer.Option("--warehouse", metavar="URI", help="file:///path or s3://bucket/prefix.")]
+
+
+@serve_app.command()
+def serve(
+    data: Data = None, config: Config = None, host: Host = None, port: Port = None, http_port: HttpPort = None, warehouse: Warehouse = None
+) -> int:
+    """Run a whole daemon in the foreground. DIR/ready.json says where it listens. Ctrl-C flushes and stops."""
+    from dolake.daemon.supervisor import serve as run
+
+    flags = {"host": host, "port": port, "http_port": http_port, "warehouse.uri": warehouse}
+    return run(settings_from(data, config, **flags))
+
+
+@ingest_app.command()
+def ingest(data: Data = None, config: Config = None, host: Host = None, port: Port = None) -> int:
+    """Run the ingest half alone: it takes batches, writes them to the log, and acks them once they are on disk."""
+    from dolake.daemon.child import run_alone
+
+    return run_alone("ingest", settings_from(data, config, host=host, port=port))
+
+
+@writer_app.command()
+def writer(data: Data = None, config: Config = None, warehouse: Warehouse = None) -> int:
+    """Run the writer half alone: it reads the log and commits tables."""
+    from dolake.daemon.child import run_alone
+
+    return run_alone("writer", settings_from(data, config, **{"warehouse.uri": warehouse}))
