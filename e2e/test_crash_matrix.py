@@ -1,0 +1,130 @@
+"""SIGKILL at every failpoint of the log, flush, commit, trim and recovery, with a reader polling throughout (AT-53).
+
+Each failpoint is armed as `kill(file)`: whichever process reaches it while the file is there takes the file away and dies.
+The supervisor starts it again, with the same failpoint armed and no file, so that the next round begins by putting the file
+back. That the file is gone, and the hit is counted in DOLAKE_FAILPOINT_HITS, proves that the failpoint was reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dolake.failpoints import POINTS
+from tests.harness.daemon import Daemon
+from tests.harness.kills import percentile
+from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.oracle import Oracle, ledger_event
+from tests.harness.reader import PollingReader
+from tests.harness.source import Source
+from tests.harness.traffic import drain, steady_traffic, url_of
+from tests.harness.waiting import WaitedTooLong, wait_until
+
+PARTS = ("wal", "recovery", "trim", "flush", "commit", "catalog", "store", "writer", "ingest")
+MATRIX = sorted(name for name in POINTS if name.split(".")[0] in PARTS)
+# Small segments and quick flushes: every moment of a log's life comes by a few times a second.
+SETTINGS = {"DOLAKE_FLUSH_AGE_S": "0.1", "DOLAKE_LOG_SEGMENT_BYTES": "16 KiB", "DOLAKE_COMMIT_SNAPSHOTS_KEPT": "20"}
+# Moments that ordinary traffic does not bring about: another failpoint that does.
+ALSO_ARMED = {"commit.resolve": "catalog.after_swap=50%raise"}
+
+
+def test_the_matrix_covers_every_part_that_can_lose_something() -> None:
+    parts = Counter(name.split(".")[0] for name in MATRIX)
+    assert all(parts[part] for part in ("wal", "recovery", "trim", "flush", "commit", "catalog")), parts
+    assert len(MATRIX) >= 25
+
+
+@pytest.mark.acceptance("AT-53", "AT-01")
+@pytest.mark.parametrize("point", MATRIX)
+def test_a_kill_at_this_moment_loses_nothing_and_shows_no_half_flush(
+    tmp_path: Path, point: str, rounds: int, report: Callable[..., None]
+) -> None:
+    trigger, hits = tmp_path / "kill", tmp_path / "hits"
+    arms = [f"{point}=kill({trigger})", *([ALSO_ARMED[point]] if point in ALSO_ARMED else [])]
+    armed = {"DOLAKE_FAILPOINTS": ";".join(arms), "DOLAKE_FAILPOINT_HITS": str(hits)}
+    oracle = Oracle(tmp_path / "journal")
+    recoveries: list[float] = []
+    with (
+        Daemon(tmp_path / "data", {**SETTINGS, **armed}) as daemon,
+        Lake(daemon.data) as lake,
+        PollingReader(daemon.data, "ledger", oracle) as reader,
+    ):
+        daemon.start()
+
+        async def scenario() -> None:
+            async with steady_traffic(daemon, oracle) as traffic:
+                await asyncio.to_thread(wait_until, lambda: lake.metadata_location("ledger") is not None, "the first flush")
+                for number in range(rounds):
+                    recoveries.append(await one_round(daemon, trigger, oracle, number))
+                    acked = traffic.source.acked
+                    await asyncio.to_thread(wait_until, lambda acked=acked: traffic.source.acked > acked, "acks after the restart")
+            await drain(daemon)
+
+        asyncio.run(scenario())
+        assert_lake_equals_oracle(lake, oracle)
+        assert reader.close() == []
+        assert reader.poll_count > 0
+    counts = Counter(hits.read_text().split())
+    assert counts[point] >= rounds, counts
+    oracle.close()
+    report(point=point, kills=rounds, hits=counts[point], polls=reader.poll_count, ready_again_s_p95=percentile(recoveries, 95))
+
+
+async def one_round(daemon: Daemon, trigger: Path, oracle: Oracle, number: int) -> float:
+    """Until the failpoint has killed its process and the daemon serves again; seconds from the kill to that."""
+    before = await asyncio.to_thread(daemon.wait_ready)
+    await asyncio.to_thread(trigger.touch)
+    provocations = [nothing, declare_another_table, restart_ingest, restart_writer, restart_everything]
+    for provoke in provocations:
+        await provoke(daemon, oracle, number)
+        if await asyncio.to_thread(went_off, trigger):
+            break
+    else:
+        raise AssertionError(f"the failpoint was never reached\n{daemon.tail()}")
+    started = time.monotonic()
+
+    def replaced() -> bool:
+        now = daemon.ready()
+        return now is not None and now.pids != before.pids
+
+    await asyncio.to_thread(wait_until, replaced, "the killed process to be replaced")
+    await asyncio.to_thread(daemon.wait_ready)
+    return time.monotonic() - started
+
+
+def went_off(trigger: Path) -> bool:
+    try:
+        wait_until(lambda: not trigger.exists(), "the failpoint to be reached", 3)
+    except WaitedTooLong:
+        return False
+    return True
+
+
+async def nothing(daemon: Daemon, oracle: Oracle, number: int) -> None:
+    """Ordinary traffic reaches most moments by itself."""
+
+
+async def declare_another_table(daemon: Daemon, oracle: Oracle, number: int) -> None:
+    """A table is created once, so each round needs a new one."""
+    table = f"another_{number}"
+    source = Source(f"source-of-{table}", oracle).declare(table).add([ledger_event(0, table)])
+    await asyncio.wait_for(source.deliver(url_of(daemon)), 60)
+
+
+async def restart_ingest(daemon: Daemon, oracle: Oracle, number: int) -> None:
+    await asyncio.to_thread(daemon.kill, "ingest")
+
+
+async def restart_writer(daemon: Daemon, oracle: Oracle, number: int) -> None:
+    await asyncio.to_thread(daemon.kill, "writer")
+
+
+async def restart_everything(daemon: Daemon, oracle: Oracle, number: int) -> None:
+    """The whole daemon, as after a reboot: recovery with a torn tail."""
+    await asyncio.to_thread(daemon.kill)
+    await asyncio.to_thread(daemon.start, wait=False)
