@@ -5,7 +5,7 @@ is no temporary name and no rename: names are used once and nothing refers to th
 a file under its final name is an orphan like any other. A repeated put overwrites such a file whole.
 
 A directory is only as durable as its name in its parent, so the first settle in a directory syncs every directory above
-it as well, up to the one that holds the root: another process may have made them and died before it could.
+it as well: another process may have made them and died before it could.
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ from collections.abc import Iterator, Sequence
 from dolake.errors import ObjectMissing, StoreUnreachable
 
 _SCHEME = "file://"
+_PROBE = b"dolake was here"
 
 
 class LocalStore:
-    """Objects as files below one directory."""
+    """Objects as files below one directory, which is made when it is first put into."""
 
     def __init__(self, root: str) -> None:
-        """`root` is `file:///absolute/directory`; created if missing. Raises StoreUnreachable."""
+        """`root` is `file:///absolute/directory`; raises ValueError for any other."""
         self.root = root.rstrip("/")
         self._directory = _path(self.root)
-        # Directories whose names are known to be durable up to the root.
+        # Directories whose names are known to be durable.
         self._anchored: set[str] = set()
-        try:
-            os.makedirs(self._directory, exist_ok=True)
-            parent = os.path.dirname(self._directory)
-            while parent != os.path.dirname(parent) and os.access(parent, os.R_OK):
-                _sync_directory(parent)
-                parent = os.path.dirname(parent)
-        except OSError as error:
-            raise _unreachable(error, self._directory) from error
+
+    def probe(self, name: str) -> None:
+        """Puts, settles, reads and deletes a tiny object called `name`. Raises StoreUnreachable."""
+        location = f"{self.root}/dolake-probe-{name}"
+        self.put(location, _PROBE)
+        self.settle([location])
+        if self.get(location) != _PROBE:
+            raise StoreUnreachable(f"{location} came back with other bytes: the disk does not keep what it accepts")
+        self.delete(location)
 
     def put(self, location: str, data: bytes | memoryview) -> None:
         path = self._path(location)
@@ -45,7 +47,7 @@ class LocalStore:
                 self._make_directories(os.path.dirname(path))
                 descriptor = _create(path)
             try:
-                rest = memoryview(data)
+                rest = memoryview(data).cast("B")
                 while rest:
                     rest = rest[os.write(descriptor, rest) :]
                 os.fsync(descriptor)
@@ -58,11 +60,7 @@ class LocalStore:
         try:
             for directory in sorted({os.path.dirname(self._path(location)) for location in locations}):
                 _sync_directory(directory)
-                while directory != self._directory and directory not in self._anchored:
-                    parent = os.path.dirname(directory)
-                    _sync_directory(parent)
-                    self._anchored.add(directory)
-                    directory = parent
+                self._anchor(directory)
         except OSError as error:
             raise _unreachable(error, directory) from error
 
@@ -112,16 +110,26 @@ class LocalStore:
     def _path(self, location: str) -> str:
         """The file of a location. Raises ValueError for one outside the root, however it is spelled."""
         path = _path(location)
-        inside = path == self._directory or path.startswith(self._directory + "/")
-        if not inside or os.path.normpath(path) != path.rstrip("/"):
+        if not self._is_ours(path) or os.path.normpath(path) != path.rstrip("/"):
             raise ValueError(f"{location} does not lie in the warehouse {self.root}")
         return path
 
+    def _is_ours(self, path: str) -> bool:
+        return path == self._directory or path.startswith(self._directory + "/")
+
+    def _anchor(self, directory: str) -> None:
+        """Makes the names of a directory and of all above it durable, unless they are known to be."""
+        while directory not in self._anchored and directory != os.path.dirname(directory):
+            parent = os.path.dirname(directory)
+            # Some of those above the warehouse may be closed to us: they were there before, and are their owner's matter.
+            if self._is_ours(parent) or os.access(parent, os.R_OK):
+                _sync_directory(parent)
+            self._anchored.add(directory)
+            directory = parent
+
     def _make_directories(self, directory: str) -> None:
         os.makedirs(directory, exist_ok=True)
-        while directory != self._directory:
-            self._anchored.discard(directory)
-            directory = os.path.dirname(directory)
+        self._anchored.clear()  # Any of those above may be new as well.
 
 
 def _path(location: str) -> str:
