@@ -137,9 +137,8 @@ class Worker:
             if self.process.alive:
                 loop.call_later(loop.pause_s(), self._deliver)
 
-    def give_way(self) -> None:
-        loop = self.process.loop
-        loop.call_later(loop.pause_s(), self.resume)
+    def give_way(self, seconds: float) -> None:
+        self.process.loop.call_later(seconds, self.resume)
         self._greenlet.parent.switch()
 
     def bury(self) -> None:
@@ -193,7 +192,12 @@ class SimLoop(asyncio.BaseEventLoop):
     def give_way(self) -> None:
         """Lets others run if the caller is in a worker; on the loop itself nothing can."""
         if self.worker is not None:
-            self.worker.give_way()
+            self.worker.give_way(self.pause_s())
+
+    def hold(self, seconds: float) -> None:
+        """Keeps a worker waiting, as a slow disk or server does."""
+        if self.worker is not None:
+            self.worker.give_way(seconds)
 
     def run_in_executor(self, *_: Any) -> Any:
         raise AssertionError("work beside the loop goes through runtime.tasks.run")

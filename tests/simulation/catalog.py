@@ -1,0 +1,133 @@
+"""A catalog whose answers get lost, whose requests land late, and which answers its own client's resend with a conflict.
+
+`CatalogServer` holds the truth, one for the world; each process has its own `CatalogDoor`. Two styles: a `row` catalog
+compares the metadata location that the client's plan was made from (SQL); a `service` checks the client's requirements
+against whatever is current by then (REST). `watch` sees every change before anybody else can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
+from typing import Any
+
+from dolake.errors import CatalogUnreachable, CommitConflict, ObjectMissing
+from dolake.iceberg.metadata import LoadedTable, Requirement, Update, apply_updates, to_bytes, unmet_requirements
+from dolake.model import TableName
+from dolake.storage.store import ObjectStore
+from tests.simulation.faults import Chaos, fingerprint
+from tests.simulation.loop import START_S, Process, SimLoop
+
+Watch = Callable[[LoadedTable | None, LoadedTable], None]
+REQUEST_S_MAX = 30.0
+
+
+class CatalogServer:
+    def __init__(self, chaos: Chaos, loop: SimLoop, *, style: str, watch: Watch) -> None:
+        self.chaos, self.style, self._loop, self._watch = chaos, style, loop, watch
+        self.rows: dict[TableName, LoadedTable] = {}
+
+    def insert(self, table: LoadedTable) -> LoadedTable:
+        if table.name in self.rows:
+            raise CommitConflict(f"{table.name} is there already")
+        return self._accept(None, table)
+
+    def swap_row(self, base: LoadedTable, after: LoadedTable) -> LoadedTable:
+        current = self.rows.get(base.name)
+        if current is None or current.metadata_location != base.metadata_location:
+            raise CommitConflict(f"{base.name} is not at {base.metadata_location} any more")
+        return self._accept(current, after)
+
+    def swap_service(self, name: TableName, location: str, requirements: Sequence[Requirement], updates: Sequence[Update]) -> LoadedTable:
+        current = self.rows.get(name)
+        if current is None:
+            raise CommitConflict(f"{name} is not there")
+        if unmet := unmet_requirements(current.metadata, requirements):
+            raise CommitConflict("; ".join(unmet))
+        now_ms = int((START_S + self._loop.time()) * 1000)
+        return self._accept(current, LoadedTable(name, apply_updates(current, updates, now_ms), location))
+
+    def _accept(self, before: LoadedTable | None, after: LoadedTable) -> LoadedTable:
+        self.rows[after.name] = after
+        self._watch(before, after)
+        return after
+
+    def land_later(self, request: Callable[[], LoadedTable]) -> None:
+        def land() -> None:
+            try:
+                request()
+            except CommitConflict:
+                self.chaos.count("late request refused")
+            else:
+                self.chaos.count("late request landed")
+
+        self._loop.call_later(self.chaos.random.choice([0.01, 1.0, REQUEST_S_MAX]) * self.chaos.random.random(), land, context=Context())
+
+
+class CatalogDoor:
+    """iceberg.catalog.TableCatalog for one process."""
+
+    def __init__(self, server: CatalogServer, store: ObjectStore, process: Process) -> None:
+        self._server, self._store, self._process = server, store, process
+
+    def load(self, table: TableName) -> LoadedTable | None:
+        self._process.step("load", str(table))
+        if self._server.chaos.draw("load_lost"):
+            raise CatalogUnreachable("no answer")
+        row = self._server.rows.get(table)
+        if row is not None and self._server.style == "row":
+            try:
+                self._store.size(row.metadata_location)
+            except ObjectMissing as error:
+                raise CatalogUnreachable(f"{row.metadata_location} is not in the warehouse") from error
+        return row
+
+    def create(self, table: TableName, metadata: dict[str, Any]) -> LoadedTable:
+        created = LoadedTable(table, metadata, self._location(metadata))
+        self._put(created)
+        return self._request(f"create {table}", lambda: self._server.insert(created))
+
+    def swap(self, base: LoadedTable, requirements: Sequence[Requirement], updates: Sequence[Update]) -> LoadedTable:
+        location = self._location(base.metadata)
+        detail = f"swap {base.name} {fingerprint(repr((requirements, updates)).encode())}"
+        if self._server.style == "service":
+            return self._request(detail, lambda: self._server.swap_service(base.name, location, requirements, updates))
+        if unmet := unmet_requirements(base.metadata, requirements):
+            raise CommitConflict("; ".join(unmet))
+        after = LoadedTable(base.name, apply_updates(base, updates, self._process.runtime.clock.now_ms()), location)
+        self._put(after)
+        return self._request(detail, lambda: self._server.swap_row(base, after))
+
+    def list_tables(self) -> list[TableName]:
+        self._process.step("list_tables")
+        return sorted(self._server.rows)
+
+    def drop(self, table: TableName) -> None:
+        self._process.step("drop", str(table))
+        self._server.rows.pop(table, None)
+
+    def _request(self, detail: str, request: Callable[[], LoadedTable]) -> LoadedTable:
+        chaos = self._server.chaos
+        self._process.step("request", detail)
+        if chaos.draw("swap_slow"):
+            self._process.loop.hold(chaos.random.uniform(0.0, 5.0))
+            self._process.check()
+        fault = chaos.draw("swap_lost_before", "swap_lost_after", "swap_late", "swap_conflict_after_own")
+        if fault == "swap_late":
+            self._server.land_later(request)
+        elif fault != "swap_lost_before":
+            answer = request()  # May raise CommitConflict: an honest one.
+            if fault is None:
+                self._process.step("answer", detail)
+                return answer
+            if fault == "swap_conflict_after_own":
+                raise CommitConflict("the table has moved on (by this very request, which was sent twice)")
+        raise CatalogUnreachable("no answer")
+
+    def _put(self, table: LoadedTable) -> None:
+        if self._server.style == "row":
+            self._store.put(table.metadata_location, to_bytes(table.metadata))
+            self._store.settle([table.metadata_location])
+
+    def _location(self, metadata: Mapping[str, Any]) -> str:
+        return f"{metadata['location']}/metadata/{self._process.runtime.random.uuid()}.metadata.json"

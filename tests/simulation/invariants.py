@@ -1,0 +1,197 @@
+"""The invariants, as functions that speak: one sentence for each breach, nothing when all is well.
+
+They look at what is really there, past every door: the catalog's rows, the warehouse's objects, the platter's bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.parquet as pq
+from pyiceberg.manifest import ManifestEntryStatus, read_manifest_list
+
+from dolake.iceberg.file_io import StoreFileIO
+from dolake.iceberg.metadata import EPOCH, INSTANCE, LoadedTable, offsets_in
+from dolake.storage.store import ObjectStore
+
+PLACE = ("_cdc_log", "_cdc_offset", "_cdc_index")
+ORIGIN = ("_cdc_source", "_cdc_epoch", "_cdc_sequence")
+
+
+@dataclass
+class Committed:
+    """One table as the checks have seen it grow: where each row came from, who owned which epoch."""
+
+    rows: dict[tuple[str, int, int], Mapping[str, Any]] = field(default_factory=dict)
+    owners: dict[int, str] = field(default_factory=dict)
+    ended: dict[str, int] = field(default_factory=dict)
+
+
+def check_change(
+    history: Committed,
+    before: LoadedTable | None,
+    after: LoadedTable,
+    *,
+    store: ObjectStore,
+    durable: Callable[[str], int | None],
+    synced_end: Callable[[str], int],
+) -> Iterator[str]:
+    """What the catalog has just accepted. `durable` says an object's size as a power cut would leave it, None if it would be gone."""
+    yield from _check_offsets(before, after, synced_end)
+    yield from _check_owner(history, before, after)
+    if before is not None and before.uuid != after.uuid:
+        yield f"{after.name}: the table's uuid changed"
+    snapshot = after.head
+    if snapshot is None or (before is not None and before.head_id == snapshot["snapshot-id"]):
+        return
+    if before is not None and before.head is not None and snapshot["timestamp-ms"] < before.head["timestamp-ms"]:
+        yield f"I14: {after.name}: snapshot timestamps go back"
+    if offsets_in(snapshot["summary"]) != after.offsets():
+        yield f"{after.name}: the snapshot's summary says {offsets_in(snapshot['summary'])}, the properties {after.offsets()}"
+    yield from _check_new_rows(history, before, after, snapshot, store, durable)
+
+
+def _check_offsets(before: LoadedTable | None, after: LoadedTable, synced_end: Callable[[str], int]) -> Iterator[str]:
+    old = before.offsets() if before is not None else {}
+    new = after.offsets()
+    for log in sorted(old.keys() | new.keys()):
+        if new.get(log, 0) < old.get(log, 0):
+            yield f"I4: {after.name}: offset of log {log} fell from {old.get(log, 0)} to {new.get(log, 0)}"
+        if new.get(log, 0) > old.get(log, 0) and new[log] > synced_end(log):
+            yield f"I5: {after.name}: committed {new[log]} of log {log}, whose durable end is {synced_end(log)}"
+
+
+def _check_owner(history: Committed, before: LoadedTable | None, after: LoadedTable) -> Iterator[str]:
+    if before is not None and after.owner_epoch < before.owner_epoch:
+        yield f"I12: {after.name}: epoch fell from {before.owner_epoch} to {after.owner_epoch}"
+    if after.owner_epoch and history.owners.setdefault(after.owner_epoch, after.instance) != after.instance:
+        yield f"I14: {after.name}: epoch {after.owner_epoch} has two owners"
+    snapshot = after.head
+    if snapshot is not None and (snapshot["summary"].get(EPOCH), snapshot["summary"].get(INSTANCE)) != (
+        str(after.owner_epoch),
+        after.instance,
+    ):
+        yield f"I12: {after.name}: the head's summary names another owner than the properties"
+
+
+def _check_new_rows(
+    history: Committed,
+    before: LoadedTable | None,
+    after: LoadedTable,
+    snapshot: Mapping[str, Any],
+    store: ObjectStore,
+    durable: Callable[[str], int | None],
+) -> Iterator[str]:
+    old = before.offsets() if before is not None else {}
+    new = after.offsets()
+    named = [(snapshot["manifest-list"], None)]
+    counted = 0
+    for manifest in read_manifest_list(StoreFileIO(store).new_input(snapshot["manifest-list"])):
+        named.append((manifest.manifest_path, manifest.manifest_length))
+        if manifest.added_snapshot_id != snapshot["snapshot-id"]:
+            continue
+        for entry in manifest.fetch_manifest_entry(StoreFileIO(store)):
+            if entry.status != ManifestEntryStatus.ADDED or entry.snapshot_id != snapshot["snapshot-id"]:
+                continue
+            file = entry.data_file
+            named.append((file.file_path, file.file_size_in_bytes))
+            rows = read_rows(store.get(file.file_path))
+            counted += len(rows)
+            if len(rows) != file.record_count:
+                yield f"I10: {file.file_path} holds {len(rows)} rows, its entry says {file.record_count}"
+            yield from _note_rows(history, after, rows, old, new)
+    yield from _check_objects(named, durable)
+    if counted != int(snapshot["summary"].get("added-records", 0)):
+        yield f"I13: {after.name}: the summary says {snapshot['summary'].get('added-records')} rows were added, {counted} were"
+
+
+def _note_rows(
+    history: Committed, after: LoadedTable, rows: Sequence[Mapping[str, Any]], old: Mapping[str, int], new: Mapping[str, int]
+) -> Iterator[str]:
+    for row in rows:
+        log, offset, _ = place = (row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])
+        if place in history.rows:
+            yield f"I7: {after.name}: the row at {place} is committed twice"
+        if not old.get(log, 0) <= offset < new.get(log, 0):
+            yield f"I7: {after.name}: a row of offset {offset} came with the range {old.get(log, 0)}..{new.get(log, 0)} of log {log}"
+        history.rows[place] = row
+
+
+def _check_objects(named: Iterable[tuple[str, int | None]], durable: Callable[[str], int | None]) -> Iterator[str]:
+    for location, size_bytes in named:
+        found = durable(location)
+        if found is None:
+            yield f"I10: a snapshot names {location}, which a power cut would take away"
+        elif size_bytes is not None and found != size_bytes:
+            yield f"I10: {location} has {found} durable bytes, its entry says {size_bytes}"
+
+
+def read_rows(data: bytes) -> list[dict[str, Any]]:
+    """All rows of a Parquet file; raises if a page's checksum does not match (I15)."""
+    rows: list[dict[str, Any]] = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read().to_pylist()
+    return rows
+
+
+def check_table(table: LoadedTable, history: Committed, store: ObjectStore) -> Iterator[str]:
+    """The whole table as a reader finds it: every live file once, every row that was ever committed, none besides."""
+    head = table.head
+    found: Counter[tuple[str, int, int]] = Counter()
+    files: Counter[str] = Counter()
+    if head is not None:
+        for manifest in read_manifest_list(StoreFileIO(store).new_input(head["manifest-list"])):
+            for entry in manifest.fetch_manifest_entry(StoreFileIO(store), discard_deleted=True):
+                files[entry.data_file.file_path] += 1
+                for row in read_rows(store.get(entry.data_file.file_path)):
+                    found[(row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])] += 1
+    for location, count in files.items():
+        if count > 1:
+            yield f"{table.name}: {location} is listed {count} times"
+    for place in sorted(found.keys() | history.rows.keys()):
+        if found[place] != (place in history.rows):
+            yield f"I7: {table.name}: the row at {place} is in the table {found[place]} times"
+
+
+@dataclass
+class Journal:
+    """What the producers know, kept outside the daemon: each event's text by its name, and which batches were answered.
+
+    An event is named (source, epoch, event sequence).
+    """
+
+    sent: dict[tuple[str, str, int], Mapping[str, Any]] = field(default_factory=dict)
+    acked: set[tuple[str, str, int]] = field(default_factory=set)
+
+
+def check_events(journal: Journal, tables: Mapping[str, Committed]) -> Iterator[str]:
+    """Every acked event is in its table once; nothing is there that was not sent; unacked ones once or not at all."""
+    found: Counter[tuple[str, str, int]] = Counter()
+    for name in sorted(tables):
+        for row in tables[name].rows.values():
+            event = (row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"])
+            found[event] += 1
+            if event not in journal.sent:
+                yield f"{name}: {event} was never sent"
+            else:
+                expected = journal.sent[event]
+                if expected["table"] != name or any(row[key] != value for key, value in expected["row"].items()):
+                    yield f"{name}: {event} is {row}, sent was {expected}"
+    for event, count in sorted(found.items()):
+        if count > 1:
+            yield f"I7: {event} is in the tables {count} times"
+    for event in sorted(journal.acked - found.keys()):
+        yield f"I1: {event} was acked and is in no table"
+
+
+def check_order(name: str, table: Committed) -> Iterator[str]:
+    """A source's events stand in the order in which it sent them."""
+    last: dict[tuple[str, str], int] = {}
+    for place in sorted(table.rows):
+        row = table.rows[place]
+        key = (row["_cdc_source"], row["_cdc_epoch"])
+        if row["_cdc_sequence"] <= last.get(key, -1):
+            yield f"{name}: {key} event {row['_cdc_sequence']} stands behind {last[key]}"
+        last[key] = row["_cdc_sequence"]
