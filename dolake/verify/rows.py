@@ -41,7 +41,7 @@ def _verify_below_committed(subject: str, rows: pa.Table, offsets: Mapping[str, 
             yield Breach(
                 "I7",
                 subject,
-                f"has rows of offset {log['_cdc_offset_max']} of log {log['_cdc_log']}, of which only those below {committed} are committed",
+                f"has rows of offset {log['_cdc_offset_max']} of log {log['_cdc_log']}, committed is only what is below {committed}",
             )
 
 
@@ -60,7 +60,7 @@ def _verify_source_order(subject: str, rows: pa.Table) -> Iterator[Breach]:
         yield Breach(
             "I3",
             subject,
-            f"event {row['_cdc_index']} of {_where(row)} has sequence {row['_cdc_sequence']} of source {row['_cdc_source']!r}, not above the one before it",
+            f"event {row['_cdc_index']} of {_where(row)}: sequence {row['_cdc_sequence']} of source {row['_cdc_source']!r} does not rise",
         )
 
 
