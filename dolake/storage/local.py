@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from dolake.errors import ObjectMissing, StoreUnreachable
+from dolake.storage.disk import Disk, File, LocalDisk
 
 _SCHEME = "file://"
 _PROBE = b"dolake was here"
@@ -22,8 +23,9 @@ _PROBE = b"dolake was here"
 class LocalStore:
     """Objects as files below one directory, which is made when it is first put into."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, disk: Disk | None = None) -> None:
         """`root` is `file:///absolute/directory`; raises ValueError for any other."""
+        self._disk = disk or LocalDisk()
         self.root = root.rstrip("/")
         self._directory = _path(self.root)
         # Directories whose names are known to be durable.
@@ -41,25 +43,19 @@ class LocalStore:
     def put(self, location: str, data: bytes | memoryview) -> None:
         path = self._path(location)
         try:
+            file = self._create(path)
             try:
-                descriptor = _create(path)
-            except FileNotFoundError:
-                self._make_directories(os.path.dirname(path))
-                descriptor = _create(path)
-            try:
-                rest = memoryview(data).cast("B")
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
-                os.fsync(descriptor)
+                file.write_at(0, [memoryview(data).cast("B")])
+                file.sync()
             finally:
-                os.close(descriptor)
+                file.close()
         except OSError as error:
             raise _unreachable(error, path) from error
 
     def settle(self, locations: Sequence[str]) -> None:
         try:
             for directory in sorted({os.path.dirname(self._path(location)) for location in locations}):
-                _sync_directory(directory)
+                self._disk.sync_directory(directory)
                 self._anchor(directory)
         except OSError as error:
             raise _unreachable(error, directory) from error
@@ -67,8 +63,11 @@ class LocalStore:
     def get(self, location: str) -> bytes:
         path = self._path(location)
         try:
-            with open(path, "rb") as file:
-                return file.read()
+            file = self._disk.open(path)
+            try:
+                return file.read_at(0, file.size())
+            finally:
+                file.close()
         except (FileNotFoundError, IsADirectoryError) as error:
             raise ObjectMissing(f"{location} is not in the warehouse") from error
         except OSError as error:
@@ -77,7 +76,7 @@ class LocalStore:
     def size(self, location: str) -> int:
         path = self._path(location)
         try:
-            return os.stat(path).st_size
+            return self._size(path)
         except FileNotFoundError as error:
             raise ObjectMissing(f"{location} is not in the warehouse") from error
         except OSError as error:
@@ -86,22 +85,17 @@ class LocalStore:
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """As an object store lists: every object whose location begins with `prefix`, in order."""
         path = self._path(prefix)
-        start = path if os.path.isdir(path) else os.path.dirname(path)
-        for directory, children, names in os.walk(start):
-            children.sort()
-            for name in sorted(names):
-                file = os.path.join(directory, name)
-                if not file.startswith(path):
-                    continue
+        for file in self._files(path if path == self._directory else os.path.dirname(path)):
+            if file.startswith(path):
                 try:
-                    yield self.root + file[len(self._directory) :], os.stat(file).st_size
+                    yield self.root + file[len(self._directory) :], self._size(file)
                 except FileNotFoundError:
                     continue  # Deleted since the directory was read.
 
     def delete(self, location: str) -> None:
         path = self._path(location)
         try:
-            os.unlink(path)
+            self._disk.unlink(path)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -121,33 +115,52 @@ class LocalStore:
         """Makes the names of a directory and of all above it durable, unless they are known to be."""
         while directory not in self._anchored and directory != os.path.dirname(directory):
             parent = os.path.dirname(directory)
-            # Some of those above the warehouse may be closed to us: they were there before, and are their owner's matter.
-            if self._is_ours(parent) or os.access(parent, os.R_OK):
-                _sync_directory(parent)
+            try:
+                self._disk.sync_directory(parent)
+            except PermissionError:
+                # Some of those above the warehouse may be closed to us: they were there before, and are their owner's matter.
+                if self._is_ours(parent):
+                    raise
             self._anchored.add(directory)
             directory = parent
 
-    def _make_directories(self, directory: str) -> None:
-        os.makedirs(directory, exist_ok=True)
-        self._anchored.clear()  # Any of those above may be new as well.
+    def _create(self, path: str) -> File:
+        """A new file at `path`, in place of what an earlier try left there."""
+        for _ in range(2):
+            try:
+                return self._disk.create(path)
+            except FileNotFoundError:
+                self._disk.make_directories(os.path.dirname(path))
+                self._anchored.clear()  # Any of those above may be new as well.
+            except FileExistsError:
+                self._disk.unlink(path)
+        return self._disk.create(path)
+
+    def _size(self, path: str) -> int:
+        file = self._disk.open(path)
+        try:
+            return file.size()
+        finally:
+            file.close()
+
+    def _files(self, directory: str) -> Iterator[str]:
+        """Every file below a directory, sorted."""
+        try:
+            names = self._disk.list(directory)
+        except FileNotFoundError:
+            return
+        for name in names:
+            path = f"{directory}/{name}"
+            try:
+                yield from self._files(path)
+            except NotADirectoryError:
+                yield path
 
 
 def _path(location: str) -> str:
     if not location.startswith(_SCHEME + "/"):
         raise ValueError(f"a local warehouse is file:///absolute/directory, not {location}")
     return location[len(_SCHEME) :]
-
-
-def _create(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unreachable(error: OSError, path: str) -> StoreUnreachable:
