@@ -108,7 +108,7 @@ class SimDisk:
 
     def __init__(self, chaos: Chaos, root: str, capacity: int = 1 << 40) -> None:
         self.chaos, self.capacity = chaos, capacity
-        self._root = root
+        self.root = root
         self.names: dict[str, Node] = {root: DirectoryNode()}
         self.durable_names: dict[str, Node] = dict(self.names)
         self._pending: dict[str, list[Changes]] = {}
@@ -139,7 +139,7 @@ class SimDisk:
                 if keep:
                     self._settle_names(change)
         self._pending.clear()
-        self.names = {self._root: self.durable_names[self._root]}
+        self.names = {self.root: self.durable_names[self.root]}
         for path in sorted(self.durable_names, key=lambda path: (path.count("/"), path)):
             if posixpath.dirname(path) in self.names:  # A name whose directory is gone is gone with it.
                 self.names[path] = self.durable_names[path]
@@ -151,9 +151,13 @@ class SimDisk:
             elif isinstance(node, CounterNode):
                 node.values = [self.chaos.random.choice([0, node.values[-1], self.chaos.random.choice(node.values)])]
 
-    def durable_files(self) -> dict[str, bytes]:
-        """Files as they would be if all that is unsynced were lost now."""
-        return {path: bytes(node.durable) for path, node in self.durable_names.items() if isinstance(node, Inode)}
+    def is_durable(self, path: str) -> bool:
+        """Whether the name, and those of all directories above it, would survive a power cut."""
+        while path != self.root:
+            if path not in self.durable_names:
+                return False
+            path = posixpath.dirname(path)
+        return True
 
     def used(self) -> int:
         return sum(len(node.cached) for node in self.names.values() if isinstance(node, Inode))
@@ -201,8 +205,8 @@ class DiskDoor:
 
     def list(self, directory: str) -> list[str]:
         self.enter("list", directory)
-        if not isinstance(self.disk.names.get(directory), DirectoryNode):
-            raise _error(errno.ENOENT, directory)
+        if not isinstance(self._node(directory), DirectoryNode):
+            raise _error(errno.ENOTDIR, directory)
         return sorted(posixpath.basename(path) for path in self.disk.names if posixpath.dirname(path) == directory)
 
     def exists(self, path: str) -> bool:
@@ -232,6 +236,8 @@ class DiskDoor:
 
     def sync_directory(self, path: str) -> None:
         self.enter("sync_directory", path)
+        if self.disk.root.startswith(path.rstrip("/") + "/"):
+            return  # Above all that is simulated: there before, and durable.
         if not isinstance(self.disk.names.get(path), DirectoryNode):
             raise _error(errno.ENOENT, path)
         self.disk.chaos.fail_maybe("sync_directory_eio", path)

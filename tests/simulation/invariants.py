@@ -9,7 +9,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, cast
 
 import pyarrow.parquet as pq
 from pyiceberg.manifest import ManifestEntryStatus, read_manifest_list
@@ -18,8 +18,15 @@ from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.metadata import EPOCH, INSTANCE, LoadedTable, offsets_in
 from dolake.storage.store import ObjectStore
 
-PLACE = ("_cdc_log", "_cdc_offset", "_cdc_index")
-ORIGIN = ("_cdc_source", "_cdc_epoch", "_cdc_sequence")
+
+class Objects(Protocol):
+    """The warehouse past every door."""
+
+    def get(self, location: str) -> bytes: ...
+
+    def durable_size(self, location: str) -> int | None:
+        """Bytes as a power cut would leave them; None if the object would be gone or changed."""
+        ...
 
 
 @dataclass
@@ -36,11 +43,10 @@ def check_change(
     before: LoadedTable | None,
     after: LoadedTable,
     *,
-    store: ObjectStore,
-    durable: Callable[[str], int | None],
+    objects: Objects,
     synced_end: Callable[[str], int],
 ) -> Iterator[str]:
-    """What the catalog has just accepted. `durable` says an object's size as a power cut would leave it, None if it would be gone."""
+    """What the catalog has just accepted. `synced_end` says what of a log would survive a power cut."""
     yield from _check_offsets(before, after, synced_end)
     yield from _check_owner(history, before, after)
     if before is not None and before.uuid != after.uuid:
@@ -52,7 +58,11 @@ def check_change(
         yield f"I14: {after.name}: snapshot timestamps go back"
     if offsets_in(snapshot["summary"]) != after.offsets():
         yield f"{after.name}: the snapshot's summary says {offsets_in(snapshot['summary'])}, the properties {after.offsets()}"
-    yield from _check_new_rows(history, before, after, snapshot, store, durable)
+    yield from _check_new_rows(history, before, after, snapshot, objects)
+
+
+def _reader(objects: Objects) -> StoreFileIO:
+    return StoreFileIO(cast(ObjectStore, objects))  # Only ever asked for `get`.
 
 
 def _check_offsets(before: LoadedTable | None, after: LoadedTable, synced_end: Callable[[str], int]) -> Iterator[str]:
@@ -83,28 +93,27 @@ def _check_new_rows(
     before: LoadedTable | None,
     after: LoadedTable,
     snapshot: Mapping[str, Any],
-    store: ObjectStore,
-    durable: Callable[[str], int | None],
+    objects: Objects,
 ) -> Iterator[str]:
     old = before.offsets() if before is not None else {}
     new = after.offsets()
     named = [(snapshot["manifest-list"], None)]
     counted = 0
-    for manifest in read_manifest_list(StoreFileIO(store).new_input(snapshot["manifest-list"])):
+    for manifest in read_manifest_list(_reader(objects).new_input(snapshot["manifest-list"])):
         named.append((manifest.manifest_path, manifest.manifest_length))
         if manifest.added_snapshot_id != snapshot["snapshot-id"]:
             continue
-        for entry in manifest.fetch_manifest_entry(StoreFileIO(store)):
+        for entry in manifest.fetch_manifest_entry(_reader(objects)):
             if entry.status != ManifestEntryStatus.ADDED or entry.snapshot_id != snapshot["snapshot-id"]:
                 continue
             file = entry.data_file
             named.append((file.file_path, file.file_size_in_bytes))
-            rows = read_rows(store.get(file.file_path))
+            rows = read_rows(objects.get(file.file_path))
             counted += len(rows)
             if len(rows) != file.record_count:
                 yield f"I10: {file.file_path} holds {len(rows)} rows, its entry says {file.record_count}"
             yield from _note_rows(history, after, rows, old, new)
-    yield from _check_objects(named, durable)
+    yield from _check_objects(named, objects)
     if counted != int(snapshot["summary"].get("added-records", 0)):
         yield f"I13: {after.name}: the summary says {snapshot['summary'].get('added-records')} rows were added, {counted} were"
 
@@ -121,9 +130,9 @@ def _note_rows(
         history.rows[place] = row
 
 
-def _check_objects(named: Iterable[tuple[str, int | None]], durable: Callable[[str], int | None]) -> Iterator[str]:
+def _check_objects(named: Iterable[tuple[str, int | None]], objects: Objects) -> Iterator[str]:
     for location, size_bytes in named:
-        found = durable(location)
+        found = objects.durable_size(location)
         if found is None:
             yield f"I10: a snapshot names {location}, which a power cut would take away"
         elif size_bytes is not None and found != size_bytes:
@@ -136,16 +145,16 @@ def read_rows(data: bytes) -> list[dict[str, Any]]:
     return rows
 
 
-def check_table(table: LoadedTable, history: Committed, store: ObjectStore) -> Iterator[str]:
+def check_table(table: LoadedTable, history: Committed, objects: Objects) -> Iterator[str]:
     """The whole table as a reader finds it: every live file once, every row that was ever committed, none besides."""
     head = table.head
     found: Counter[tuple[str, int, int]] = Counter()
     files: Counter[str] = Counter()
     if head is not None:
-        for manifest in read_manifest_list(StoreFileIO(store).new_input(head["manifest-list"])):
-            for entry in manifest.fetch_manifest_entry(StoreFileIO(store), discard_deleted=True):
+        for manifest in read_manifest_list(_reader(objects).new_input(head["manifest-list"])):
+            for entry in manifest.fetch_manifest_entry(_reader(objects), discard_deleted=True):
                 files[entry.data_file.file_path] += 1
-                for row in read_rows(store.get(entry.data_file.file_path)):
+                for row in read_rows(objects.get(entry.data_file.file_path)):
                     found[(row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])] += 1
     for location, count in files.items():
         if count > 1:

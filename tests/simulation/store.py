@@ -1,49 +1,49 @@
-"""An object store that answers late, not at all, or after the fact; and, as a local warehouse, forgets what was not synced.
+"""An object store that answers late, not at all, or after the fact.
 
-`Warehouse` is the server's side, one for the world; a process comes in through its own `StoreDoor`.
+`Warehouse` is the server's side, one for the world; a process comes in through its own `StoreDoor`. What it has accepted
+it keeps, also through power cuts. A local warehouse is the product's own LocalStore on the simulated disk; `PlatterStore`
+looks at what it has written without passing a door.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context
+from typing import TypeVar
 
 from dolake.errors import ObjectMissing, StoreUnreachable
+from tests.simulation.disk import Inode, SimDisk
 from tests.simulation.faults import Breach, Chaos, fingerprint
 from tests.simulation.loop import Process, SimLoop
 
+T = TypeVar("T")
+LATE_S_MAX = 30.0
+
 
 class Warehouse:
-    """Objects by location. `local`: an object is durable only once its name was settled, as on a file system."""
+    """Objects by location."""
 
-    def __init__(self, chaos: Chaos, loop: SimLoop, root: str, *, local: bool) -> None:
-        self.chaos, self.root, self.local = chaos, root, local
-        self._loop = loop
+    def __init__(self, chaos: Chaos, loop: SimLoop, root: str) -> None:
+        self.chaos, self.root, self._loop = chaos, root, loop
         self.objects: dict[str, bytes] = {}
-        self.unsettled: set[str] = set()
 
     def store(self, location: str, data: bytes) -> None:
-        known = self.objects.get(location)
-        if known is not None and known != data:
+        known = self.objects.setdefault(location, data)
+        if known != data:
             raise Breach(f"{location} was put twice with different bytes: names are never used again")
-        if known is None and self.local:
-            self.unsettled.add(location)
-        self.objects[location] = data
 
     def store_later(self, location: str, data: bytes) -> None:
-        delay_s = self.chaos.random.uniform(0.0, 30.0)
-        self._loop.call_later(delay_s, self.store, location, data, context=Context())
+        self._loop.call_later(self.chaos.random.uniform(0.0, LATE_S_MAX), self.store, location, data, context=Context())
 
-    def cut_power(self) -> None:
-        """A local warehouse loses the names that were not settled, as they please."""
-        for location in sorted(self.unsettled):
-            if self.chaos.random.random() < 0.5:
-                self.chaos.count("objects lost")
-                del self.objects[location]
-        self.unsettled.clear()
+    def get(self, location: str) -> bytes:
+        try:
+            return self.objects[location]
+        except KeyError:
+            raise ObjectMissing(location) from None
 
-    def is_durable(self, location: str) -> bool:
-        return location in self.objects and location not in self.unsettled
+    def durable_size(self, location: str) -> int | None:
+        """The object's size as a power cut would leave it; None if it would be gone."""
+        return len(self.objects[location]) if location in self.objects else None
 
 
 class StoreDoor:
@@ -53,11 +53,14 @@ class StoreDoor:
         self.warehouse, self.process = warehouse, process
         self.root = warehouse.root
 
+    def probe(self, name: str) -> None:
+        self._answer("probe", name, lambda: None)
+
     def put(self, location: str, data: bytes | memoryview) -> None:
         content = bytes(data)
-        self._enter("put", f"{location} {fingerprint(content)}")
+        self.process.step("put", f"{location} {fingerprint(content)}")
         fault = self.warehouse.chaos.draw("put_lost_before", "put_lost_after", "put_late")
-        if fault == "put_late" and not self.warehouse.local:
+        if fault == "put_late":
             self.warehouse.store_later(location, content)
         elif fault != "put_lost_before":
             self.warehouse.store(location, content)
@@ -66,43 +69,43 @@ class StoreDoor:
         self.process.step("put answered")
 
     def settle(self, locations: Sequence[str]) -> None:
-        self._enter("settle", " ".join(locations))
-        if self.warehouse.chaos.draw("settle_fails"):
-            raise StoreUnreachable("the warehouse's directory cannot be synced")
-        for location in locations:
-            if location not in self.warehouse.objects:
-                raise ObjectMissing(location)
-        self.warehouse.unsettled.difference_update(locations)
+        self.process.step("settle", " ".join(locations))
 
     def get(self, location: str) -> bytes:
-        self._enter("get", location)
-        return self._answer(lambda: self._object(location))
+        return self._answer("get", location, lambda: self.warehouse.get(location))
 
     def size(self, location: str) -> int:
-        self._enter("size", location)
-        return self._answer(lambda: len(self._object(location)))
+        return self._answer("size", location, lambda: len(self.warehouse.get(location)))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        self._enter("list", prefix)
-        return iter(sorted((name, len(data)) for name, data in self.warehouse.objects.items() if name.startswith(prefix)))
+        objects = self._answer("list", prefix, lambda: dict(self.warehouse.objects))
+        return iter(sorted((name, len(data)) for name, data in objects.items() if name.startswith(prefix)))
 
     def delete(self, location: str) -> None:
-        self._enter("delete", location)
-        self.warehouse.objects.pop(location, None)
-        self.warehouse.unsettled.discard(location)
+        self._answer("delete", location, lambda: self.warehouse.objects.pop(location, None))
 
-    def _enter(self, operation: str, detail: str) -> None:
+    def _answer(self, operation: str, detail: str, work: Callable[[], T]) -> T:
         self.process.step(operation, detail)
-        if self.process.detached and self.warehouse.local:
-            raise StoreUnreachable("the disk is gone")
-
-    def _answer(self, work: Callable[[], object]):
         if self.warehouse.chaos.draw("get_lost"):
             raise StoreUnreachable("no answer")
         return work()
 
-    def _object(self, location: str) -> bytes:
-        try:
-            return self.warehouse.objects[location]
-        except KeyError:
-            raise ObjectMissing(location) from None
+
+class PlatterStore:
+    """A local warehouse as its checks see it: `file://` objects on the simulated disk, past every door."""
+
+    def __init__(self, disk: SimDisk) -> None:
+        self._disk = disk
+
+    def get(self, location: str) -> bytes:
+        node = self._disk.names.get(location.removeprefix("file://"))
+        if not isinstance(node, Inode):
+            raise ObjectMissing(location)
+        return bytes(node.cached)
+
+    def durable_size(self, location: str) -> int | None:
+        path = location.removeprefix("file://")
+        node = self._disk.durable_names.get(path)
+        if not isinstance(node, Inode) or not self._disk.is_durable(path):
+            return None
+        return len(node.durable) if node.durable == node.cached else None
