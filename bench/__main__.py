@@ -1,0 +1,92 @@
+"""`python -m bench`: every benchmark on two cores, a table to read and JSON to keep."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.baseline import baseline
+from bench.commits import commits
+from bench.machine import machine_id, use_cores
+from bench.streaming import BATCH_EVENTS, latency, throughput
+
+RESULTS = Path(__file__).parent.parent / "build" / "bench.json"
+CORES = 2
+
+
+@dataclass(frozen=True)
+class Size:
+    events: int
+    latency_s: float
+    commits: int
+    baseline_events: int
+
+
+FULL = Size(events=5_000_000, latency_s=20, commits=1000, baseline_events=200_000)
+SMALL = Size(events=40_000, latency_s=0.5, commits=20, baseline_events=5_000)
+BENCHMARKS = ("throughput", "latency", "commits", "baseline")
+
+
+def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str], None]) -> dict[str, Any]:
+    results: dict[str, Any] = {"machine": machine_id()}
+    for name in names:
+        tell(f"{name} …")
+        if name == "throughput":
+            results[name] = throughput(directory, size.events)
+        elif name == "latency":
+            rate = results.get("throughput", {}).get("committed_events_per_s", 250_000) / 2
+            results[name] = latency(directory, rate, size.latency_s)
+        elif name == "commits":
+            results[name] = commits(directory, size.commits)
+        elif name == "baseline":
+            results[name] = baseline(directory, size.baseline_events, BATCH_EVENTS)
+    if "throughput" in results and "baseline" in results:
+        results["times_the_baseline"] = round(
+            results["throughput"]["committed_events_per_s"] / results["baseline"]["committed_events_per_s"], 1
+        )
+    return results
+
+
+def table(results: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """(what, figure) line by line; series of samples are left to the JSON."""
+    lines: list[tuple[str, str]] = []
+    for name, value in results.items():
+        if isinstance(value, dict):
+            if not name.endswith("_over_time"):
+                lines += table(value, f"{prefix}{name} ")
+        else:
+            lines.append((f"{prefix}{name}".replace("_", " "), f"{value:,}" if isinstance(value, int | float) else str(value)))
+    return lines
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--small", action="store_true", help="a few seconds of everything: to see that it runs, not how fast")
+    parser.add_argument("--only", action="append", choices=BENCHMARKS, help="this benchmark; may be given again")
+    parser.add_argument("--events", type=int, help="events of the throughput benchmark")
+    parser.add_argument("--directory", type=Path, help="where data goes, on the disk to measure; a temporary one otherwise")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file")
+    options = parser.parse_args(arguments)
+    size = SMALL if options.small else FULL
+    if options.events:
+        size = Size(options.events, size.latency_s, size.commits, size.baseline_events)
+    use_cores(CORES)
+    with tempfile.TemporaryDirectory(prefix="dolake-bench-", dir=options.directory) as directory:
+        results = run(size, options.only or BENCHMARKS, Path(directory), lambda text: print(text, file=sys.stderr, flush=True))
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps({"small": options.small, **results}, indent=2) + "\n", encoding="utf-8")
+    lines = table(results)
+    width = max(len(what) for what, _ in lines)
+    for what, figure in lines:
+        print(f"{what:<{width}}  {figure:>20}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

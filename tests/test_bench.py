@@ -1,0 +1,54 @@
+"""The benchmarks run, at their small size, and measure what they say they measure. No times are asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+from bench import events
+from bench.__main__ import table
+from bench.machine import Memory
+from tests.harness.daemon import clean_environment
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_benchmark_runs_and_leaves_its_figures(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "--small", "--directory", str(tmp_path), "--output", str(tmp_path / "bench.json")]
+    done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "bench.json").read_text())
+    assert results["throughput"]["committed_events_per_s"] > 0
+    assert 0 < results["throughput"]["ingest_rss_mib_max"] < 4096
+    assert 0 < results["throughput"]["writer_rss_mib_max"] < 4096
+    assert results["latency"]["ack_p50_ms"] <= results["latency"]["ack_p99_ms"]
+    assert results["commits"]["commits"] == 20
+    assert results["times_the_baseline"] > 0
+    assert "committed events per s" in done.stdout
+    assert list(tmp_path.iterdir()) == [tmp_path / "bench.json"]  # The data is gone with the run.
+
+
+def test_the_events_are_as_large_as_the_figures_say_and_each_is_valid() -> None:
+    messages = [orjson.loads(events.batch(2, first, 1000)) for first in (0, 4_999_000)]
+    for message in messages:
+        assert len(message["events"]) == 1000
+        assert [event["sequence"] for event in message["events"][:2]] == [message["firstEventSequence"], message["firstEventSequence"] + 1]
+        assert {name for event in message["events"] for name in event["after"]} == set(events.COLUMNS)
+    size = len(b"".join(events.event(sequence) for sequence in range(1_000_000, 1_001_000))) / 1000
+    assert 260 <= size <= 285
+
+
+def test_the_slope_is_that_of_the_second_half() -> None:
+    memory = Memory({"writer": [(float(at), 100 + max(0, at - 10) * 3) for at in range(21)], "ingest": [(0.0, 5)]})
+    assert memory.slope_bytes_per_s("writer") == pytest.approx(3.0)
+    assert memory.slope_bytes_per_s("ingest") == 0
+    assert (memory.bytes_max("writer"), memory.bytes_max("nobody")) == (130, 0)
+
+
+def test_the_table_names_each_figure_and_leaves_series_out() -> None:
+    assert table({"a": {"b_c": 1234.5, "x_over_time": {"y": [1]}}, "d": "e"}) == [("a b c", "1,234.5"), ("d", "e")]
