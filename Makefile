@@ -1,0 +1,62 @@
+# What a newcomer types. Everything runs in .venv, which `make venv` installs from requirements.lock, hashes checked.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# The first Python on this machine that is new enough.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+.PHONY: help venv demo test e2e bench faults lint format lock clean
+
+help:
+	@echo "make demo    see it work: a daemon on a temporary folder, a sample, a few queries"
+	@echo "make test    lint, types and all tests; needs no network and no services"
+	@echo "make e2e     real processes killed, and a real S3-compatible server"
+	@echo "make bench   throughput, latency and commit cost on two cores"
+	@echo "make faults  the crash matrix, the kills and the simulation at full size (hours)"
+	@echo "make lint    ruff and mypy only"
+
+venv: $(INSTALLED)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "dolake needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+demo: venv
+	@$(BIN)/dolake demo
+
+test: lint
+	$(BIN)/python -m pytest tests
+
+e2e: venv
+	$(BIN)/python -m pytest e2e
+
+bench: venv
+	$(BIN)/python -m bench
+
+faults: venv
+	E2E_ROUNDS=20 SIMULATION_SEEDS=10000 $(BIN)/python -m pytest tests/simulation tests/test_real_flushes.py e2e
+
+lint: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The options keep this machine's index and wheel folders out of the file.
+lock: venv
+	$(BIN)/python -m pip install --quiet pip-tools
+	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+		--extra test --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
