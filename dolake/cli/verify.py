@@ -26,15 +26,15 @@ def verify(
     as_json: Json = False,
 ) -> int:
     """Check the invariants over the logs, the catalog and every file. Reads only; the daemon may run."""
-    from dolake.iceberg.catalog import SqlTableCatalog
-    from dolake.storage import open_store
+    from dolake.clock import real_runtime
+    from dolake.iceberg.lake import open_catalog, open_warehouse
     from dolake.storage.disk import LocalDisk
     from dolake.verify import verify_lake
 
     settings = settings_from(data, config)
     only = _table(table)
-    store = open_store(settings.warehouse.uri, settings.s3)
-    catalog = SqlTableCatalog(settings.catalog_path, store)
+    store = open_warehouse(settings)
+    catalog = open_catalog(settings, store, real_runtime())
     if only is not None and only not in catalog.list_tables():
         raise ConfigurationError([Mistake("TABLE", str(only), "no such table; `dolake tables` lists them")])
     breaches = []

@@ -21,8 +21,8 @@ from dolake.iceberg.names import data_file_location
 from dolake.iceberg.plan import Delta, NewFile
 from dolake.metrics import Metrics
 from dolake.model import TableName
+from dolake.parquet.align import schema_as_json
 from dolake.parquet.encode import encode_parquet, split_by_partition
-from dolake.parquet.schema import schema_as_json
 from dolake.storage.store import ObjectStore
 from dolake.writer.table import Flight, Stopped, Table
 

@@ -13,12 +13,12 @@ from dolake.clock import Runtime, real_runtime
 from dolake.config import Settings
 from dolake.control import ControlClient, Message
 from dolake.errors import LogRefused
-from dolake.iceberg.catalog import SqlTableCatalog, TableCatalog
+from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.commit import Committer
+from dolake.iceberg.lake import open_catalog, open_warehouse
 from dolake.iceberg.plan import CommitPolicy
 from dolake.metrics import Metrics, observe_process
 from dolake.model import TableName
-from dolake.storage import open_store
 from dolake.storage.disk import Disk, LocalDisk, Lock
 from dolake.storage.store import ObjectStore
 from dolake.writer.flush import Flusher
@@ -62,9 +62,9 @@ def _lock(disk: LocalDisk, settings: Settings) -> Lock:
 
 
 async def _open(runtime: Runtime, disk: LocalDisk, settings: Settings) -> WriterService:
-    store = await runtime.tasks.run(open_store, settings.warehouse.uri, settings.s3)
+    store = await runtime.tasks.run(open_warehouse, settings)
     await runtime.tasks.run(store.probe)
-    catalog = await runtime.tasks.run(SqlTableCatalog, settings.catalog_path, store)
+    catalog = await runtime.tasks.run(open_catalog, settings, store, runtime)
     policy = CommitPolicy(snapshots_kept=settings.commit.snapshots_kept, tags_kept_days=settings.commit.tags_kept_days)
     return make_service(runtime, disk, catalog, store, policy, settings)
 

@@ -58,7 +58,7 @@ class WriterService:
         self._trouble = {"store": "", "catalog": ""}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._flushing: set[asyncio.Task[Any]] = set()
-        self._failed: asyncio.Future[None] | None = None
+        self._over: asyncio.Future[None] | None = None
         self._listeners: list[list[FlushResult]] = []
         self.metrics = metrics or Metrics()
 
@@ -66,14 +66,14 @@ class WriterService:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`: then reads to the synced ends, flushes everything that can go, and returns."""
-        self._failed = asyncio.get_running_loop().create_future()
+        self._over = asyncio.get_running_loop().create_future()
         for directory in self._settings.log.directories:
             self._spawn(f"follow {directory}", self._follow(directory))
         self._spawn("schedule", self._schedule())
         stopping = self._runtime.tasks.spawn("stopping", stop.wait())
-        stopping.add_done_callback(lambda _: self._failed and not self._failed.done() and self._failed.set_result(None))
+        stopping.add_done_callback(self._stop)
         try:
-            await self._failed
+            await self._over
             await self.flush(None, {tail.log_id: tail.reader.synced_end() for tail in self.tails.values()})
         finally:
             stopping.cancel()
@@ -86,12 +86,16 @@ class WriterService:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
+    def _stop(self, _: asyncio.Task[Any]) -> None:
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
+
     def _ended(self, task: asyncio.Task[Any]) -> None:
         """A loop of ours that dies takes the writer down: started again it reads from what is committed."""
         self._tasks.discard(task)
         self._flushing.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and self._failed is not None and not self._failed.done():
-            self._failed.set_exception(error)
+        if not task.cancelled() and (error := task.exception()) is not None and self._over is not None and not self._over.done():
+            self._over.set_exception(error)
 
     # -- following
 

@@ -19,8 +19,10 @@ from dolake.clock import Runtime
 from dolake.errors import DolakeError, RowRejected
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import DeclaredSchema, TableName
-from dolake.parquet.rows import EventChunk, decode_changelog
-from dolake.parquet.schema import align, changelog_schema, schema_from_json
+from dolake.parquet.align import align, schema_from_json
+from dolake.parquet.layout import EventChunk
+from dolake.parquet.rows import decode_changelog
+from dolake.parquet.schema import changelog_schema
 from dolake.writer.declared import as_property, declared_schemas
 
 # Raw events are decoded in groups: large enough to be worth a call, small enough to bound what waits undecoded.
@@ -97,8 +99,10 @@ class Table:
             self._derive_schema()
 
     def _derive_schema(self) -> None:
-        current = schema_from_json(self.base.schema) if self.base else None
-        self.schema = changelog_schema(list(self.declared.values()), current)
+        # What was derived before stands for what will be committed: ids it gave to new columns stay theirs.
+        current = self.schema or (schema_from_json(self.base.schema) if self.base else None)
+        last_id = self.base.metadata["last-column-id"] if self.base else 0
+        self.schema = changelog_schema(list(self.declared.values()), current, last_id)
         self.primary_key = list(self.declared.values())[-1].primary_key
 
     # -- what the log says

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from dolake.buffer.tail import LogReader
 from dolake.cdc.message import decode_schema, event_tables, split_events
 from dolake.model import DeclaredSchema, Record, RecordKind, TableName
-from dolake.parquet.rows import EventChunk
+from dolake.parquet.layout import EventChunk
 from dolake.writer.transactions import OpenTransactions
 
 READ_BYTES = 16 << 20

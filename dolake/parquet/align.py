@@ -1,0 +1,40 @@
+"""Rows that were decoded under an older schema, as a newer schema of the same table has them; and schemas as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+from pyiceberg.schema import Schema
+
+from dolake.parquet.schema import arrow_schema
+
+_FIELD_ID = b"PARQUET:field_id"
+
+
+def align(rows: pa.Table, schema: Schema) -> pa.Table:
+    """Columns are found by field id, so renamed ones keep their values, widened ones are cast, new ones are null."""
+    wanted = arrow_schema(schema)
+    if rows.schema.equals(wanted, check_metadata=True):
+        return rows
+    here = {field.metadata[_FIELD_ID]: place for place, field in enumerate(rows.schema)}
+    columns = []
+    for field in wanted:
+        place = here.get(field.metadata[_FIELD_ID])
+        if place is None:
+            columns.append(pa.chunked_array([pa.nulls(rows.num_rows, field.type)]))
+        else:
+            column = rows.column(place)
+            columns.append(column if column.type == field.type else column.cast(field.type))
+    return pa.table(columns, schema=wanted)
+
+
+def schema_as_json(schema: Schema) -> dict[str, Any]:
+    """As table metadata holds it."""
+    value: dict[str, Any] = json.loads(schema.model_dump_json())
+    return value
+
+
+def schema_from_json(value: Any) -> Schema:
+    return Schema.model_validate(value)
