@@ -114,6 +114,9 @@ class Log:
 
         Raises LogFull (nothing was kept) and LogFailed (fate unknown; the log must be opened anew).
         """
+        self._refuse_if_closed()
+        if not entries:
+            return range(self.synced_end, self.synced_end)
         with self._at_risk():
             segment = self._segment_to_write()
         group = segment.encode(entries, synced_upto=self.synced_end - 1)
@@ -135,6 +138,7 @@ class Log:
         Each is verified whole first; a synced record states the bound before the first goes. Raises LogCorrupt (nothing
         was unlinked), LogFull, LogFailed.
         """
+        self._refuse_if_closed()
         if low > self.synced_end:
             raise ValueError(f"{self.directory}: asked to trim below {low}, the log ends at {self.synced_end}")
         doomed = []
@@ -188,8 +192,7 @@ class Log:
     @contextmanager
     def _at_risk(self) -> Iterator[None]:
         """Around everything that touches the disk. Whatever leaves it unexplained has left the log in doubt."""
-        if self._closed:
-            raise LogFailed(f"{self.directory}: this log is {self._closed}")
+        self._refuse_if_closed()
         self._closed = "in doubt after an unfinished operation: open it again"
         try:
             yield
@@ -202,6 +205,10 @@ class Log:
             self._closed = ""
             raise
         self._closed = ""
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise LogFailed(f"{self.directory}: this log is {self._closed}")
 
     def _fail(self, error: OSError) -> NoReturn:
         self._shut(f"failed ({error.strerror}): open it again")
