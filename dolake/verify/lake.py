@@ -18,7 +18,7 @@ from dolake.storage.store import ObjectStore
 from dolake.verify.breach import Breach
 from dolake.verify.files import verify_file, verify_sizes
 from dolake.verify.history import verify_history
-from dolake.verify.logs import LogView, verify_committed, verify_logs
+from dolake.verify.logs import LogView, verify_logs, verify_not_ahead, verify_trimmed
 from dolake.verify.rows import PLACE_COLUMNS, verify_against_log, verify_rows
 
 
@@ -26,9 +26,9 @@ def verify_lake(
     *,
     disk: Disk,
     directories: Sequence[str],
-    catalog: TableCatalog,
+    catalog: TableCatalog | None,
     store: ObjectStore,
-    only: TableName | None = None,
+    names: Sequence[TableName],
     progress: Callable[[str], None] = lambda subject: None,
 ) -> Iterator[Breach]:
     """Every breach of I2–I7, I10, I12–I15 that can be seen from the logs, the catalog and the files. Blocks; reads only.
@@ -36,8 +36,7 @@ def verify_lake(
     It may run while dolake does: tables are loaded before the logs are read, so that what is committed meanwhile is not
     looked for, and a table's rows are compared with the logs up to the offsets it had then.
     """
-    names = [name for name in catalog.list_tables() if only is None or name == only]
-    tables = [table for name in names if (table := catalog.load(name)) is not None]
+    tables = [table for name in names if catalog is not None and (table := catalog.load(name)) is not None]
     views: list[LogView] = []
     progress("logs")
     for item in verify_logs(disk, directories):
@@ -45,7 +44,9 @@ def verify_lake(
             views.append(item)
         else:
             yield item
-    yield from verify_committed(tables if only is None else [], views)
+    yield from verify_not_ahead(tables, views)
+    if catalog is not None and set(names) >= set(catalog.list_tables()):
+        yield from verify_trimmed(tables, views)
     for table in tables:
         progress(str(table.name))
         try:
