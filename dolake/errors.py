@@ -48,6 +48,12 @@ class InvalidInput(DolakeError):
         self.line, self.reason = line, reason
 
 
+class QueryRefused(DolakeError):
+    """SQL that is wrong, or would do more than read. The words are DuckDB's."""
+
+    exit_code = 2
+
+
 class InvalidMessage(DolakeError):
     """A wire message breaks a rule of the protocol; it is nacked `invalid_format` and left no trace.
 
@@ -146,3 +152,13 @@ class RequestRefused(DolakeError):
     def __init__(self, reason: str, exit_code: int = 5) -> None:
         super().__init__(reason)
         self.exit_code = exit_code
+
+
+class SchemaRejected(DolakeError):
+    """A declared schema cannot be brought together with its table's: the table stops until somebody decides."""
+
+    exit_code = 5
+
+    def __init__(self, *, table: str, field: str, rule: str) -> None:
+        super().__init__(f"{table}: column {field}: {rule}")
+        self.table, self.field, self.rule = table, field, rule

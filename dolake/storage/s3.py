@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import boto3
@@ -120,6 +120,16 @@ class S3Store:
     def delete(self, location: str) -> None:
         key = self._key(location)
         self._ask("delete", lambda: self._client.delete_object(Bucket=self._bucket, Key=key))
+
+    def access(self) -> S3Access:
+        """How another client reaches this store: where no keys are set, those that the machine's identity gives right now."""
+        if self._access.access_key is not None:
+            return self._access
+        found = boto3.Session().get_credentials()
+        if found is None:
+            return self._access
+        keys = found.get_frozen_credentials()
+        return replace(self._access, access_key=keys.access_key, secret_key=keys.secret_key, session_token=keys.token)
 
     def close(self) -> None:
         self._client.close()

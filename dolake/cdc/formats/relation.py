@@ -54,6 +54,7 @@ class Relation:
         self.primary_key: tuple[str, ...] = ()
         self.key_known = False
         self.declared = False
+        self.withheld: list[bytes] = []  # events, but for their number, that wait for the first columns
         self._types: dict[tuple[str, str], ColumnType] = {}
         self._shapes: dict[tuple[str, ...], Shape] = {}
         self._last: dict[int, Shape] = {}
@@ -78,6 +79,7 @@ class Relation:
         self._key, self.key_known = named, True
         self.primary_key = tuple(name for name, _ in named)
         self.columns |= dict(named)
+        self._known_roles.clear()
         return True
 
     def observe(self, shape: Shape, role: Role) -> bool:

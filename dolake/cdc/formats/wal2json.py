@@ -3,6 +3,7 @@
 `B` and `C` enclose a transaction; `I`, `U`, `D`, `T` are its changes; `M` (messages) are passed over. An insert carries every
 column, an update leaves out out-of-line values that did not change (`metadata.unchanged` names them), a delete carries the
 replica identity. Columns and types stand in each line, so a table's schema is learnt, and declared anew when it changes.
+A truncate that comes before any row of its table waits for the first: until then there is nothing to declare.
 """
 
 from __future__ import annotations
@@ -52,9 +53,12 @@ class Wal2json:
         notes = []
         if self._without_timestamp:
             notes.append("the lines carry no timestamps, so events are dated 1970: capture with include-timestamp=true")
-        keyless = sorted(relation.table for relation in self._relations.values() if not relation.key_known)
+        keyless = sorted(relation.table for relation in self._relations.values() if relation.columns and not relation.key_known)
         if keyless:
             notes.append(f"no primary key is named for {', '.join(keyless)}: capture with include-pk=true")
+        withheld = sorted(relation.table for relation in self._relations.values() if relation.withheld)
+        if withheld:
+            notes.append(f"a truncate of {', '.join(withheld)} was not sent: it waits for the first row, which tells the table's columns")
         return notes
 
     def items(self, lines: Iterable[bytes]) -> Iterator[Item]:
@@ -99,15 +103,23 @@ class Wal2json:
             learnt |= relation.observe(shape, Role.INSERT if line.action == "I" else Role.UPDATE)
             parts += (b',"after":{', *after, b"}")
             unchanged = self._unchanged(relation, shape, line)
+        transaction = "" if line.xid is None else str(line.xid)
+        about = b'"timestamp":%b%b' % (self._commit_time(line.timestamp), relation.heads[line.action])
+        tail = (*parts, _metadata(line.lsn, transaction, unchanged), b"}")
+        if not relation.columns:  # A truncate, of a table without columns so far: nothing can be declared.
+            relation.withheld.append(b"".join((about, *tail)))
+            return
         if learnt or not relation.declared:
             yield Declare(relation.declare())
-        self._sequence += 1
-        transaction = "" if line.xid is None else str(line.xid)
-        head = b'{"sequence":%d,"timestamp":%b%b' % (self._sequence, self._commit_time(line.timestamp), relation.heads[line.action])
-        raw = b"".join((head, *parts, _metadata(line.lsn, transaction, unchanged), b"}"))
-        yield Event(self._sequence, relation.table, raw, transaction)
+        while relation.withheld:
+            yield self._event(relation, transaction, (relation.withheld.pop(0),))
+        yield self._event(relation, transaction, (about, *tail))
         if not self._in_transaction:  # Captured with include-transaction=false: each change stands alone.
             yield COMMIT
+
+    def _event(self, relation: Relation, transaction: str, body: tuple[bytes | msgspec.Raw, ...]) -> Event:
+        self._sequence += 1
+        return Event(self._sequence, relation.table, b"".join((b'{"sequence":%d,' % self._sequence, *body)), transaction)
 
     def _unchanged(self, relation: Relation, shape: Shape, line: _Line) -> bytes:
         if len(shape.names) == len(relation.columns):

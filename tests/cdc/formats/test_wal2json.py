@@ -101,6 +101,19 @@ def test_a_truncate_has_neither_row_nor_row_id() -> None:
     assert not {"rowId", "before", "after"} & event.keys()
 
 
+def test_a_truncate_before_any_row_waits_for_the_columns_it_must_be_declared_with() -> None:
+    decoder = Wal2json()
+    first = list(decoder.items([begin(5), change("T", lsn="0/1"), commit(5)]))
+    assert [type(item) for item in first] == [Commit]
+    assert "a truncate of public.things was not sent" in decoder.notes[-1]
+    second = list(decoder.items([begin(), change("I", [ID]), commit()]))
+    assert [type(item) for item in second] == [Declare, Event, Event, Commit]
+    truncate, insert = events(second)
+    assert (truncate["sequence"], truncate["operation"], truncate["metadata"]["lsn"]) == (1, "TRUNCATE", "0/1")
+    assert insert["sequence"] == 2
+    assert decoder.notes == []
+
+
 def test_an_out_of_line_column_left_out_of_an_update_is_unchanged() -> None:
     items = decode(change("I", [ID, NOTE, column("n", "integer", 1)]), change("U", [ID, column("n", "integer", 2)], [ID]))
     assert events(items)[1]["metadata"]["unchanged"] == ["note"]

@@ -1,0 +1,66 @@
+"""What commands show to people: rich tables, as wide as they need where nobody's screen sets a width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dolake.cli import values
+
+if TYPE_CHECKING:
+    from dolake.query import Result
+
+_PIPE_WIDTH = 4_000
+
+
+def stdout_console() -> Console:
+    """Into a pipe nothing is cut or coloured."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+
+
+def plain_table(headers: Sequence[str], *, right: Sequence[str] = (), title: str | None = None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for header in headers:
+        table.add_column(Text(header), justify="right" if header in right else "left", overflow="fold")
+    return table
+
+
+def result_table(result: Result, rows_max: int) -> tuple[Table, str]:
+    """A query's result, and how many rows it has; those past `rows_max` are only counted."""
+    schema = result.schema
+    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    names = values.column_names(schema)
+    right = [name for name, field in zip(names, schema, strict=True) if any(test(field.type) for test in numbers)]
+    table = plain_table(names, right=right)
+    count = 0
+    for batch in result.batches():
+        for row in values.rows(batch):
+            count += 1
+            if count <= rows_max:
+                table.add_row(*(Text("null", style="dim") if value is None else Text(values.as_text(value)) for value in row))
+    more = f", the first {rows_max:,} shown; --csv and --json give them all" if count > rows_max else ""
+    return table, f"{count:,} row{'' if count == 1 else 's'}{more}"
+
+
+def moment(milliseconds: int | None) -> str:
+    """UTC, to the second."""
+    if milliseconds is None:
+        return "never"
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def byte_size(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TiB"

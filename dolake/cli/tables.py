@@ -1,0 +1,110 @@
+"""`dolake tables`: every table, how far it is committed, and why one has stopped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import typer
+
+from dolake.cli.options import Config, Data, Json, settings_from
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dolake.iceberg.metadata import LoadedTable
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def tables(data: Data = None, config: Config = None, as_json: Json = False) -> int:
+    """List the tables: rows, snapshots, files, and the first offset of each log that is not committed yet.
+
+    A running daemon is asked which tables have stopped, and where: log, offset, field and rule.
+    """
+    from dolake.cli.lake import ask_daemon_for_tables, open_lake
+
+    settings = settings_from(data, config)
+    committed = {str(table.name): _committed(table) for table in open_lake(settings).tables()}
+    live = ask_daemon_for_tables(settings)
+    found = [_described(name, committed.get(name), live) for name in sorted({*committed, *(live or {})})]
+    if as_json:
+        print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+    else:
+        _print(found, live is not None)
+    return 0
+
+
+def _committed(table: LoadedTable) -> dict[str, Any]:
+    """What the catalog says of a table."""
+    head = table.head
+    summary = head["summary"] if head is not None else {}
+    return {
+        "rows": int(summary.get("total-records", 0)),
+        "snapshots": len(table.metadata.get("snapshots") or ()),
+        "files": int(summary.get("total-data-files", 0)),
+        "bytes": int(summary.get("total-files-size", 0)),
+        "offsets": table.offsets(),
+        "lastCommitTime": head["timestamp-ms"] if head is not None else None,
+        "ownerEpoch": table.owner_epoch,
+    }
+
+
+def _described(name: str, committed: dict[str, Any] | None, live: dict[str, Any] | None) -> dict[str, Any]:
+    """`live` is what the writer says of all tables; None without one. A table may be in either alone."""
+    nothing: dict[str, Any] = {
+        "rows": 0, "snapshots": 0, "files": 0, "bytes": 0, "offsets": {}, "lastCommitTime": None, "ownerEpoch": 0,
+    }  # fmt: skip
+    said = (live or {}).get(name) or {}
+    return {
+        "table": name,
+        **(committed or nothing),
+        "pendingRows": said.get("pending_rows"),
+        "state": said.get("state", "idle") if live is not None else None,
+        "stopped": said.get("stopped"),
+    }
+
+
+def _print(found: list[dict[str, Any]], answered: bool) -> None:
+    from dolake.cli.screen import byte_size, moment, plain_table, stdout_console
+
+    console = stdout_console()
+    if not found:
+        console.print("no tables yet")
+    else:
+        headers = ["table", "rows", "pending", "snapshots", "files", "bytes", "last commit", "epoch", "state"]
+        shown = plain_table(headers, right=[*headers[1:6], "epoch"])
+        for table in found:
+            pending = table["pendingRows"]
+            shown.add_row(
+                table["table"],
+                f"{table['rows']:,}",
+                "" if pending is None else f"{pending:,}",
+                f"{table['snapshots']:,}",
+                f"{table['files']:,}",
+                byte_size(table["bytes"]),
+                moment(table["lastCommitTime"]),
+                str(table["ownerEpoch"]),
+                table["state"] or "",
+            )
+        console.print(shown)
+        for table in found:
+            offsets = ", ".join(f"{log} up to {offset}" for log, offset in sorted(table["offsets"].items()))
+            console.print(f"{table['table']}: committed {offsets or 'nothing'}", soft_wrap=True)
+            _print_stop(console, table)
+    if not answered:
+        console.print("no daemon answers for this data directory: what is pending, and what has stopped, is not known", soft_wrap=True)
+
+
+def _print_stop(console: Console, table: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    stopped = table["stopped"]
+    if stopped is None:
+        return
+    what = stopped["reason"]
+    if stopped.get("log"):
+        got = f" (got {stopped['value']})" if stopped.get("value") else ""
+        what = f"log {stopped['log']}, offset {stopped['offset']}, event {stopped['index']}: {stopped['field']}: {stopped['rule']}{got}"
+    console.print(f"[bold red]{table['table']} has stopped:[/] {escape(what)}", soft_wrap=True)

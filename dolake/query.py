@@ -1,0 +1,137 @@
+"""SQL over the committed tables: the door to DuckDB.
+
+`open_connection` gives an in-memory DuckDB in which every table of a catalog is a view over its metadata file as the
+catalog names it at that moment, so a query sees whole snapshots and needs no daemon. Bare names are those of `default`.
+`run_query` runs one statement that reads, and yields Arrow. The session's time zone is UTC.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+
+from dolake.errors import DolakeError, QueryRefused
+from dolake.iceberg.catalog import TableCatalog
+from dolake.model import DEFAULT_NAMESPACE, TableName
+from dolake.storage.store import ObjectStore
+
+if TYPE_CHECKING:
+    from dolake.storage.s3 import S3Access
+
+# The iceberg extension reads manifests through avro's, so the order matters.
+_EXTENSIONS = ("avro", "httpfs", "iceberg")
+_EXPLAIN = re.compile(r"\s*explain\s+(?:analyze\s+)?(?:\([^)]*\)\s*)?", re.IGNORECASE)
+BATCH_ROWS = 10_000
+
+
+class Connection:
+    """A DuckDB with its views. `unreadable` says which tables have none, and why."""
+
+    def __init__(self, duck: duckdb.DuckDBPyConnection, unreadable: dict[str, str]) -> None:
+        self.duck = duck
+        self.unreadable = unreadable
+
+    def close(self) -> None:
+        self.duck.close()
+
+
+class Result:
+    """Rows as they come. `batches` may be read once."""
+
+    def __init__(self, reader: pa.RecordBatchReader) -> None:
+        self._reader = reader
+        self.schema: pa.Schema = reader.schema
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Raises QueryRefused when a row that was not reached before cannot be computed."""
+        try:
+            yield from self._reader
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise QueryRefused(str(error)) from error
+
+
+def open_connection(catalog: TableCatalog | None, store: ObjectStore) -> Connection:
+    """`catalog` None: no tables."""
+    duck = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
+    for name in _EXTENSIONS:
+        duck.load_extension(str(_extension_path(name)))
+    duck.execute("SET TimeZone = 'UTC'")
+    if store.root.startswith("s3://"):
+        from dolake.storage.s3 import S3Store
+
+        assert isinstance(store, S3Store)
+        _use_s3(duck, store.access())
+    connection = Connection(duck, {})
+    duck.execute(f'CREATE SCHEMA IF NOT EXISTS "{DEFAULT_NAMESPACE}"')
+    if catalog is not None:
+        for table in catalog.list_tables():
+            try:
+                _create_view(duck, catalog, table)
+            except (duckdb.Error, DolakeError) as error:
+                connection.unreadable[str(table)] = str(error)
+    duck.execute(f"SET search_path = '\"{DEFAULT_NAMESPACE}\",main'")
+    return connection
+
+
+def run_query(connection: Connection, sql: str) -> Result:
+    """Runs one statement. Raises QueryRefused with DuckDB's own words when it is wrong, or does more than read."""
+    try:
+        _require_reading(connection.duck, sql)
+        return Result(connection.duck.execute(sql).to_arrow_reader(BATCH_ROWS))
+    except (duckdb.Error, RuntimeError) as error:
+        named = [f"\n{table} cannot be read: {reason}" for table, reason in connection.unreadable.items() if table in sql]
+        raise QueryRefused(str(error) + "".join(named)) from error
+
+
+def _require_reading(duck: duckdb.DuckDBPyConnection, sql: str) -> None:
+    statements = duck.extract_statements(sql)
+    if len(statements) != 1:
+        raise QueryRefused(f"one statement is run at a time, and this is {len(statements)}")
+    kind = statements[0].type
+    if kind == duckdb.StatementType.EXPLAIN:
+        # EXPLAIN ANALYZE runs what it explains.
+        statements = duck.extract_statements(_EXPLAIN.sub("", sql, count=1))
+        kind = statements[0].type if statements else kind
+    if kind != duckdb.StatementType.SELECT:
+        raise QueryRefused(f"only statements that read are run, and this is {kind.name}")
+
+
+def _create_view(duck: duckdb.DuckDBPyConnection, catalog: TableCatalog, table: TableName) -> None:
+    loaded = catalog.load(table)
+    if loaded is None:  # Dropped since it was listed.
+        return
+    duck.execute(f'CREATE SCHEMA IF NOT EXISTS "{table.namespace}"')
+    name = f'"{table.namespace}"."{table.name}"'
+    duck.execute(f"CREATE VIEW {name} AS SELECT * FROM iceberg_scan({_quoted(loaded.metadata_location)})")
+
+
+def _use_s3(duck: duckdb.DuckDBPyConnection, access: S3Access) -> None:
+    options: dict[str, str | bool] = {"TYPE": "s3", "REGION": access.region or "us-east-1"}
+    for name, value in (("KEY_ID", access.access_key), ("SECRET", access.secret_key), ("SESSION_TOKEN", access.session_token)):
+        if value is not None:
+            options[name] = value
+    if access.endpoint is not None:
+        scheme, _, host = access.endpoint.rstrip("/").partition("://")
+        options |= {"ENDPOINT": host, "URL_STYLE": "path", "USE_SSL": scheme == "https"}
+    listed = ", ".join(f"{name} {str(value).lower() if isinstance(value, bool) else _quoted(value)}" for name, value in options.items())
+    duck.execute(f"CREATE SECRET warehouse ({listed})")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _extension_path(name: str) -> Path:
+    """The extension as its wheel brought it. Raises QueryRefused if it is not installed."""
+    package = importlib.util.find_spec(f"duckdb_extension_{name}")
+    root = Path(package.origin).parent if package is not None and package.origin is not None else None
+    found = sorted(root.glob(f"extensions/*/{name}.duckdb_extension")) if root is not None else []
+    if not found:
+        raise QueryRefused(f"DuckDB's {name} extension is missing: pip install duckdb-extension-{name}=={duckdb.__version__}")
+    return found[-1]

@@ -1,0 +1,67 @@
+"""`dolake tables` and `dolake inspect` without a daemon, over a lake that plain PyIceberg wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.schema import Schema
+from pyiceberg.types import ListType, LongType, NestedField, StringType
+
+from dolake.cli import run
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    catalog = SqlCatalog("dolake", uri=f"sqlite:///{tmp_path}/catalog.db", warehouse=f"file://{tmp_path}/warehouse")
+    catalog.create_namespace("public")
+    schema = Schema(NestedField(1, "n", LongType()), NestedField(2, "tags", ListType(3, StringType(), False)))
+    table = catalog.create_table("public.things", schema, properties={"dolake.offset.log-a": "12", "dolake.epoch": "3"})
+    table.append(pa.table({"n": [1, 2], "tags": [["a"], None]}), snapshot_properties={"dolake.commit-id": "c1"})
+    table.append(pa.table({"n": [3], "tags": [None]}, schema=pa.schema({"n": pa.int64(), "tags": pa.list_(pa.string())})))
+    catalog.engine.dispose()
+    return tmp_path
+
+
+def test_tables_says_how_far_each_is_committed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["tables", "--data", str(data), "--json"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)
+    assert table.pop("bytes") > 0
+    assert table.pop("lastCommitTime") > 0
+    assert table == {
+        "table": "public.things",
+        "rows": 3,
+        "snapshots": 2,
+        "files": 2,
+        "offsets": {"log-a": 12},
+        "ownerEpoch": 3,
+        "pendingRows": None,
+        "state": None,
+        "stopped": None,
+    }
+    assert run(["tables", "--data", str(data)]) == 0
+    shown = capsys.readouterr().out
+    assert "public.things: committed log-a up to 12" in shown
+    assert "no daemon answers" in shown
+
+
+def test_inspect_shows_schema_snapshots_and_files(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", "public.things", "--data", str(data), "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert [(column["name"], column["type"]) for column in table["columns"]] == [("n", "long"), ("tags", "list<string>")]
+    assert [(snapshot["addedRows"], snapshot["totalRows"]) for snapshot in table["snapshots"]] == [(2, 2), (1, 3)]
+    assert table["snapshots"][0]["dolake"] == {"commit-id": "c1"}
+    assert sorted(file["rows"] for file in table["files"]) == [1, 2]
+    assert table["offsets"] == {"log-a": 12}
+    assert run(["inspect", "public.things", "--data", str(data)]) == 0
+    shown = capsys.readouterr().out
+    for part in ("list<string>", "commit-id=c1", "append", "data/", "epoch 3"):
+        assert part in shown
+
+
+def test_inspecting_what_is_not_there_is_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", "public.nope", "--data", str(data)]) == 2
+    assert "no such table" in capsys.readouterr().err
