@@ -1,0 +1,155 @@
+"""docker-compose.yml against what it starts: the command line, the settings, the scripts. No container is needed to be honest."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import strictyaml
+
+from dolake.cli import COMMANDS
+from dolake.config import Settings, load_settings
+from dolake.config.sources import setting_keys, variable_name
+from tests.harness.daemon import Daemon
+
+ROOT = Path(__file__).parent.parent
+COMPOSE: dict[str, Any] = strictyaml.load((ROOT / "docker-compose.yml").read_text()).data
+SERVICES: dict[str, Any] = COMPOSE["services"]
+SCRIPTS = ROOT / "e2e" / "services"
+
+
+def environment(service: str) -> dict[str, str]:
+    """The service's environment, with what is not set taken from its own defaults."""
+    return {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) for name, value in SERVICES[service]["environment"].items()}
+
+
+def dockerfile(service: str) -> list[tuple[str, str]]:
+    """(instruction, rest) of the service's Dockerfile."""
+    text = (ROOT / SERVICES[service]["build"]["dockerfile"]).read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [(line.split(" ", 1)[0], line.split(" ", 1)[1].strip()) for line in lines]
+
+
+def last(service: str, instruction: str) -> str:
+    return [rest for name, rest in dockerfile(service) if name == instruction][-1]
+
+
+def test_the_daemon_is_started_by_a_command_that_exists() -> None:
+    assert last("dolake", "ENTRYPOINT") == '["dolake"]'
+    assert SERVICES["dolake"]["command"] == ["serve"]
+    assert SERVICES["dolake"]["command"][0] in COMMANDS
+    script = re.search(r'^\[project\.scripts\]\n(\w+) = "dolake\.cli:main"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert script is not None
+    assert script[1] == "dolake"
+
+
+def test_every_variable_is_a_setting_and_together_they_are_valid(tmp_path: Path) -> None:
+    variables = environment("dolake")
+    assert set(variables) <= {variable_name(key) for key, _ in setting_keys()}
+    settings = load_settings(environment={**variables, "DOLAKE_DATA": str(tmp_path / "data")})
+    assert settings.warehouse.uri == "s3://lake/warehouse"
+
+
+def test_the_ports_are_the_defaults_and_those_the_images_name() -> None:
+    defaults = {name: Settings.model_fields[name].default for name in ("port", "http_port")}
+    variables = environment("dolake")
+    assert (int(variables["DOLAKE_PORT"]), int(variables["DOLAKE_HTTP_PORT"])) == (defaults["port"], defaults["http_port"])
+    assert last("dolake", "EXPOSE").split() == [str(defaults["port"]), str(defaults["http_port"])]
+    assert SERVICES["dolake"]["network_mode"] == "host"  # Loopback in a network of its own would reach nobody.
+    (published,) = SERVICES["s3"]["ports"]
+    assert published == f"127.0.0.1:{last('s3', 'EXPOSE')}:9000"
+    assert variables["DOLAKE_S3_ENDPOINT"] == "http://127.0.0.1:9000"
+    assert SERVICES["s3"]["command"][0].endswith(":9000")
+
+
+def test_the_volumes_are_where_the_processes_write_and_all_of_them_are_declared() -> None:
+    for service, directory in (("dolake", environment("dolake")["DOLAKE_DATA"]), ("s3", SERVICES["s3"]["command"][1])):
+        (mount,) = SERVICES[service]["volumes"]
+        volume, place = mount.split(":")
+        assert place == directory == last(service, "VOLUME")
+        assert volume in COMPOSE["volumes"]
+
+
+def test_both_sides_use_the_same_keys_and_bucket() -> None:
+    daemon, store = environment("dolake"), environment("s3")
+    assert (daemon["DOLAKE_S3_ACCESS_KEY"], daemon["DOLAKE_S3_SECRET_KEY"]) == (store["ROOT_ACCESS_KEY"], store["ROOT_SECRET_KEY"])
+    assert daemon["DOLAKE_WAREHOUSE_URI"].startswith(f"s3://{SERVICES['s3']['command'][2]}/")
+
+
+@pytest.mark.parametrize("service", ["dolake", "s3"])
+def test_nothing_runs_as_root_and_everything_copied_is_there(service: str) -> None:
+    assert last(service, "USER") not in ("root", "0")
+    for name, rest in dockerfile(service):
+        if name == "COPY" and not rest.startswith("--from"):
+            *sources, _ = rest.split()
+            assert all((ROOT / source).exists() for source in sources), rest
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for name, rest in dockerfile(service):
+        if name == "COPY" and not rest.startswith("--from"):
+            assert all(any(f"!{source}".startswith(line) for line in ignored if line.startswith("!")) for source in rest.split()[:-1]), rest
+
+
+def test_the_store_is_run_by_the_script_of_the_end_to_end_tests() -> None:
+    assert last("s3", "ENTRYPOINT") == '["/usr/local/bin/run_s3.sh"]'
+    usage = (SCRIPTS / "run_s3.sh").read_text()
+    assert "run_s3.sh ADDRESS DIRECTORY [BUCKET...]" in usage
+    assert all(f"${{{name}:?" in usage for name in environment("s3"))
+    versions = dict(line.split("=") for line in (SCRIPTS / "versions.env").read_text().splitlines() if not line.startswith("#"))
+    assert dockerfile("s3")[0] == ("FROM", f"golang:{versions['GO_VERSION_MIN']}-bookworm AS build")
+
+
+def check(service: str, port: int, instead: str) -> int:
+    """Runs the service's health check on this machine, at another port."""
+    kind, *command = SERVICES[service]["healthcheck"]["test"]
+    assert kind == "CMD"
+    command = [sys.executable if part == "python" else part.replace(instead, str(port)) for part in command]
+    return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode
+
+
+def test_the_daemon_s_health_check_tells_ready_from_gone(tmp_path: Path) -> None:
+    with Daemon(tmp_path / "data") as daemon:
+        port = int(daemon.start().wait_ready().http.rsplit(":", 1)[1].strip("/"))
+        assert check("dolake", port, "8181") == 0
+        assert daemon.stop() == 0
+        assert check("dolake", port, "8181") != 0
+
+
+@pytest.fixture
+def answering() -> Iterator[tuple[int, list[bytes]]]:
+    """A port that answers one request with what is in the list."""
+    answers: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                request = connection.recv(4096)
+                connection.sendall(
+                    answers[0] if request.startswith(b"GET /health HTTP/1.0\r\n\r\n") else b"HTTP/1.0 400 Bad Request\r\n\r\n"
+                )
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield server.getsockname()[1], answers
+        thread.join(30)
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"HTTP/1.0 200 OK\r\n\r\nOK", 0), (b"HTTP/1.0 503 Service Unavailable\r\n\r\n", 1)])
+def test_the_store_s_health_check_asks_as_run_s3_says(answering: tuple[int, list[bytes]], answer: bytes, code: int) -> None:
+    port, answers = answering
+    answers.append(answer)
+    assert "--health /health" in (SCRIPTS / "run_s3.sh").read_text()
+    assert check("s3", port, "9000") == code
+
+
+def test_the_scripts_are_valid_shell() -> None:
+    for script in SCRIPTS.glob("*.sh"):
+        assert subprocess.run(["sh", "-n", script], check=False).returncode == 0, shlex.quote(str(script))
