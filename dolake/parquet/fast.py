@@ -1,0 +1,244 @@
+"""Events into rows by the column: one pyarrow.json call for thousands of events, then compute on whole columns.
+
+Never different from `exact`: where it is not sure it gives no answer (None), and the caller asks `exact`. What
+pyarrow.json 26 does was tried out, value by value (tests/parquet/test_fast.py): it refuses equal keys, unknown members
+(`unexpected_field_behavior="error"`), lone surrogate escapes, integers out of range or with a fraction, and JSON of
+another kind; it takes bytes that are not UTF-8, bare NaN and Infinity, and decimals that do not fit. Its decimal parser
+reads beyond a table for large negative exponents and long fractions, which gives wrong values or kills the process:
+`_decimals_are_tame` keeps those from it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
+
+from dolake.column_types import NESTED, ColumnType, DecimalType, ListType, StructType
+from dolake.parquet.convert import Refused, convert, read_type
+from dolake.parquet.exact import OPERATION_VALUES, key_text
+from dolake.parquet.layout import Layout
+from dolake.parquet.values import TIMESTAMP_MAX, TIMESTAMP_MIN
+
+# How much of the events is looked at to guess which optional parts they have; a wrong guess costs a second try.
+_SAMPLE_BYTES = 64 * 1024
+_STRING = pa.string()
+_UPDATE, _DELETE, _TRUNCATE = 1, 2, 3
+# An exponent of -38 or less ends a number, a fraction has 39 digits, or an escape may hide either.
+_LITTLE = r"-0*(?:[4-9][0-9]|3[89]|[1-9][0-9]{2,9})[\"\s,}\]\\]"
+_WILD_DECIMALS = ("e" + _LITTLE, "E" + _LITTLE, r"\.[0-9]{39}", r"\\u00(?:3[0-9]|[46]5|2[dDeE])")
+# The same as part of a number: uuids end in such things too.
+_WILD_EXPONENT = r"[:\[\",\s][+-]?[0-9.]+[eE]" + _LITTLE
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What pyarrow.json is asked for; narrowed down by what it complains about."""
+
+    before: bool
+    metadata: bool
+    lsn: pa.DataType = _STRING
+    transaction: pa.DataType = _STRING
+    unexpected: str = "error"
+
+    def after(self, complaint: str) -> _Reading | None:
+        """The next thing to try, if there is one."""
+        if "unexpected field" in complaint and self.unexpected == "error":
+            # Something optional beyond the sample, or a member to ignore: infer it, and look afterwards where it was.
+            return replace(self, before=True, metadata=True, unexpected="infer")
+        for name in ("lsn", "transactionId"):
+            part = "lsn" if name == "lsn" else "transaction"
+            if f"Column(/metadata/{name}) changed from string to number" in complaint and getattr(self, part) == _STRING:
+                return replace(self, **{part: pa.int64()})
+        return None
+
+
+class FastDecoder:
+    """Decodes events of one table."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        types = [(column.name, read_type(column.kind)) for column in layout.columns]
+        # Keys of nested types cannot be compared by the column.
+        nested_key = any(isinstance(column.kind, NESTED) for column in layout.columns if column.name in layout.primary_key)
+        self.able = bool(types) and not nested_key and all(kind is not None for _, kind in types)
+        self.image = pa.struct(types if self.able else [])
+        self.decimals = any(_holds_decimal(column.kind) for column in layout.columns)
+
+    def decode(self, events: Sequence[bytes]) -> pa.Table | None:
+        """The events' rows, of `layout.event_schema`; None when only the exact way can tell."""
+        if not self.able or not events:
+            return None
+        text = b"\n".join(events)
+        try:
+            if not _is_utf8(text) or (self.decimals and not _decimals_are_tame(text)):
+                return None
+            read = self.read(text)
+            if read is None or read.num_rows != len(events):
+                return None
+            return self.table(read, events)
+        except (Refused, pa.ArrowException):
+            return None
+
+    def read(self, text: bytes) -> pa.Table | None:
+        head = text[:_SAMPLE_BYTES]
+        reading: _Reading | None = _Reading(before=b'"before"' in head, metadata=b'"metadata"' in head)
+        while reading is not None:
+            fields = [("sequence", pa.int64()), ("timestamp", pa.int64()), ("operation", pa.string()), ("table", pa.string())]
+            fields += [("rowId", pa.string()), ("after", self.image)]
+            if reading.before:
+                fields.append(("before", self.image))
+            if reading.metadata:
+                unchanged = pa.list_(pa.string())
+                kinds = [("lsn", reading.lsn), ("transactionId", reading.transaction), ("unchanged", unchanged)]
+                fields.append(("metadata", pa.struct(kinds)))
+            try:
+                return pyarrow.json.read_json(
+                    pa.BufferReader(text),
+                    read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(text) + 1),
+                    parse_options=pyarrow.json.ParseOptions(
+                        explicit_schema=pa.schema(fields), unexpected_field_behavior=reading.unexpected
+                    ),
+                )
+            except pa.ArrowInvalid as complaint:
+                reading = reading.after(str(complaint))
+        return None
+
+    def table(self, read: pa.Table, events: Sequence[bytes]) -> pa.Table:
+        names = read.schema.names
+        columns = {name: _one_array(read.column(name)) for name in names}
+        for name in {"after", "before"}.intersection(names):
+            if columns[name].type != self.image:
+                raise Refused  # A member that no column is for.
+        _refuse_non_finite(columns)
+        operation = pc.index_in(columns["operation"], value_set=OPERATION_VALUES)
+        if operation.null_count or columns["sequence"].null_count or columns["timestamp"].null_count:
+            raise Refused
+        found = {
+            "_cdc_operation": pa.DictionaryArray.from_arrays(operation, OPERATION_VALUES),
+            "_cdc_sequence": columns["sequence"],
+            "_cdc_timestamp": _timestamps(columns["timestamp"]),
+            "_cdc_row_id": columns["rowId"],
+            **_metadata(columns.get("metadata")),
+        }
+        after = dict(zip(self.image.names, columns["after"].flatten(), strict=True))
+        before = dict(zip(self.image.names, columns["before"].flatten(), strict=True)) if "before" in columns else {}
+        images = _selected(operation, after, before)
+        for column in self.layout.columns:
+            found[column.name] = convert(images[column.name], column.kind, column.type)
+        if before and self.layout.primary_key:
+            found["_cdc_key_before"] = self.keys_before(operation, before, found, events)
+        nulls = functools.partial(pa.nulls, len(events))
+        arrays = [found[field.name] if field.name in found else nulls(field.type) for field in self.layout.event_schema]
+        return pa.Table.from_arrays(arrays, schema=self.layout.event_schema)
+
+    def keys_before(
+        self, operation: pa.Array, before: dict[str, pa.Array], found: dict[str, pa.Array], events: Sequence[bytes]
+    ) -> pa.Array:
+        """The old key where an update's before image has it all and some of it differs; row by row only for those."""
+        update = pc.equal(operation, _UPDATE)
+        complete, differs = update, pa.scalar(False)
+        for column in self.layout.columns:
+            if column.name not in self.layout.primary_key:
+                continue
+            # Only updates' keys are compared; other rows' before images may hold anything.
+            there = pc.if_else(update, before[column.name], pa.scalar(None, before[column.name].type))
+            old, new = (_comparable(array) for array in (convert(there, column.kind, column.type), found[column.name]))
+            complete = pc.and_(complete, pc.is_valid(old))
+            differs = pc.or_(differs, pc.fill_null(pc.not_equal(old, new), False))
+        changed = pc.and_(complete, differs)
+        places = pc.indices_nonzero(changed).to_pylist()
+        keys = pa.array([key_text(events[place], self.layout.primary_key) for place in places], pa.string())
+        return pc.replace_with_mask(pa.nulls(len(events), pa.string()), changed, keys)
+
+
+def _holds_decimal(kind: ColumnType) -> bool:
+    match kind:
+        case DecimalType():
+            return True
+        case ListType(element):
+            return _holds_decimal(element)
+        case StructType(fields):
+            return any(_holds_decimal(child.type) for child in fields)
+        case _:
+            return False
+
+
+def _whole(text: bytes, kind: pa.DataType) -> pa.Array:
+    """The text as an array of one value, not copied."""
+    return pa.Array.from_buffers(kind, 1, [None, pa.array([0, len(text)], pa.int64()).buffers()[1], pa.py_buffer(text)])
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        _whole(text, pa.large_string()).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return not text.startswith(b"\xef\xbb\xbf")  # pyarrow.json skips a byte order mark.
+
+
+def _decimals_are_tame(text: bytes) -> bool:
+    """Whether no number in the text can lead Arrow's decimal parser astray."""
+    array = _whole(text, pa.large_binary())
+    hits = [pattern for pattern in _WILD_DECIMALS if pc.match_substring_regex(array, pattern)[0].as_py()]
+    if any(not pattern.startswith(("e", "E")) for pattern in hits):
+        return False
+    return not hits or not pc.match_substring_regex(array, _WILD_EXPONENT)[0].as_py()
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _refuse_non_finite(columns: dict[str, pa.Array]) -> None:
+    """Refuses NaN and infinities wherever they were read: in JSON they can only be bare words or numbers out of range."""
+    waiting = list(columns.values())
+    while waiting:
+        array = waiting.pop()
+        if pa.types.is_floating(array.type):
+            if pc.all(pc.is_finite(array)).as_py() is False:
+                raise Refused
+        elif pa.types.is_struct(array.type):
+            waiting += array.flatten()
+        elif pa.types.is_list(array.type):
+            waiting.append(array.flatten())
+
+
+def _timestamps(milliseconds: pa.Array) -> pa.Array:
+    bounds = pc.min_max(milliseconds).as_py()
+    if not TIMESTAMP_MIN // 1000 <= bounds["min"] <= bounds["max"] <= TIMESTAMP_MAX // 1000:
+        raise Refused
+    return pc.multiply(milliseconds, 1000).view(pa.timestamp("us", "UTC"))
+
+
+def _metadata(metadata: pa.Array | None) -> dict[str, pa.Array]:
+    if metadata is None:
+        return {}
+    parts = dict(zip(metadata.type.names, metadata.flatten(), strict=True))
+    if parts["unchanged"].flatten().null_count:
+        raise Refused
+    return {
+        "_cdc_lsn": pc.cast(parts["lsn"], pa.string()),
+        "_cdc_transaction": pc.cast(parts["transactionId"], pa.string()),
+        "_cdc_unchanged": parts["unchanged"],
+    }
+
+
+def _selected(operation: pa.Array, after: dict[str, pa.Array], before: dict[str, pa.Array]) -> dict[str, pa.Array]:
+    """Each column of the image its row stands for: before for a DELETE, after for an INSERT or UPDATE, none for a TRUNCATE."""
+    if not pc.any(pc.greater_equal(operation, _DELETE)).as_py():
+        return after
+    delete, truncate = pc.equal(operation, _DELETE), pc.equal(operation, _TRUNCATE)
+    images = {}
+    for name, array in after.items():
+        none = pa.scalar(None, array.type)
+        images[name] = pc.if_else(delete, before.get(name, none), pc.if_else(truncate, none, array))
+    return images
+
+
+def _comparable(array: pa.Array) -> pa.Array:
+    return array.storage if isinstance(array, pa.ExtensionArray) else array

@@ -1,0 +1,99 @@
+"""What decoding a table's events needs to know, made once: its columns, their types in JSON and in Arrow.
+
+Both ways of decoding, `fast` and `exact`, make a table of `Layout.event_schema`: the columns that come from the events
+themselves. `rows` adds those that are the same for a whole chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyiceberg.schema import Schema
+
+from dolake.column_types import ColumnType
+from dolake.parquet.schema import RESERVED_NAMES, arrow_schema, column_type_of
+
+# The same for every row of a chunk, or known without looking into the events.
+CHUNK_NAMES = frozenset({"_cdc_source", "_cdc_epoch", "_cdc_log", "_cdc_offset", "_cdc_index"})
+
+
+@dataclass(frozen=True)
+class EventChunk:
+    """Events of one table from one log record, in order: each a raw JSON object, valid JSON as the ingest half checked it.
+
+    `indexes` are their places in the record.
+    """
+
+    log: str
+    offset: int
+    source: str
+    epoch: str
+    events: Sequence[bytes]
+    indexes: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A declared column: what it is called, what its JSON must be, what Arrow holds."""
+
+    name: str
+    kind: ColumnType
+    type: pa.DataType
+
+
+@dataclass(frozen=True)
+class Layout:
+    table: str
+    schema: pa.Schema
+    event_schema: pa.Schema
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...]
+
+    @classmethod
+    def of(cls, table: str, schema: Schema, primary_key: Sequence[str]) -> Layout:
+        """Raises ValueError when the table has a column of a type dolake does not write."""
+        arrow = arrow_schema(schema)
+        columns = tuple(
+            Column(column.name, column_type_of(column), arrow.field(column.name).type)
+            for column in schema.fields
+            if column.name not in RESERVED_NAMES
+        )
+        known = {column.name for column in columns}
+        # A key with a column the table does not have can never be compared: it is no key.
+        key = tuple(primary_key) if known.issuperset(primary_key) else ()
+        return cls(table, arrow, pa.schema([field for field in arrow if field.name not in CHUNK_NAMES]), columns, key)
+
+
+def storage_type(kind: pa.DataType) -> pa.DataType:
+    """`kind` with uuids as 16 bytes: Arrow cannot build nested arrays of extension types from values."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind.storage_type
+    if pa.types.is_map(kind):
+        return pa.map_(_storage_field(kind.key_field), _storage_field(kind.item_field))
+    if pa.types.is_list(kind):
+        return pa.list_(_storage_field(kind.value_field))
+    if pa.types.is_struct(kind):
+        return pa.struct([_storage_field(field) for field in kind])
+    return kind
+
+
+def _storage_field(field: pa.Field) -> pa.Field:
+    return field.with_type(storage_type(field.type))
+
+
+def from_storage(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The array of `kind` over one of its `storage_type`. Not for slices."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(kind, array)
+    if storage_type(kind) == kind:
+        return array
+    if pa.types.is_map(kind):
+        keys, items = from_storage(array.keys, kind.key_type), from_storage(array.items, kind.item_type)
+        return pa.MapArray.from_arrays(array.offsets, keys, items, type=kind, mask=array.is_null())
+    if pa.types.is_list(kind):
+        values = from_storage(array.values, kind.value_type)
+        return pa.ListArray.from_arrays(array.offsets, values, type=kind, mask=array.is_null())
+    children = [from_storage(array.field(place), field.type) for place, field in enumerate(kind)]
+    return pa.StructArray.from_arrays(children, fields=list(kind), mask=array.is_null())
