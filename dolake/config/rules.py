@@ -112,13 +112,18 @@ def _places(settings: Settings) -> Iterator[Breach]:
 
 def _apart(settings: Settings) -> Iterator[Breach]:
     """A directory inside another would have its files taken for the other's."""
-    directories = [(key, path, os.path.realpath(path)) for key, path in _directories(settings)]
-    for index, (key, path, real) in enumerate(directories):
-        for other_key, other_path, other_real in directories[:index]:
+    accepted: list[tuple[str, str, str]] = []
+    for key, path in _directories(settings):
+        real = os.path.realpath(path)
+        for other_key, other_path, other_real in accepted:
             if real == other_real:
                 yield _breach(key, path, f"must differ from {other_key} ({other_path})", other_key)
-            elif _inside(other_real, real) or (_inside(real, other_real) and other_key != "data"):
+                break
+            if _inside(other_real, real) or (_inside(real, other_real) and other_key != "data"):
                 yield _breach(key, path, f"must not contain {other_key} ({other_path}), nor lie inside it", other_key)
+                break
+        else:
+            accepted.append((key, path, real))
 
 
 def _inside(path: str, parent: str) -> bool:

@@ -1,0 +1,260 @@
+"""Settings: where they come from, what they owe each other, and that every mistake is told at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dolake.config import Settings, load_settings
+from dolake.errors import ConfigurationError, Mistake
+from dolake.model import TableName
+
+MIB = 1024 * 1024
+
+
+def load(data: Path | None, toml: str = "", environment: dict[str, str] | None = None, flags: dict[str, object] | None = None) -> Settings:
+    """Settings with `toml` as DIR/dolake.toml."""
+    given = dict(flags or {})
+    config = None
+    if data is not None:
+        data.mkdir(exist_ok=True)
+        given["data"] = str(data)
+    if toml and data is not None:
+        (data / "dolake.toml").write_text(toml, encoding="utf-8")
+        config = str(data / "dolake.toml")
+    return load_settings(given, config=config, environment=environment or {})
+
+
+def mistakes(*arguments: object, **more: object) -> list[Mistake]:
+    with pytest.raises(ConfigurationError) as refusal:
+        load(*arguments, **more)  # type: ignore[arg-type]
+    return refusal.value.mistakes
+
+
+def test_a_data_directory_is_all_that_is_needed(tmp_path: Path) -> None:
+    settings = load_settings({"data": str(tmp_path / "lake")}, environment={})
+    assert settings.log.directories == (str(tmp_path / "lake" / "log"),)
+    assert settings.warehouse.uri == f"file://{tmp_path}/lake/warehouse"
+    assert (settings.host, settings.port, settings.http_port) == ("127.0.0.1", 8765, 8181)
+    assert (settings.flush.age_s, settings.flush.bytes, settings.log.segment_bytes) == (5.0, 128 * MIB, 64 * MIB)
+    assert (settings.limits.payload_bytes, settings.limits.event_bytes, settings.limits.batch_events) == (16 * MIB, MIB, 10_000)
+    assert (settings.commit.snapshots_kept, settings.commit.tags_kept_days, settings.log.backlog_bytes) == (100, 7, None)
+    assert os.listdir(tmp_path) == []
+
+
+def test_flags_win_over_the_environment_over_the_file_over_defaults(tmp_path: Path) -> None:
+    toml = "port = 1\nhttp_port = 11\n[flush]\nage_s = 1\nrows = 7\n[commit]\nsnapshots_kept = 3\n"
+    environment = {"DOLAKE_PORT": "2", "DOLAKE_FLUSH_AGE_S": "2.5"}
+    settings = load(tmp_path, toml, environment, {"port": 3})
+    assert (settings.port, settings.http_port, settings.flush.age_s, settings.flush.rows) == (3, 11, 2.5, 7)
+    assert (settings.commit.snapshots_kept, settings.commit.tags_kept_days) == (3, 7)
+
+
+def test_a_file_is_found_in_the_data_directory_or_else_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "dolake.toml").write_text('data = "lake"\nport = 5\n')
+    here = load_settings({}, environment={})
+    assert (here.data, here.port) == (str(tmp_path / "lake"), 5)
+    (tmp_path / "lake" / "dolake.toml").write_text("port = 6\n")
+    assert load_settings({"data": "lake"}, environment={}).port == 6
+    assert load_settings({}, environment={"DOLAKE_DATA": "lake"}).port == 6
+    assert load_settings({"data": "lake"}, config="dolake.toml", environment={}).port == 5
+    assert load_settings({"data": "lake"}, environment={"DOLAKE_CONFIG": "dolake.toml"}).port == 5
+
+
+def test_relative_paths_in_a_file_are_relative_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "etc").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "etc" / "dolake.toml").write_text('data = "lake"\n[log]\ndirectories = ["one", "/two"]\n')
+    settings = load_settings({}, config="etc/dolake.toml", environment={})
+    assert settings.data == str(tmp_path / "etc" / "lake")
+    assert settings.log.directories == (str(tmp_path / "etc" / "one"), "/two")
+    settings = load_settings({"data": "x"}, config="etc/dolake.toml", environment={"DOLAKE_LOG_DIRECTORIES": "a:b"})
+    assert settings.data == str(tmp_path / "x")
+    assert settings.log.directories == (str(tmp_path / "a"), str(tmp_path / "b"))
+
+
+def test_sizes_may_carry_a_unit(tmp_path: Path) -> None:
+    settings = load(tmp_path, '[flush]\nbytes = "32 MiB"\nmemory_bytes = "1GB"\n', {"DOLAKE_LOG_SEGMENT_BYTES": "1MiB"})
+    assert (settings.flush.bytes, settings.flush.memory_bytes, settings.log.segment_bytes) == (32 * MIB, 10**9, MIB)
+
+
+def test_keys_of_aws_are_used_for_a_bucket_and_only_below_our_own(tmp_path: Path) -> None:
+    environment = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t", "AWS_DEFAULT_REGION": "eu"}
+    s3 = load(tmp_path, '[warehouse]\nuri = "s3://lake/x/"\n', environment).s3
+    assert (s3.access_key, s3.secret_key, s3.session_token, s3.region) == ("a", "s", "t", "eu")
+    own = {**environment, "DOLAKE_S3_ACCESS_KEY": "A", "DOLAKE_S3_SECRET_KEY": "S"}
+    s3 = load(tmp_path, '[warehouse]\nuri = "s3://lake/x"\n', own).s3
+    assert (s3.access_key, s3.secret_key, s3.session_token) == ("A", "S", None), "keys of two owners must never be mixed"
+    assert load(tmp_path, "port = 1", environment).s3.access_key is None
+
+
+def test_settings_survive_the_way_to_a_child(tmp_path: Path) -> None:
+    toml = '[s3]\naccess_key = "a"\nsecret_key = "s"\n[tables."public.*"]\npartition_by = ["day"]\nflush = {age_s = 1.5}\n'
+    settings = load(tmp_path / "ein Ördner", toml)
+    assert Settings.from_json(settings.to_json()) == settings
+    assert "secret_key" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("table", "age_s", "rows", "partition_by"),
+    [
+        ("public.orders", 1.0, 10, ("region",)),
+        ("public.orders_old", 2.0, 20, ("day",)),
+        ("public.items", 3.0, 20, ("day",)),
+        ("audit.items", 4.0, 40, ()),
+        ("default.plain", 5.0, 50, ()),
+        ("other.plain", 4.0, 40, ()),
+    ],
+)
+def test_each_setting_of_a_table_comes_from_the_most_specific_pattern_that_sets_it(
+    tmp_path: Path, table: str, age_s: float, rows: int, partition_by: tuple[str, ...]
+) -> None:
+    toml = """
+    [tables."*"]
+    flush = {age_s = 4, rows = 40}
+    [tables."public.*"]
+    flush = {age_s = 3, rows = 20}
+    partition_by = ["day"]
+    [tables."public.orders"]
+    flush = {age_s = 1, rows = 10}
+    partition_by = ["region"]
+    [tables."public.orders*"]
+    flush = {age_s = 2}
+    [tables.plain]
+    flush = {age_s = 5, rows = 50}
+    """
+    chosen = load(tmp_path, toml).settings_for(TableName.parse(table))
+    assert (chosen.mode, chosen.flush_age_s, chosen.flush_rows, chosen.partition_by) == ("changelog", age_s, rows, partition_by)
+    assert chosen.flush_bytes == 128 * MIB
+
+
+def test_the_order_of_patterns_in_the_file_does_not_matter(tmp_path: Path) -> None:
+    first, second = '[tables."a.x*y"]\nflush = {rows = 1}\n', '[tables."a.x*z*"]\nflush = {rows = 2}\n'
+    one, other = load(tmp_path, first + second), load(tmp_path, second + first)
+    assert one.settings_for("a.xzy") == other.settings_for("a.xzy")
+
+
+# toml, environment, flags → the key that is named, the value shown, a part of the rule
+WRONG: dict[str, tuple[str, dict[str, str], dict[str, object], str, str, str]] = {
+    "port too high": ("port = 70000", {}, {}, "port", "70000", "at most 65535"),
+    "port negative": ("", {}, {"port": -1}, "port", "-1", "at least 0"),
+    "port not a number": ("", {"DOLAKE_PORT": "http"}, {}, "port", "http", "whole number"),
+    "port a truth value": ("port = true", {}, {}, "port", "True", "number"),
+    "ports equal": ("port = 9000\nhttp_port = 9000", {}, {}, "http_port", "9000", "differ from port"),
+    "host not loopback": ('host = "0.0.0.0"', {}, {}, "host", "0.0.0.0", "no tokens"),
+    "host a name": ("", {"DOLAKE_HOST": "example.org"}, {}, "host", "example.org", "loopback"),
+    "unknown key": ("prot = 1", {}, {}, "prot", "1", "did you mean port"),
+    "unknown section key": ("[flush]\nage = 1", {}, {}, "flush.age", "1", "no setting"),
+    "unknown variable": ("", {"DOLAKE_FLUSH_AGE": "1"}, {}, "DOLAKE_FLUSH_AGE", "1", "did you mean DOLAKE_FLUSH_AGE_S"),
+    "patterns in the environment": ("", {"DOLAKE_TABLES_X_MODE": "m"}, {}, "DOLAKE_TABLES_X_MODE", "m", "dolake.toml"),
+    "section a number": ("flush = 3", {}, {}, "flush", "3", "section"),
+    "age zero": ("[flush]\nage_s = 0", {}, {}, "flush.age_s", "0", "more than 0"),
+    "age not finite": ("[flush]\nage_s = inf", {}, {}, "flush.age_s", "inf", "at most 86400"),
+    "age text": ("", {"DOLAKE_FLUSH_AGE_S": "soon"}, {}, "flush.age_s", "soon", "must be a number"),
+    "rows zero": ("[flush]\nrows = 0", {}, {}, "flush.rows", "0", "at least 1"),
+    "size with an odd unit": ('[flush]\nbytes = "3 parsecs"', {}, {}, "flush.bytes", "3 parsecs", "64 MiB"),
+    "memory below a flush": ("[flush]\nmemory_bytes = 1000", {}, {}, "flush.memory_bytes", "1000", "at least flush.bytes"),
+    "segment too small": ("[log]\nsegment_bytes = 100", {}, {}, "log.segment_bytes", "100", "at least 4096"),
+    "backlog below a segment": ('[log]\nbacklog_bytes = "32 MiB"', {}, {}, "log.backlog_bytes", "33554432", "log.segment_bytes"),
+    "event above payload": ('[limits]\nevent_bytes = "17 MiB"', {}, {}, "limits.event_bytes", str(17 * MIB), "limits.payload_bytes"),
+    "directories equal": ('[log]\ndirectories = ["a", "b", "a"]', {}, {}, "log.directories", "/a", "must differ"),
+    "directory in another": ('[log]\ndirectories = ["a", "a/b"]', {}, {}, "log.directories", "/a/b", "nor lie inside"),
+    "log is the data directory": ('[log]\ndirectories = ["."]', {}, {}, "log.directories", "", "must differ from data"),
+    "log contains the data directory": ('[log]\ndirectories = [".."]', {}, {}, "log.directories", "", "must not contain data"),
+    "warehouse in the log": ('[warehouse]\nuri = "file://{here}/log/x"', {}, {}, "warehouse.uri", "/log/x", "nor lie inside"),
+    "directory not text": ("[log]\ndirectories = [1]", {}, {}, "log.directories.0", "1", "must be text"),
+    "a file in the way": ('[log]\ndirectories = ["dolake.toml/x"]', {}, {}, "log.directories", "dolake.toml/x", "not a directory"),
+    "warehouse without scheme": ('[warehouse]\nuri = "/tmp/x"', {}, {}, "warehouse.uri", "/tmp/x", "file:///path or s3://"),
+    "warehouse of another scheme": ('[warehouse]\nuri = "gs://b/x"', {}, {}, "warehouse.uri", "gs://b/x", "file:///path or s3://"),
+    "warehouse relative": ('[warehouse]\nuri = "file://x"', {}, {}, "warehouse.uri", "file://x", "absolute"),
+    "warehouse climbs": ('[warehouse]\nuri = "s3://lake/../x"', {}, {}, "warehouse.uri", "s3://lake/../x", "`..`"),
+    "bucket name": ('[warehouse]\nuri = "s3://UPPER/x"', {}, {}, "warehouse.uri", "s3://UPPER/x", "bucket"),
+    "endpoint without scheme": ('[s3]\nendpoint = "localhost:9000"', {}, {}, "s3.endpoint", "localhost:9000", "http://"),
+    "key without secret": ('[s3]\naccess_key = "k"', {}, {}, "s3.secret_key", "nothing", "together with s3.access_key"),
+    "mirror": ('[tables."a.*"]\nmode = "mirror"', {}, {}, "tables.a.*.mode", "mirror", 'must be "changelog"'),
+    "mode unknown": ('[tables."a.*"]\nmode = "log"', {}, {}, "tables.a.*.mode", "log", "changelog"),
+    "pattern with a slash": ('[tables."../x"]\npartition_by = ["a"]', {}, {}, "tables.../x", "../x", "table pattern"),
+    "pattern twice": ('[tables."x"]\n[tables."default.x"]', {}, {}, "tables.default.x", "default.x", "beside tables.x"),
+    "pattern's unknown key": ('[tables."x"]\npartition = "a"', {}, {}, "tables.x.partition", "a", "partition_by"),
+    "pattern's flush above memory": ('[tables."x"]\nflush = {bytes = "1 GiB"}', {}, {}, "tables.x.flush.bytes", str(1024 * MIB), "memory"),
+    "partition column twice": ('[tables."x"]\npartition_by = ["a", "a"]', {}, {}, "tables.x.partition_by", "['a', 'a']", "once"),
+    "partition column empty": ('[tables."x"]\npartition_by = [""]', {}, {}, "tables.x.partition_by.0", "", "empty"),
+    "snapshots none": ("", {"DOLAKE_COMMIT_SNAPSHOTS_KEPT": "0"}, {}, "commit.snapshots_kept", "0", "at least 1"),
+}  # fmt: skip
+
+
+@pytest.mark.acceptance("AT-100")
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_setting_is_named_with_its_value_and_rule_and_nothing_is_created(tmp_path: Path, case: str) -> None:
+    toml, environment, flags, field, value, rule = WRONG[case]
+    found = mistakes(tmp_path / "lake", toml.replace("{here}", str(tmp_path / "lake")), environment, flags)
+    assert [mistake.field for mistake in found] == [field]
+    assert value in found[0].value
+    assert rule in found[0].rule
+    assert "\n" not in str(found[0])
+    assert set(os.listdir(tmp_path / "lake")) <= {"dolake.toml"}
+    assert os.listdir(tmp_path) == ["lake"]
+
+
+def test_every_mistake_is_told_at_once_with_where_it_came_from(tmp_path: Path) -> None:
+    toml = 'hots = "x"\n[flush]\nage_s = -1\n[log]\nbacklog_bytes = 5\n[tables."a b"]\nmode = "both"\n'
+    found = mistakes(tmp_path, toml, {"DOLAKE_HTTP_PORT": "x", "DOLAKE_WHAT": "y"}, {"host": "10.0.0.1"})
+    fields = {mistake.field for mistake in found}
+    assert fields == {"hots", "flush.age_s", "log.backlog_bytes", "tables.a b.mode", "tables.a b", "http_port", "DOLAKE_WHAT", "host"}
+    told = {mistake.field: mistake.value for mistake in found}
+    assert told["http_port"] == "x from DOLAKE_HTTP_PORT"
+    assert told["host"] == "10.0.0.1 from --host"
+    assert told["flush.age_s"].endswith("dolake.toml")
+
+
+def test_a_rule_about_a_value_that_is_wrong_already_is_not_told_on_top(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, '[log]\nsegment_bytes = "much"\nbacklog_bytes = "32 MiB"\n')
+    assert [mistake.field for mistake in found] == ["log.segment_bytes"]
+
+
+@pytest.mark.parametrize("key", ["secret_key", "session_token"])
+def test_a_secret_is_never_shown(tmp_path: Path, key: str) -> None:
+    found = mistakes(tmp_path, f"[s3]\n{key} = 12345678\n")
+    assert "12345678" not in " ".join(str(mistake) for mistake in found)
+
+
+def test_a_value_with_control_characters_stays_on_one_line(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, environment={"DOLAKE_HOST": "a\nb\x1b[31m", "DOLAKE_X\nY": "1"})
+    assert all("\n" not in str(mistake) and "\x1b" not in str(mistake) for mistake in found)
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"), [(b"port = ", "must be TOML"), (b"\xff\xfe", "must be TOML"), (None, "can be read")], ids=["cut", "bytes", "none"]
+)
+def test_a_file_that_cannot_be_read_is_a_mistake(tmp_path: Path, content: bytes | None, rule: str) -> None:
+    if content is not None:
+        (tmp_path / "x.toml").write_bytes(content)
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings({"data": str(tmp_path)}, config=str(tmp_path / "x.toml"), environment={})
+    assert [mistake.field for mistake in refusal.value.mistakes] == ["config"]
+    assert rule in refusal.value.mistakes[0].rule
+
+
+def test_without_a_data_directory_the_rest_is_checked_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [mistake.field for mistake in mistakes(None, environment={"DOLAKE_PORT": "-1"})] == ["data", "port"]
+
+
+@pytest.mark.acceptance("AT-100")
+def test_the_command_line_exits_with_2_and_a_line_for_each_mistake(tmp_path: Path) -> None:
+    arguments = ["serve", "--data", str(tmp_path / "lake"), "--port", "70000", "--host", "0.0.0.0"]
+    done = subprocess.run([sys.executable, "-m", "dolake", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert [line.split(":")[1].strip() for line in lines] == ["port", "host"]
+    assert "70000" in lines[0]
+    assert "at most 65535" in lines[0]
+    assert os.listdir(tmp_path) == []
