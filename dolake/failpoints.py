@@ -26,6 +26,11 @@ from dataclasses import dataclass, field
 
 # name → the moment. Listed in the docs by `dolake docs failpoints`; tests require that each is hit and armed by name.
 POINTS: dict[str, str] = {
+    "ingest.batch_decoded": "a batch or schema is decoded, nothing is decided",
+    "ingest.before_append": "a group of batches is about to go to the log",
+    "ingest.before_ack": "a group is durable, no ack has left",
+    "ingest.after_ack": "the acks of a group have left",
+    "ingest.trim": "the writer has said what it needs no more, the log was not asked to trim",
     "wal.roll_create": "a new segment's file is about to be made",
     "wal.roll_written": "its header is written, not synced",
     "wal.roll_sync": "its header is synced, it has no name yet",

@@ -38,7 +38,7 @@ from dolake.cdc.wire import (
     SchemaEnvelope,
 )
 from dolake.errors import InvalidMessage
-from dolake.model import DeclaredColumn, DeclaredSchema, Entry, RecordKind, SourceState, TableName, TransactionMark
+from dolake.model import DeclaredColumn, DeclaredSchema, Entry, RecordKind, TableName, TransactionMark
 
 ARROW_MAGIC = b"ARW1"
 _HEAD_BYTES_MAX = 4096  # An envelope is a few hundred bytes; a longer one takes the longer way.
@@ -61,9 +61,8 @@ class CdcBatch:
     correlation_id: str | None
     payload: bytes
 
-    def entry(self, epoch: str, state: SourceState) -> Entry:
-        """As the log takes it. A batch without events moves neither event sequence nor lsn, so it carries the last ones."""
-        fresh = state.epoch != epoch
+    def entry(self, epoch: str) -> Entry:
+        """As the log takes it. A batch without events moves neither event sequence nor lsn: it carries -1 and none."""
         return Entry(
             kind=RecordKind.BATCH,
             source=self.source,
@@ -73,8 +72,8 @@ class CdcBatch:
             content=self.content,
             payload=self.payload,
             tables=self.tables,
-            last_event_sequence=self.last_event_sequence if self.event_count else -1 if fresh else state.last_event_sequence,
-            last_lsn=self.last_lsn or ("" if fresh else state.last_lsn),
+            last_event_sequence=self.last_event_sequence if self.event_count else -1,
+            last_lsn=self.last_lsn,
             transaction=self.transaction,
         )
 
@@ -92,8 +91,7 @@ class SchemaMessage:
     payload: bytes
     event_count: int = 0
 
-    def entry(self, epoch: str, state: SourceState) -> Entry:
-        fresh = state.epoch != epoch
+    def entry(self, epoch: str) -> Entry:
         return Entry(
             kind=RecordKind.SCHEMA,
             source=self.source,
@@ -103,8 +101,6 @@ class SchemaMessage:
             content=self.content,
             payload=self.payload,
             tables={self.schema.table: 0},
-            last_event_sequence=-1 if fresh else state.last_event_sequence,
-            last_lsn="" if fresh else state.last_lsn,
         )
 
 

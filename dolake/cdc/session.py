@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from dolake.cdc import validation
 from dolake.cdc.answer import Ack, Answer, Nack
-from dolake.cdc.message import CdcBatch, Connect, Disconnect, FlushRequest, Heartbeat, Message, SchemaMessage
+from dolake.cdc.message import CdcBatch, Message, SchemaMessage
+from dolake.cdc.wire import Connect, Disconnect, FlushRequest, Heartbeat
 from dolake.errors import InvalidMessage
 
 TOO_LARGE_MAX = 3  # The third message above a limit closes the connection.

@@ -1,0 +1,77 @@
+"""What the ingest half answers over the control socket: readiness, state, metrics, tables, flushes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dolake.errors import RequestRefused
+from dolake.ingest.progress import Message
+from dolake.ingest.service import IngestService
+from dolake.metrics import observe_process
+
+
+class Asks:
+    """Answers `ask` messages; what the writer knows is passed on as it was last said."""
+
+    def __init__(self, service: IngestService) -> None:
+        self._service = service
+        service.metrics.set("dolake_process_started_seconds", service.runtime.clock.now_ms() / 1000, process="ingest")
+
+    async def answer(self, ask: Message) -> Message:
+        """Raises RequestRefused for what is not known."""
+        what = ask.get("what")
+        if what == "flush":
+            tables = ask.get("tables")
+            return {"result": await self._service.flush(tables if isinstance(tables, list) else None, str(ask.get("reason", "manual")))}
+        answers = {"ready": self._ready, "state": self._state, "metrics": self._metrics, "tables": self._tables}
+        if what not in answers:
+            raise RequestRefused(f"nobody knows what {what!r} is; ask for {', '.join(answers)} or flush")
+        return answers[what]()
+
+    def _ready(self) -> Message:
+        """Ready is: every log can take batches. The writer's readiness is told apart."""
+        reasons = [lane.trouble for lane in self._service.lanes.values() if not lane.is_serving]
+        if self._service.is_stopping:
+            reasons.append("this daemon is stopping")
+        writer = self._service.writer.reasons(self._service.runtime.clock.monotonic_s())
+        return {"ready": not reasons, "reasons": reasons, "writer": {"ready": not writer, "reasons": writer}}
+
+    def _state(self) -> Message:
+        writer = self._service.writer
+        return {
+            "logs": {lane.directory: self._log(lane.directory) for lane in self._service.lanes.values()},
+            "sources": {source: self._source(source) for source in self._service.desks},
+            "writer": {**writer.last, "connected": writer.connected},
+        }
+
+    def _log(self, directory: str) -> dict[str, Any]:
+        lane = self._service.lanes[directory]
+        state = {"log": lane.log_id, "serving": lane.is_serving, "trouble": lane.trouble, "backlog_bytes_max": lane.backlog_bytes_max}
+        if lane.is_serving:
+            state.update(low=lane.low, synced_end=lane.log.synced_end, backlog_bytes=lane.backlog_bytes())
+        return state
+
+    def _source(self, source: str) -> dict[str, Any]:
+        desk = self._service.desks[source]
+        durable = desk.numbering.durable
+        return {
+            "log": desk.lane.log_id,
+            "epoch": durable.epoch,
+            "last_sequence": durable.last_sequence,
+            "last_event_sequence": durable.last_event_sequence,
+            "persisted_sequence": desk.persisted_sequence,
+            "connected": desk.client is not None,
+        }
+
+    def _metrics(self) -> Message:
+        metrics = self._service.metrics
+        observe_process(metrics, "ingest")
+        for lane in self._service.lanes.values():
+            if lane.is_serving:
+                metrics.set("dolake_wal_backlog_bytes", lane.backlog_bytes(), log=lane.log_id)
+        writer = self._service.writer
+        return {"metrics": {"ingest": metrics.values(), "writer": writer.last.get("metrics") if writer.connected else None}}
+
+    def _tables(self) -> Message:
+        writer = self._service.writer
+        return {"tables": writer.last.get("tables", {}), "writer": {"connected": writer.connected}}

@@ -1,0 +1,62 @@
+"""What the writer half says of itself over the control socket, remembered: advisory, and possibly old."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Message = dict[str, Any]
+SILENT_S_MAX = 10.0  # The writer reports every second; one that says nothing for this long is not to be relied on.
+
+
+class WriterView:
+    """The last `progress` of the writer. Absent parts have harmless defaults: nothing committed, nothing known to be down."""
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.last: Message = {}
+        self.heard_s = 0.0
+
+    def hear(self, message: Message, now_s: float) -> None:
+        kind = message.get("type")
+        if kind == "gone":
+            self.connected = False
+        elif kind in ("hello", "progress"):
+            self.connected, self.heard_s = True, now_s
+        if kind == "progress":
+            self.last = message
+
+    def low(self, log_id: str) -> int | None:
+        """First offset of a log that some table still needs; None if the writer has not said."""
+        return _offset(self._log(log_id).get("low"))
+
+    def committed_bound(self, log_id: str, source: str) -> int:
+        """Every record of the source below this offset is in committed snapshots."""
+        said = self._log(log_id)
+        pending = said.get("pending")
+        first = pending.get(source) if isinstance(pending, dict) else None
+        bound = _offset(said.get("read") if first is None else first)
+        return 0 if bound is None else bound
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the store or the catalog does not answer the writer."""
+        return self.connected and "down" in (self.last.get("store"), self.last.get("catalog"))
+
+    def reasons(self, now_s: float) -> list[str]:
+        """Why nothing can be committed now; empty if it can."""
+        if not self.connected:
+            return ["the writer half is not connected"]
+        if now_s - self.heard_s > SILENT_S_MAX:
+            return [f"the writer half has said nothing for {now_s - self.heard_s:.0f} s"]
+        down = [f"the {part} does not answer" for part in ("store", "catalog") if self.last.get(part) == "down"]
+        reason = self.last.get("reason")
+        return [*down, *([reason] if isinstance(reason, str) and reason else [])]
+
+    def _log(self, log_id: str) -> Message:
+        logs = self.last.get("logs")
+        said = logs.get(log_id) if isinstance(logs, dict) else None
+        return said if isinstance(said, dict) else {}
+
+
+def _offset(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
