@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from e2e.services.s3 import S3Server, free_port
-from tests.harness.daemon import HALVES, Daemon, clean_environment, dolake_command
+from tests.harness.daemon import HALVES, Daemon, clean_environment, dolake_command, status
 from tests.harness.lake import Lake, assert_lake_equals_oracle
 from tests.harness.network import TcpProxy
 from tests.harness.oracle import Oracle, ledger_event
@@ -142,17 +141,11 @@ async def through_the_outage(daemon: Daemon, source: Source, proxy: TcpProxy) ->
     assert not sending.done(), "everything was taken while the store was away"
     acked = source.acked
     assert 0 < acked < len(source.frames)
-    await asyncio.to_thread(ready_says_that_the_store_is_away, daemon)
+    ready = daemon.ready()
+    assert ready is not None
+    assert await asyncio.to_thread(status, ready.http + "/health") == 200
     proxy.heal()
     await sending
     await drain(daemon, 120)
     watching.cancel()
     return highest
-
-
-def ready_says_that_the_store_is_away(daemon: Daemon) -> None:
-    """Acks go on as long as there is room: `/health` is fine, and `/ready/writer` says why nothing is committed."""
-    ready = daemon.ready()
-    assert ready is not None
-    with urllib.request.urlopen(ready.http + "/health", timeout=10) as answer:
-        assert answer.status == 200
