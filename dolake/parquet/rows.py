@@ -47,7 +47,8 @@ def _groups(chunks: Sequence[EventChunk]) -> Iterator[list[EventChunk]]:
     size_bytes = 0
     for chunk in chunks:
         group.append(chunk)
-        size_bytes += sum(map(len, chunk.events))
+        # About: events of one record are much alike, and a group may be somewhat larger.
+        size_bytes += 8 * sum(map(len, chunk.events[::8]))
         if size_bytes >= _GROUP_BYTES:
             yield group
             group, size_bytes = [], 0
@@ -71,16 +72,19 @@ def _with_places(layout: Layout, events: pa.Table, chunks: Sequence[EventChunk])
         "_cdc_index": pa.chunked_array([_indexes(chunk.indexes) for chunk in chunks], pa.int32()),
     }
     columns = [places[name] if name in places else events.column(name) for name in layout.schema.names]
-    return pa.Table.from_arrays(columns, schema=layout.schema).combine_chunks()
+    return pa.Table.from_arrays(columns, schema=layout.schema)
 
 
-def _repeated(values: Sequence[str], chunks: Sequence[EventChunk]) -> pa.ChunkedArray:
+def _joined(parts: Sequence[pa.Array], kind: pa.DataType) -> pa.Array:
+    return pa.concat_arrays(parts) if parts else pa.array([], kind)
+
+
+def _repeated(values: Sequence[str], chunks: Sequence[EventChunk]) -> pa.Array:
     """A dictionary column with one value for the whole of each chunk."""
     known = {value: place for place, value in enumerate(dict.fromkeys(values))}
     dictionary = pa.array(known, pa.string())
     indices = [pa.repeat(pa.scalar(known[value], pa.int32()), len(chunk.events)) for value, chunk in zip(values, chunks, strict=True)]
-    kind = pa.dictionary(pa.int32(), pa.string())
-    return pa.chunked_array([pa.DictionaryArray.from_arrays(part, dictionary) for part in indices], kind)
+    return pa.DictionaryArray.from_arrays(_joined(indices, pa.int32()), dictionary)
 
 
 def _indexes(indexes: Sequence[int]) -> pa.Array:

@@ -1,0 +1,119 @@
+"""Rows into Parquet files, whole in memory, and rows by partition.
+
+Files carry field ids, statistics, a checksum on every page (design: readers that rewrite must be able to tell a flipped
+bit), and the Parquet types Iceberg asks for: microseconds, uuid in 16 bytes, decimals as integers where they fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+# Bytes in Arrow of a row group; a reader's unit of work and of skipping. Small rows: DuckDB wants at least 122,880 of them.
+_GROUP_BYTES = 64 * 1024 * 1024
+_GROUP_ROWS_MAX = 1024 * 1024
+_SAMPLE_ROWS = 1024
+# A dictionary pays while values repeat: above this share of distinct values in the sample it only costs time (measured).
+_DISTINCT_SHARE_MAX = 0.25
+
+
+@dataclass(frozen=True)
+class EncodedFile:
+    """A whole Parquet file: its bytes (a buffer, not copied), its footer, its row count."""
+
+    data: memoryview
+    metadata: pq.FileMetaData
+    row_count: int
+
+
+def encode_parquet(table: pa.Table) -> EncodedFile:
+    """One file of all rows of `table`, whose schema carries the field ids (`schema.arrow_schema`). Blocking, no I/O."""
+    table = table.unify_dictionaries()
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        version="2.6",
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=_dictionary_columns(table),
+        write_page_checksum=True,
+        write_statistics=True,
+        store_decimal_as_integer=True,
+        # Arrow's own schema in the footer would make readers give back our dictionaries instead of the table's types.
+        store_schema=False,
+    ) as writer:
+        writer.write_table(table, row_group_size=_rows_a_group(table))
+    data = sink.getvalue()
+    return EncodedFile(memoryview(data), pq.read_metadata(pa.BufferReader(data)), table.num_rows)
+
+
+def _rows_a_group(table: pa.Table) -> int:
+    bytes_a_row: int = max(1, table.nbytes // max(1, table.num_rows))
+    return max(1, min(_GROUP_ROWS_MAX, _GROUP_BYTES // bytes_a_row))
+
+
+def _dictionary_columns(table: pa.Table) -> list[str]:
+    """Parquet paths of the columns worth a dictionary: those that are one in Arrow, and those whose sample repeats itself."""
+    step = max(1, table.num_rows // _SAMPLE_ROWS)
+    sample = table.take(pa.arange(0, table.num_rows, step)) if table.num_rows else table
+    found = []
+    for field in table.schema:
+        kind = field.type
+        if pa.types.is_dictionary(kind) or _repeats(sample.column(field.name), kind):
+            found.append(field.name)
+        elif field.name == "_cdc_unchanged":
+            found.append(f"{field.name}.list.element")
+    return found
+
+
+def _repeats(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
+    """Whether values of some length repeat often; numbers are as quick and nearly as small without."""
+    if not (pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_decimal(kind)):
+        return False
+    present = len(column) - column.null_count
+    distinct: int = pc.count_distinct(column).as_py()
+    return distinct <= max(1, present * _DISTINCT_SHARE_MAX)
+
+
+def split_by_partition(table: pa.Table, columns: Sequence[str]) -> list[tuple[tuple[Any, ...], pa.Table]]:
+    """The rows of each identity partition, their order kept; partitions in order of first appearance.
+
+    Values are as Iceberg holds them in partition data: dates as days, times and timestamps as microseconds (ints), uuids
+    as uuid.UUID, the rest as Python has them; None for null.
+    """
+    if not columns or not table.num_rows:
+        return [((), table)] if not columns else []
+    keys = [_plain(table.column(name)) for name in columns]
+    names = [str(place) for place in range(len(keys))]
+    places = pa.table([*keys, pa.arange(0, table.num_rows)], [*names, "row"])
+    groups = places.group_by(names, use_threads=False).aggregate([("row", "list")])
+    rows_of = groups.column("row_list").combine_chunks()
+    found = []
+    for place in range(groups.num_rows):
+        rows = rows_of[place].values
+        first = rows[0].as_py()
+        values = tuple(_partition_value(table.column(name)[first]) for name in columns)
+        found.append((values, table if len(rows) == table.num_rows else table.take(rows)))
+    return found
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column in a type that Arrow can group by."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        return pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _partition_value(scalar: pa.Scalar) -> Any:
+    if not scalar.is_valid:
+        return None
+    kind = scalar.type
+    if pa.types.is_date(kind) or pa.types.is_time(kind) or pa.types.is_timestamp(kind):
+        return scalar.value
+    return scalar.as_py()
