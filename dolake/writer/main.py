@@ -63,7 +63,7 @@ def _lock(disk: LocalDisk, settings: Settings) -> Lock:
 
 async def _open(runtime: Runtime, disk: LocalDisk, settings: Settings) -> WriterService:
     store = await runtime.tasks.run(open_warehouse, settings)
-    await runtime.tasks.run(store.probe)
+    await runtime.tasks.run(store.probe, runtime.random.uuid())
     catalog = await runtime.tasks.run(open_catalog, settings, store, runtime)
     policy = CommitPolicy(snapshots_kept=settings.commit.snapshots_kept, tags_kept_days=settings.commit.tags_kept_days)
     return make_service(runtime, disk, catalog, store, policy, settings)
