@@ -9,7 +9,6 @@ from typing import Any
 import google_crc32c
 import pyarrow as pa
 import structlog
-from pyiceberg.schema import Schema
 
 from dolake import failpoints
 from dolake.clock import Runtime
@@ -138,7 +137,7 @@ class Flusher:
         encoded = []
         for partition, part in parts:
             unique = self.runtime.random.uuid()
-            encoded.append(await self.runtime.tasks.run(_encode_file, flight.schema, base.location, partition, part, epoch, unique))
+            encoded.append(await self.runtime.tasks.run(_encode_file, base.location, partition, part, epoch, unique))
         failpoints.hit("flush.after_encode")
         return encoded
 
@@ -199,8 +198,8 @@ class Flusher:
                 return result
 
 
-def _encode_file(schema: Schema, location: str, partition: tuple[Any, ...], rows: pa.Table, epoch: int, unique: str) -> _Encoded:
-    file = encode_parquet(rows, schema)
+def _encode_file(location: str, partition: tuple[Any, ...], rows: pa.Table, epoch: int, unique: str) -> _Encoded:
+    file = encode_parquet(rows)
     digest = google_crc32c.value(file.data)
     return _Encoded(data_file_location(location, epoch, unique, digest), file.data, file.metadata, file.row_count, partition)
 

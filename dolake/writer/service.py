@@ -177,7 +177,7 @@ class WriterService:
             table = Table(name, policy, settings.partition_by)
             try:
                 table.load(await self._flusher.load(name))
-            except DolakeError as error:
+            except (DolakeError, ValueError) as error:  # ValueError: columns of a kind that dolake does not write
                 table.stop(Stopped(str(error)))
             self.tables[name] = table
 

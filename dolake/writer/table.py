@@ -20,7 +20,7 @@ from dolake.errors import DolakeError, RowRejected
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import DeclaredSchema, TableName
 from dolake.parquet.align import align, schema_from_json
-from dolake.parquet.layout import EventChunk
+from dolake.parquet.layout import EventChunk, Layout
 from dolake.parquet.rows import decode_changelog
 from dolake.parquet.schema import changelog_schema
 from dolake.writer.declared import as_property, declared_schemas
@@ -104,6 +104,7 @@ class Table:
         last_id = self.base.metadata["last-column-id"] if self.base else 0
         self.schema = changelog_schema(list(self.declared.values()), current, last_id)
         self.primary_key = list(self.declared.values())[-1].primary_key
+        Layout.of(str(self.name), self.schema, self.primary_key)  # says now what it could not decode later
 
     # -- what the log says
 
@@ -120,7 +121,7 @@ class Table:
                 self.declared.pop(record.pin.source, None)
                 self.declared[record.pin.source] = declared
                 self._derive_schema()
-            except DolakeError as error:
+            except (DolakeError, ValueError) as error:
                 self.stop(Stopped(str(error), record.pin.log_id, record.pin.offset, 0, "columns", str(error)))
         self._note(record)
 
