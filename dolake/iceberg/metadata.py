@@ -135,7 +135,6 @@ def new_table(
         "sort-orders": [{"order-id": 0, "fields": []}],
         "default-sort-order-id": 0,
         "properties": dict(properties or {}),
-        "current-snapshot-id": None,
         "refs": {},
         "snapshots": [],
         "snapshot-log": [],

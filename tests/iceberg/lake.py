@@ -6,6 +6,7 @@ import asyncio
 import io
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,10 +123,12 @@ class Lake:
         finally:
             plain.engine.dispose()
 
-    def query(self, sql: str) -> list[tuple[Any, ...]]:
-        return duckdb_with_iceberg().execute(sql.format(table=self.current().metadata_location)).fetchall()
+    def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Asks DuckDB; `{table}` stands for the current metadata file."""
+        return duckdb_with_iceberg().execute(sql.format(table=self.current().metadata_location), parameters).fetchall()
 
 
+@cache
 def duckdb_with_iceberg() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     packages = Path(sysconfig.get_paths()["purelib"])
