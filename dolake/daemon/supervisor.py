@@ -120,10 +120,10 @@ class Supervisor:
             quick_deaths = quick_deaths + 1 if lived_s < QUICK_DEATH_S else 1
             decision = plan_restart(Death(role, exit_code, role in self._ever_ready, quick_deaths))
             if isinstance(decision, End):
-                log.error("ending: a process cannot go on", process=role, exit_code=exit_code, reason=decision.reason)
+                log.error("ending: a process cannot go on", role=role, exit_code=exit_code, reason=decision.reason)
                 self._end = decision
                 return
-            log.warning("process ended, restarting", process=role, child=child.pid, exit_code=exit_code, delay_s=decision.delay_s)
+            log.warning("process ended, restarting", role=role, child=child.pid, exit_code=exit_code, delay_s=decision.delay_s)
             if decision.delay_s:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), decision.delay_s)
@@ -175,10 +175,11 @@ class Supervisor:
             try:
                 exit_code = await asyncio.wait_for(child.wait(), _DRAIN_S_MAX[role])
             except TimeoutError:
-                log.error("process did not end in time, killed", process=role, seconds=_DRAIN_S_MAX[role])
+                log.error("process did not end in time, killed", role=role, seconds=_DRAIN_S_MAX[role])
                 child.send(signal.SIGKILL)
                 exit_code = await child.wait()
-            clean = clean and exit_code == 0
+            early = exit_code == -signal.SIGTERM and child.ready_s is None  # It had not begun, so there was nothing to finish.
+            clean = clean and (exit_code == 0 or early)
         if not clean:
             log.warning("not everything was flushed; what was acked is in the log and is committed after the next start")
         return clean

@@ -1,0 +1,338 @@
+"""The supervisor: three processes kept running, one address, and an orderly end.
+
+The children here are small programs of their own that speak the supervisor's channel as the real halves do; what the real
+ones do together is tested with whole daemons.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dolake.clock import real_runtime
+from dolake.config import Settings, load_settings
+from dolake.daemon.listening import address_of, bind
+from dolake.daemon.plan import Death, End, Restart, plan_restart, restart_delay_s
+from dolake.daemon.ready import ReadyFile
+from dolake.daemon.supervisor import Supervisor, child_command
+from dolake.errors import ConfigurationError
+
+# A child that reads its settings, says that it is ready, and notes in DIR/events what happens to it. What it does after
+# that is in DIR/ROLE.code, and it can be another thing in each life.
+CHILD = textwrap.dedent(
+    """
+    import json, os, signal, socket, sys
+    role, channel = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
+    line = b""
+    while not line.endswith(b"\\n"):
+        piece = channel.recv(65536)
+        if not piece:
+            sys.exit(3)
+        line += piece
+    data = json.loads(line)["data"]
+
+    def note(what):
+        with open(os.path.join(data, "events"), "a") as events:
+            events.write(f"{role} {what}\\n")
+
+    def stop(*_):
+        note("stopped")
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, stop)
+    note("started")
+    code = os.path.join(data, role + ".code")
+    if os.path.exists(code):
+        exec(open(code).read())
+    channel.send(b"ready\\n")
+    if not channel.recv(1):
+        note("orphaned")
+    """
+)
+
+
+class Stage:
+    """A supervisor over stand-in children, in a directory of its own."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        data.mkdir(exist_ok=True)
+        (data / "child.py").write_text(CHILD)
+        self.settings: Settings = load_settings({"data": str(data), "port": 0, "http_port": 0}, environment={})
+        self.listeners = {"ingest": bind(self.settings, key="port"), "http": bind(self.settings, key="http_port")}
+        self.supervisor = Supervisor(self.settings, self.listeners, real_runtime(), command=self.command)
+
+    def command(self, role: str, descriptors: Sequence[int]) -> list[str]:
+        return [sys.executable, str(self.data / "child.py"), role, *map(str, descriptors)]
+
+    def behave(self, role: str, code: str) -> None:
+        (self.data / f"{role}.code").write_text(code)
+
+    def events(self) -> list[str]:
+        path = self.data / "events"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def pids(self) -> dict[str, int]:
+        try:
+            content: dict[str, Any] = json.loads((self.data / "ready.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return dict(content["pids"])
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not holds():  # noqa: ASYNC110 - what is waited for happens in other processes
+                await asyncio.sleep(0.005)
+
+    def play(self, scenario: Callable[[Stage, asyncio.Task[int]], Any]) -> int:
+        async def run() -> int:
+            running = asyncio.create_task(self.supervisor.run())
+            await scenario(self, running)
+            return await running
+
+        try:
+            return asyncio.run(run())
+        finally:
+            for listener in self.listeners.values():
+                listener.close()
+
+
+def test_all_three_start_and_are_stopped_in_order(tmp_path: Path) -> None:
+    async def scenario(stage: Stage, running: asyncio.Task[int]) -> None:
+        await stage.until(lambda: bool(stage.pids()))
+        content = json.loads((tmp_path / "ready.json").read_text())
+        assert set(content) == {"cdc", "http", "pids"}
+        assert content["cdc"] == f"ws://{address_of(stage.listeners['ingest'])}/cdc"
+        assert content["http"] == f"http://{address_of(stage.listeners['http'])}"
+        assert set(content["pids"]) == {"ingest", "writer", "http"}
+        for pid in content["pids"].values():
+            os.kill(pid, 0)
+        stage.supervisor.interrupt()
+
+    stage = Stage(tmp_path)
+    assert stage.play(scenario) == 0
+    assert stage.events()[-3:] == ["ingest stopped", "writer stopped", "http stopped"]
+    assert not (tmp_path / "ready.json").exists()
+
+
+@pytest.mark.parametrize("role", ["ingest", "writer", "http"])
+def test_a_killed_child_comes_back_with_the_same_addresses(tmp_path: Path, role: str) -> None:
+    async def scenario(stage: Stage, running: asyncio.Task[int]) -> None:
+        await stage.until(lambda: bool(stage.pids()))
+        before = json.loads((tmp_path / "ready.json").read_text())
+        os.kill(before["pids"][role], signal.SIGKILL)
+        await stage.until(lambda: stage.pids()[role] != before["pids"][role])
+        after = json.loads((tmp_path / "ready.json").read_text())
+        assert (after["cdc"], after["http"]) == (before["cdc"], before["http"])
+        others = {"ingest", "writer", "http"} - {role}
+        assert {other: after["pids"][other] for other in others} == {other: before["pids"][other] for other in others}
+        await stage.until(lambda: stage.events().count(f"{role} started") == 2)
+        stage.supervisor.interrupt()
+
+    assert Stage(tmp_path).play(scenario) == 0
+
+
+def test_a_connection_made_while_the_child_is_down_waits_for_the_next_one(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    accept = "listener = socket.socket(fileno=int(sys.argv[3])); channel.send(b'ready\\n'); listener.setblocking(True); "
+    stage.behave("ingest", accept + "link, _ = listener.accept(); link.sendall(str(os.getpid()).encode()); link.close()")
+
+    def greeting() -> bytes:
+        with socket.create_connection(stage.listeners["ingest"].getsockname()[:2], timeout=20) as link:
+            return link.recv(100)
+
+    async def scenario(stage: Stage, running: asyncio.Task[int]) -> None:
+        await stage.until(lambda: bool(stage.pids()))
+        first = await asyncio.to_thread(greeting)
+        os.kill(int(first), signal.SIGKILL)
+        assert int(await asyncio.to_thread(greeting)) != int(first)
+        stage.supervisor.interrupt()
+
+    stage.play(scenario)
+
+
+@pytest.mark.parametrize("code", [2, 4, 5])
+def test_an_ingest_half_that_a_restart_cannot_mend_ends_the_daemon_with_its_code(tmp_path: Path, code: int) -> None:
+    async def scenario(stage: Stage, running: asyncio.Task[int]) -> None:
+        await stage.until(lambda: bool(stage.pids()))
+        stage.behave("ingest", f"sys.exit({code})")
+        os.kill(stage.pids()["ingest"], signal.SIGKILL)
+        await asyncio.wait([running], timeout=20)
+        assert running.done()
+
+    stage = Stage(tmp_path)
+    assert stage.play(scenario) == code
+    assert "writer stopped" in stage.events(), "the writer half must still flush what the log holds"
+    assert not (tmp_path / "ready.json").exists()
+
+
+def test_a_writer_half_that_fails_later_leaves_the_ingest_half_alone(tmp_path: Path) -> None:
+    async def scenario(stage: Stage, running: asyncio.Task[int]) -> None:
+        await stage.until(lambda: bool(stage.pids()))
+        pids = stage.pids()
+        stage.behave("writer", "sys.exit(5)")
+        os.kill(pids["writer"], signal.SIGKILL)
+        await stage.until(lambda: stage.events().count("writer started") >= 2)
+        assert stage.pids()["ingest"] == pids["ingest"]
+        assert not running.done()
+        stage.supervisor.interrupt()
+
+    assert Stage(tmp_path).play(scenario) == 6
+
+
+def test_a_writer_half_that_was_never_ready_ends_the_daemon_with_its_words(tmp_path: Path) -> None:
+    async def scenario(stage: Stage, running: asyncio.Task[int]) -> None:
+        await asyncio.wait([running], timeout=20)
+
+    stage = Stage(tmp_path)
+    stage.behave("writer", "sys.exit(4)")
+    assert stage.play(scenario) == 4
+
+
+def test_a_child_that_keeps_failing_is_not_tried_for_ever_before_the_daemon_was_ever_ready(tmp_path: Path) -> None:
+    async def scenario(stage: Stage, running: asyncio.Task[int]) -> None:
+        await asyncio.wait([running], timeout=20)
+
+    stage = Stage(tmp_path)
+    stage.behave("http", "sys.exit(1)")
+    assert stage.play(scenario) == 1
+    assert stage.events().count("http started") == 5
+
+
+def test_a_stale_ready_file_is_gone_before_anything_is_ready(tmp_path: Path) -> None:
+    async def scenario(stage: Stage, running: asyncio.Task[int]) -> None:
+        await stage.until(lambda: "ingest started" in stage.events())
+        assert not (tmp_path / "ready.json").exists()
+        (tmp_path / "hold").unlink()
+        await stage.until(lambda: bool(stage.pids()))
+        stage.supervisor.interrupt()
+
+    stage = Stage(tmp_path)
+    (tmp_path / "ready.json").write_text('{"pids": {"ingest": 1}}')
+    (tmp_path / "hold").touch()
+    stage.behave("writer", "import time\nwhile os.path.exists(os.path.join(data, 'hold')): time.sleep(0.01)")
+    assert stage.play(scenario) == 0
+
+
+def test_a_drain_that_a_child_spoils_is_told_by_the_exit_code(tmp_path: Path) -> None:
+    async def scenario(stage: Stage, running: asyncio.Task[int]) -> None:
+        await stage.until(lambda: bool(stage.pids()))
+        stage.supervisor.interrupt()
+
+    stage = Stage(tmp_path)
+    stage.behave("writer", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))")
+    assert stage.play(scenario) == 6
+
+
+def test_children_end_with_their_supervisor(tmp_path: Path) -> None:
+    """The supervisor is a process of its own here, and killed."""
+    program = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        from pathlib import Path
+        from tests.test_daemon import Stage
+        async def wait(stage, running):
+            await running
+        Stage(Path({str(tmp_path / "d")!r})).play(wait)
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", program])
+    events = tmp_path / "d" / "events"
+
+    async def wait_for(lines: set[str]) -> None:
+        async with asyncio.timeout(20):
+            while not events.exists() or not lines <= set(events.read_text().splitlines()):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+
+    try:
+        asyncio.run(wait_for({"ingest started", "writer started", "http started"}))
+        process.send_signal(signal.SIGKILL)
+        asyncio.run(wait_for({"ingest orphaned", "writer orphaned", "http orphaned"}))
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("role", ["ingest", "writer", "http"])
+def test_a_real_child_ends_when_its_channel_closes_before_it_has_settings(role: str) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = subprocess.Popen(child_command(role, [theirs.fileno()]), pass_fds=[theirs.fileno()])
+        theirs.close()
+        ours.close()
+        assert child.wait(30) == 3
+
+
+# --- what is decided
+
+KILLED, CRASHED, CONFIGURATION, UNREACHABLE, CORRUPT, REFUSED = -9, 1, 2, 3, 4, 5
+
+
+@pytest.mark.parametrize(
+    ("death", "decision"),
+    [
+        (Death("ingest", KILLED, True, 1), Restart(0.0)),
+        (Death("ingest", KILLED, True, 2), Restart(0.0)),
+        (Death("ingest", KILLED, True, 3), Restart(0.1)),
+        (Death("ingest", KILLED, True, 4), Restart(0.2)),
+        (Death("ingest", KILLED, True, 100), Restart(5.0)),
+        (Death("ingest", KILLED, False, 50), Restart(5.0)),
+        (Death("ingest", CRASHED, True, 50), Restart(5.0)),
+        (Death("ingest", CRASHED, False, 4), Restart(0.2)),
+        (Death("ingest", CRASHED, False, 5), End(1, "it failed 5 times and was never ready")),
+        (Death("writer", UNREACHABLE, False, 50), Restart(5.0)),
+        (Death("ingest", CORRUPT, True, 1), End(4, "its data is corrupt: a restart cannot mend that")),
+        (Death("ingest", REFUSED, False, 1), End(5, "it was refused: a restart cannot mend that")),
+        (Death("writer", CONFIGURATION, False, 1), End(2, "its settings are wrong: a restart cannot mend that")),
+        (Death("writer", CORRUPT, True, 1), Restart(30.0)),
+        (Death("http", REFUSED, True, 7), Restart(30.0)),
+        (Death("http", 0, True, 1), Restart(0.0)),
+    ],
+)
+def test_what_follows_a_death(death: Death, decision: Restart | End) -> None:
+    assert plan_restart(death) == decision
+
+
+def test_delays_never_fall() -> None:
+    delays = [restart_delay_s(count) for count in range(1, 200)]
+    assert delays == sorted(delays)
+
+
+# --- addresses and the ready file
+
+
+def test_a_port_that_is_taken_or_an_address_of_others_is_a_configuration_mistake(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = load_settings({"data": str(tmp_path), "port": taken.getsockname()[1]}, environment={})
+        with pytest.raises(ConfigurationError, match=r"port: must be free on 127\.0\.0\.1: address already in use"):
+            bind(settings, key="port")
+
+
+def test_an_ipv6_address_is_bracketed(tmp_path: Path) -> None:
+    settings = load_settings({"data": str(tmp_path), "port": 0, "host": "::1"}, environment={})
+    with bind(settings, key="port") as listener:
+        assert address_of(listener).startswith("[::1]:")
+
+
+def test_the_ready_file_is_replaced_whole(tmp_path: Path) -> None:
+    file = ReadyFile(str(tmp_path / "ready.json"), cdc="ws://a/cdc", http="http://a")
+    file.write({"ingest": 1})
+    with open(tmp_path / "ready.json") as older:
+        file.write({"ingest": 2})
+        assert json.load(older)["pids"] == {"ingest": 1}, "a reader of the older file must not see half of the newer one"
+    assert json.loads((tmp_path / "ready.json").read_text())["pids"] == {"ingest": 2}
+    file.remove()
+    file.remove()
+    assert os.listdir(tmp_path) == []
