@@ -25,6 +25,7 @@ from dolake.parquet.encode import encode_parquet, split_by_partition
 from dolake.storage.store import ObjectStore
 from dolake.writer.table import Flight, Stopped, Table
 
+_DIGEST_BYTES = 1 << 20
 RETRY_S_FIRST, RETRY_S_MAX = 0.05, 10.0
 
 logger = structlog.get_logger("dolake.writer")
@@ -200,8 +201,16 @@ class Flusher:
 
 def _encode_file(location: str, partition: tuple[Any, ...], rows: pa.Table, epoch: int, unique: str) -> _Encoded:
     file = encode_parquet(rows)
-    digest = google_crc32c.value(file.data)
+    digest = _digest(file.data)
     return _Encoded(data_file_location(location, epoch, unique, digest), file.data, file.metadata, file.row_count, partition)
+
+
+def _digest(data: memoryview) -> int:
+    """CRC32C; piece by piece, since the library takes only bytes and a file is large."""
+    digest = 0
+    for start in range(0, len(data), _DIGEST_BYTES):
+        digest = google_crc32c.extend(digest, data[start : start + _DIGEST_BYTES].tobytes())
+    return digest
 
 
 def _exactly(base: LoadedTable, flight: Flight) -> bool:

@@ -114,6 +114,7 @@ class WriterService:
                 await self._runtime.clock.sleep(LOG_WAIT_S)
                 continue
             tail.trouble = ""
+            self.metrics.add("dolake_writer_read_bytes_total", sum(item.record.size_bytes for item in routed), log=tail.log_id)
             await self._take_in(tail, routed)
             if routed:
                 idle_s = IDLE_S
@@ -240,7 +241,7 @@ class WriterService:
         for listener in self._listeners:
             listener.append(result)
         if result.landed:
-            self.metrics.add("dolake_flush_total", reason=reason)
+            self.metrics.add("dolake_flush_runs_total", reason=reason)
             self.metrics.add("dolake_table_events_total", result.rows, table=str(table.name))
             self.metrics.add("dolake_flush_files_total", len(result.paths))
             self.metrics.add("dolake_flush_file_bytes_total", result.bytes_written)
