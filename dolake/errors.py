@@ -162,3 +162,29 @@ class SchemaRejected(DolakeError):
     def __init__(self, *, table: str, field: str, rule: str) -> None:
         super().__init__(f"{table}: column {field}: {rule}")
         self.table, self.field, self.rule = table, field, rule
+
+
+class BatchRefused(DolakeError):
+    """A daemon will never take this message, however often it is sent: `reason` is the nack's, nothing after it was taken."""
+
+    exit_code = 5
+
+    def __init__(self, *, reason: str, sequence: int, message: str) -> None:
+        super().__init__(f"batch {sequence} was refused, {reason}: {message}")
+        self.reason, self.sequence, self.message = reason, sequence, message
+
+
+class SourceTakenOver(DolakeError):
+    """Another producer has connected under this source's name: only one may go on."""
+
+    exit_code = 5
+
+
+class AckedBatchesLost(DolakeError):
+    """The daemon has lost batches it had acked (a disk is gone): send again from `first`, under the numbers they had."""
+
+    exit_code = 4
+
+    def __init__(self, *, source: str, first: int, last: int) -> None:
+        super().__init__(f"the daemon has lost batches {first}..{last} of source {source!r}, which it had acked; send again from there")
+        self.source, self.first, self.last = source, first, last
