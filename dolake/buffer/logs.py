@@ -1,13 +1,15 @@
 """The logs of one daemon, one in each of its directories: opened together, because each says which others there should be.
 
 An empty directory is a new log only if no sibling says that one should be there: a disk that is not mounted looks the
-same. A new log is created and synced, then named in every other log, then names them itself; only then it accepts. So a
-log without a single record has never accepted anything, and one that accepted is known to all others.
+same. New logs are created and synced, then every log names all the others in a synced record, then a new one names them
+once more; only then it accepts. So a log with less than two records and no source never accepted anything, and any other
+is known to all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from dolake.buffer.placement import Placement
 from dolake.buffer.segment import Sibling
@@ -29,9 +31,12 @@ class Logs:
         self._disk, self._settings, self._random = disk, settings, random
         self._open: dict[str, Log] = {}
         self._down: dict[str, DolakeError] = {}
-        for directory in self.directories:
-            self._try_open(directory)
-        self._admit()
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            for directory in self.directories:
+                self._try_open(directory)
+            self._admit()
+            undo.pop_all()
 
     def log_for(self, source: str) -> Log:
         """The log of a source, new ones placed. Raises SourceRefused, LogFailed (its log, or one that may be its, is down)."""
@@ -92,7 +97,7 @@ class Logs:
             waits = f"a new log waits until {', '.join(sorted(down))} can be used: every other log must know of it first"
             down = {**{directory: LogRefused(waits) for directory in fresh}, **down}
             for directory, log in self._open.items():
-                if log.next_offset == 0 and len(self.directories) > 1:
+                if _is_new(log) and len(self.directories) > 1:
                     down.setdefault(directory, LogRefused(waits))
         self.failed = down
         self.serving = {directory: log for directory, log in self._open.items() if directory not in down}
@@ -135,11 +140,19 @@ class Logs:
 
 
 def announce(logs: dict[str, Log]) -> None:
-    """Makes every log name all the others, logs without records last. Raises what append_group raises."""
-    for directory, log in sorted(logs.items(), key=lambda item: item[1].next_offset == 0):
-        others = tuple(Sibling(other.log_id, there) for there, other in logs.items() if there != directory)
-        if set(others) != set(log.siblings):
-            log.name_siblings(others)
+    """Makes every log name all the others, and then, that all do, the new ones again. Raises what append_group raises."""
+    others = {directory: tuple(Sibling(other.log_id, there) for there, other in logs.items() if there != directory) for directory in logs}
+    for directory, log in logs.items():
+        if set(others[directory]) != set(log.siblings):
+            log.name_siblings(others[directory])
+    for directory, log in logs.items():
+        if others[directory] and _is_new(log):
+            log.name_siblings(others[directory])
+
+
+def _is_new(log: Log) -> bool:
+    """Whether it may be unknown to others: then it has accepted nothing."""
+    return log.next_offset < 2 and not log.sources
 
 
 def init_logs(disk: Disk, directories: Sequence[str], settings: LogSettings, random: Randomness) -> dict[str, str]:

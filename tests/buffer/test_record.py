@@ -22,7 +22,9 @@ ENTRIES = [
 
 def encoded(value: Entry, offset: int = 41, synced_upto: int = 40, previous: int | None = None) -> bytes:
     return b"".join(
-        encode_record(value, offset=offset, synced_upto=synced_upto, salt=SALT, previous=salt_crc(SALT) if previous is None else previous)[1]
+        encode_record(value, offset=offset, synced_upto=synced_upto, salt=SALT, previous=salt_crc(SALT) if previous is None else previous)[
+            1
+        ]
     )
 
 

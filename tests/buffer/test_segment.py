@@ -53,7 +53,8 @@ def test_names_are_read_back_and_other_files_are_none() -> None:
 
 def test_a_header_says_everything_that_deduplication_needs() -> None:
     sources = {
-        name: SourceState(name, "é" * 3, 2**62, -1, "0/16B3748", {5: 2**64 - 1, 6: 0}, {1, 2**64 - 1}) for name in ("a", "ü" * 200, "\ud800")
+        name: SourceState(name, "é" * 3, 2**62, -1, "0/16B3748", {5: 2**64 - 1, 6: 0}, {1, 2**64 - 1})
+        for name in ("a", "ü" * 200, "\ud800")
     }
     state = LogState("log-1", 9, (Sibling("log-2", "/mnt/b"),), sources)
     _, parts = encode_header(state, first_offset=12, salt=3)

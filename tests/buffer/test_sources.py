@@ -33,7 +33,9 @@ def test_the_oldest_contents_are_forgotten_first() -> None:
 
 def test_an_empty_batch_and_a_schema_keep_the_position_of_events() -> None:
     sources: dict[str, SourceState] = {}
-    advance(sources, [entry(0), Entry(RecordKind.BATCH, "orders-db", "", 1, 0, 9, b""), Entry(RecordKind.SCHEMA, "orders-db", "", 2, 0, 8, b"")])
+    empty = Entry(RecordKind.BATCH, "orders-db", "", 1, 0, 9, b"")
+    schema = Entry(RecordKind.SCHEMA, "orders-db", "", 2, 0, 8, b"")
+    advance(sources, [entry(0), empty, schema])
     state = sources["orders-db"]
     assert (state.last_sequence, state.last_event_sequence, state.last_lsn) == (2, 2, "0/0")
 
