@@ -217,7 +217,8 @@ class Connection:
         self._fill(slot, self._refusal(slot, reason, message))
 
     def persisted(self, sequence: int) -> None:
-        if self.session.ack_persisted:
+        # Until its first batch is durable, what is known to be committed is of the epoch before: not this client's numbers.
+        if self.session.ack_persisted and self.desk is not None and self.session.epoch == self.desk.numbering.durable.epoch:
             self.send(self._ack(Slot(sequence), AckStatus.PERSISTED, 0))
 
     def send(self, answer: Answer) -> None:

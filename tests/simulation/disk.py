@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tests.simulation.faults import Chaos, fingerprint
@@ -114,6 +114,7 @@ class SimDisk:
         self._pending: dict[str, list[Changes]] = {}
         self.locks: dict[str, Process] = {}
         self._recycled = b""
+        self.on_unlink: Callable[[str, Inode], None] = lambda path, inode: None
 
     def change(self, directory: str, changes: Changes) -> None:
         """Applies one change of names in a directory; durable when it is synced."""
@@ -222,7 +223,9 @@ class DiskDoor:
 
     def unlink(self, path: str) -> None:
         self.enter("unlink", path)
-        self._node(path)
+        node = self._node(path)
+        if isinstance(node, Inode):
+            self.disk.on_unlink(path, node)
         self._change(path, {path: None})
 
     def make_directories(self, path: str) -> None:

@@ -17,6 +17,7 @@ from pyiceberg.manifest import ManifestEntryStatus, read_manifest_list
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.metadata import EPOCH, INSTANCE, LoadedTable, offsets_in
 from dolake.storage.store import ObjectStore
+from tests.simulation.faults import Breach
 
 
 class Objects(Protocol):
@@ -35,7 +36,7 @@ class Committed:
 
     rows: dict[tuple[str, int, int], Mapping[str, Any]] = field(default_factory=dict)
     owners: dict[int, str] = field(default_factory=dict)
-    ended: dict[str, int] = field(default_factory=dict)
+    fresh: list[Mapping[str, Any]] = field(default_factory=list)
 
 
 def check_change(
@@ -128,6 +129,7 @@ def _note_rows(
         if not old.get(log, 0) <= offset < new.get(log, 0):
             yield f"I7: {after.name}: a row of offset {offset} came with the range {old.get(log, 0)}..{new.get(log, 0)} of log {log}"
         history.rows[place] = row
+        history.fresh.append(row)
 
 
 def _check_objects(named: Iterable[tuple[str, int | None]], objects: Objects) -> Iterator[str]:
@@ -164,20 +166,45 @@ def check_table(table: LoadedTable, history: Committed, objects: Objects) -> Ite
             yield f"I7: {table.name}: the row at {place} is in the table {found[place]} times"
 
 
+Event = tuple[str, str, int]
+"""Source, epoch, event sequence: an event's name."""
+
+
 @dataclass
 class Journal:
-    """What the producers know, kept outside the daemon: each event's text by its name, and which batches were answered.
+    """What the sources know, kept outside the daemon: what they sent, in which frames, and what was acked."""
 
-    An event is named (source, epoch, event sequence).
-    """
+    sent: dict[Event, Mapping[str, Any]] = field(default_factory=dict)
+    acked: set[Event] = field(default_factory=set)
+    frames: dict[tuple[str, str, int], list[tuple[bytes, tuple[Event, ...]]]] = field(default_factory=dict)
+    committed: set[Event] = field(default_factory=set)
 
-    sent: dict[tuple[str, str, int], Mapping[str, Any]] = field(default_factory=dict)
-    acked: set[tuple[str, str, int]] = field(default_factory=set)
+    def note_sent(self, source: str, epoch: str, sequence: int, frame: bytes, events: tuple[Event, ...]) -> None:
+        self.frames.setdefault((source, epoch, sequence), []).append((frame, events))
+
+    def note_committed(self, history: Committed) -> None:
+        self.committed.update((row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"]) for row in history.fresh)
+        history.fresh.clear()
+
+    def expect_committed(self, events: Iterable[Event], why: str) -> None:
+        """Raises Breach if the daemon has said that these are in the lake and they are not."""
+        missing = sorted(set(events) - self.committed)
+        if missing:
+            raise Breach(f"{why}, and {missing[0]} is in no table")
+
+    def check_durable(self, key: tuple[str, str, int], files: Iterable[bytes], *, status: str) -> Iterator[str]:
+        """I1, as an ack leaves: the batch's bytes are on the platter, or its events in the lake."""
+        sent = self.frames.get(key, [])
+        if any(frame in data for data in files for frame, _ in sent):
+            return
+        events = {event for _, events in sent for event in events}
+        if not sent or not events <= self.committed or (not events and status != "duplicate"):
+            yield f"I1: an ack ({status}) leaves for {key}, which is not durable"
 
 
 def check_events(journal: Journal, tables: Mapping[str, Committed]) -> Iterator[str]:
     """Every acked event is in its table once; nothing is there that was not sent; unacked ones once or not at all."""
-    found: Counter[tuple[str, str, int]] = Counter()
+    found: Counter[Event] = Counter()
     for name in sorted(tables):
         for row in tables[name].rows.values():
             event = (row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"])

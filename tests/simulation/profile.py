@@ -1,0 +1,69 @@
+"""What kind of world a seed is: how big, how rough, on which store and catalog. Most seeds have few kinds of trouble at a time."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+DISK = {"sync_eio": 0.01, "write_eio": 0.003, "write_enospc": 0.01, "sync_directory_eio": 0.005}
+QUIET_DISK = {"write_split": 0.05, "cache_evicted": 0.05}
+STORE = {"put_lost_before": 0.1, "put_lost_after": 0.1, "put_late": 0.1, "get_lost": 0.05}
+CATALOG = {
+    "load_lost": 0.1,
+    "swap_lost_before": 0.1,
+    "swap_lost_after": 0.15,
+    "swap_late": 0.15,
+    "swap_conflict_after_own": 0.15,
+    "swap_slow": 0.2,
+}
+NETWORK = {"wire_cut": 0.02, "frame_twice": 0.02}
+
+
+@dataclass(frozen=True)
+class Profile:
+    sources: int
+    batches: int
+    logs: int
+    local: bool
+    catalog_style: str
+    chances: dict[str, float]
+    strikes: int
+    strike_kinds: tuple[str, ...]
+    steps_between_strikes: int
+    rudeness: float
+    flush_age_s: float
+    flush_rows: int
+    snapshots_kept: int
+    backlog_bytes: int | None
+    disk_bytes: int
+    linger_s: float
+
+    @classmethod
+    def draw(cls, draw: random.Random) -> Profile:
+        local = draw.random() < 0.4
+        chances = dict(QUIET_DISK)
+        for kinds, likely in ((DISK, 0.35), (STORE, 0.5), (CATALOG, 0.6), (NETWORK, 0.6)):
+            if draw.random() < likely:
+                scale = draw.choice([0.3, 1.0, 2.0])
+                chances |= {name: chance * scale for name, chance in kinds.items()}
+        kinds = ["kill one", "kill one", "kill both", "cut power"]
+        if not local and draw.random() < 0.4:
+            kinds += ["zombie one", "zombie both"]
+        return cls(
+            sources=draw.randint(1, 3),
+            batches=draw.choice([4, 8, 16]),
+            logs=1 if draw.random() < 0.8 else 2,
+            local=local,
+            catalog_style=draw.choice(["row", "row", "service"]),
+            chances=chances,
+            strikes=draw.choice([0, 3, 6, 10]),
+            strike_kinds=tuple(kinds),
+            steps_between_strikes=draw.choice([40, 150, 400]),
+            rudeness=draw.choice([0.0, 1.0, 3.0]),
+            flush_age_s=draw.choice([0.2, 1.0, 3.0]),
+            flush_rows=draw.choice([3, 10, 1000]),
+            snapshots_kept=draw.choice([1, 3, 100]),
+            backlog_bytes=draw.choice([None, None, 6000]),
+            disk_bytes=draw.choice([1 << 40, 1 << 40, 60_000]) if not local else 1 << 40,
+            linger_s=draw.choice([0.0, 2.0, 8.0]),
+        )

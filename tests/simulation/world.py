@@ -1,0 +1,377 @@
+"""One seed: sources, both halves, disk, store and catalog; what befalls them; and whether the invariants held.
+
+The chaotic part lasts until the sources are done or its time is over. Then everything heals: no fault happens any more, zombies
+end, halves start again; within a bounded time everything acked must be in the lake, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import structlog
+
+from dolake.buffer.record import decode_record
+from dolake.buffer.segment import parse_name, scan_segment
+from dolake.config import Settings
+from dolake.errors import DolakeError, LogCorrupt
+from dolake.iceberg.metadata import LoadedTable
+from dolake.ingest.service import IngestService
+from dolake.model import RecordKind, TableName
+from dolake.storage.store import ObjectStore
+from dolake.writer.service import WriterService
+from dolake.writer.table import Stopped
+from tests.simulation.catalog import CatalogServer
+from tests.simulation.disk import Cut, DiskDoor, Inode, SimDisk
+from tests.simulation.faults import Chaos, Trace
+from tests.simulation.halves import IngestHalf, Link, WriterHalf, is_expected
+from tests.simulation.invariants import Committed, Journal, check_change, check_events, check_order, check_table
+from tests.simulation.loop import Process, SimLoop, Stuck
+from tests.simulation.network import Wire
+from tests.simulation.profile import Profile
+from tests.simulation.sources import RoughSource, write_script
+from tests.simulation.store import PlatterStore, Warehouse
+
+ROOT = "/data"
+CHAOS_S_MAX = 60.0
+DRAIN_S_MAX = 240.0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The product's parts that a mutant replaces."""
+
+    ingest: Callable[..., IngestService] = IngestService
+    door: Callable[[SimDisk, Process], DiskDoor] = DiskDoor
+    store: Callable[[ObjectStore], ObjectStore] = lambda store: store
+    alter_writer: Callable[[WriterService], None] = lambda service: None
+
+
+@dataclass
+class Outcome:
+    """What came of one seed."""
+
+    seed: int
+    breach: str
+    digest: str
+    step_count: int
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class World:
+    def __init__(self, seed: int, rules: Rules | None = None, *, printed: bool = False) -> None:
+        self.seed, self.rules = seed, rules or Rules()
+        self.random = random.Random(f"world {seed}")
+        self.profile = Profile.draw(self.random)
+        self.trace = Trace(printed=printed)
+        self.loop = SimLoop(f"loop {seed}", trace=self.trace, time_s_max=CHAOS_S_MAX + DRAIN_S_MAX + 60)
+        self.chaos = Chaos(f"chaos {seed}", self.profile.chances)
+        self.disk = SimDisk(self.chaos, ROOT, self.profile.disk_bytes)
+        self.disk.on_unlink = self._check_unlink
+        self.settings = make_settings(self.profile)
+        self.snapshots_kept = self.profile.snapshots_kept
+        self.warehouse = None if self.profile.local else Warehouse(self.chaos, self.loop, "s3://lake/w", self.note)
+        self.objects = self.warehouse or PlatterStore(self.disk)
+        self.catalog = CatalogServer(self.chaos, self.loop, style=self.profile.catalog_style, watch=self._check_change)
+        self.journal = Journal()
+        self.tables: dict[str, Committed] = {}
+        self.ingest: IngestHalf | None = None
+        self.writer: WriterHalf | None = None
+        self.zombies: list[Process] = []
+        self.processes: list[Process] = []
+        self.sources: list[RoughSource] = []
+        self.breaches: list[str] = []
+        self.strikes_left = self.profile.strikes
+        self.is_healed = False
+        self._failed = asyncio.Event()
+        self._gone: dict[str, asyncio.Event] = {"ingest": asyncio.Event(), "writer": asyncio.Event()}
+
+    # -- running
+
+    def run(self) -> Outcome:
+        try:
+            self.loop.run_until_complete(self._main())
+        except Stuck as error:
+            self.note(f"liveness: {error}")
+        finally:
+            for process in self.processes:
+                process.bury()
+            for task in asyncio.all_tasks(self.loop):
+                task._log_destroy_pending = False
+            self.loop.close()
+        for complaint in self.loop.complaints:
+            self.note(f"unhandled: {complaint}")
+        self.chaos.counts["events committed"] = sum(len(table.rows) for table in self.tables.values())
+        breach = "; ".join(self.breaches[:3])
+        return Outcome(self.seed, breach, self.trace.digest(), self.trace.step_count, self.chaos.counts)
+
+    async def _main(self) -> None:
+        halves = [asyncio.ensure_future(self._keep(name)) for name in self._gone]
+        for number in range(self.profile.sources):
+            script = write_script(f"s{number}", self.random, self.journal, self.profile.batches)
+            process = self._process(f"source {number}")
+            source = RoughSource(script, process, self.journal, self.dial, self.profile.rudeness)
+            self.sources.append(source)
+            source.start(self.note)
+        upsets = asyncio.ensure_future(self._upset())
+        await self._until(lambda: all(source.is_done for source in self.sources), CHAOS_S_MAX)
+        await self._until(lambda: False, self.profile.linger_s)
+        self._heal()
+        await self._until(self._is_drained, DRAIN_S_MAX)
+        if not self.breaches:
+            self._check_end()
+        for task in (*halves, upsets):
+            task.cancel()
+
+    async def _until(self, reached: Callable[[], bool], seconds: float) -> None:
+        """Returns when that is so, after that long, or at the first breach."""
+        end_s = self.loop.time() + seconds
+        while not reached() and self.loop.time() < end_s and not self.breaches:
+            await asyncio.sleep(0.05)
+
+    def _heal(self) -> None:
+        self.trace("world", "heals")
+        self.is_healed = True
+        self.chaos.heal()
+        self.disk.capacity = 1 << 40
+        self.strikes_left = 0
+        for zombie in self.zombies:
+            zombie.die()
+
+    def _is_drained(self) -> bool:
+        return all(source.is_done for source in self.sources) and self.journal.acked <= self.journal.committed
+
+    def note(self, breach: str) -> None:
+        """A breach ends the world; the first is the one that counts."""
+        self.trace("world", "breach", breach)
+        self.breaches.append(breach)
+
+    # -- processes
+
+    def _process(self, name: str) -> Process:
+        process = Process(self.loop, f"{name}.{len(self.processes)}", f"{self.seed} {name} {len(self.processes)}")
+        self.processes.append(process)
+        return process
+
+    async def _keep(self, name: str) -> None:
+        """The supervisor: starts a half, and again whenever it has gone."""
+        while True:
+            gone = self._gone[name] = asyncio.Event()
+            process = self._process(name)
+            process.on_death.append(gone.set)
+            process.on_moment = self._strike
+            process.steps_left = self._next_strike()
+            self.trace(process.name, "starts")
+            self.chaos.count(f"{name} starts")
+            if name == "ingest":
+                self.ingest = IngestHalf(self, process)
+                process.spawn(self.ingest.run())
+            else:
+                self.writer = WriterHalf(self, process)
+                process.spawn(self.writer.run())
+            await gone.wait()
+            await asyncio.sleep(self.random.choice([0.0, 0.05, 0.5]))
+
+    def _next_strike(self) -> int | None:
+        if self.strikes_left <= 0:
+            return None
+        return 1 + int(self.random.expovariate(1 / self.profile.steps_between_strikes))
+
+    def _strike(self, process: Process) -> None:
+        """The moment drawn for this process has come: something happens to it."""
+        if self.strikes_left <= 0 or process.detached:
+            return
+        self.strikes_left -= 1
+        kind = self.random.choice(self.profile.strike_kinds)
+        self.chaos.count(kind)
+        self.trace("world", kind, process.name)
+        current = [half.process for half in (self.ingest, self.writer) if half is not None and not half.process.detached]
+        if kind == "kill one":
+            process.die()
+        elif kind == "kill both":
+            for half in current:
+                half.die()
+        elif kind == "cut power":
+            for victim in [*current, *self.zombies]:
+                victim.die()
+            self.disk.cut_power(self.random.choice(CUTS))
+        elif kind == "zombie one":
+            self._detach([process])
+        else:
+            self._detach(current)
+        if process.alive:
+            process.steps_left = self._next_strike()
+
+    def _detach(self, processes: list[Process]) -> None:
+        """A machine that lost its disk to its successor, and does not know. Its unsynced writes may be lost on the way."""
+        for process in processes:
+            process.detached = True
+            self.zombies.append(process)
+            self._gone[process.name.split(".")[0]].set()
+        half = next(half for half in (self.ingest, self.writer) if half is not None)
+        if half.link is not None and len(processes) == 1:
+            half.link.cut()
+        if len(processes) > 1 and self.random.random() < 0.5:
+            self.disk.cut_power(self.random.choice(CUTS))
+
+    async def _upset(self) -> None:
+        """Small troubles between the processes, and the end of zombies."""
+        while True:
+            await asyncio.sleep(self.random.uniform(0.2, 4.0))
+            if self.is_healed:
+                self.relink()
+                continue
+            draw = self.random.random()
+            if draw < 0.3 and self.ingest is not None and self.ingest.link is not None:
+                self.chaos.count("control link cut")
+                self.ingest.link.cut()
+            elif draw < 0.6 and self.zombies:
+                self.zombies.pop(0).die()
+            elif draw < 0.7 and self.writer is not None and self.strikes_left:
+                self.chaos.count("writer stopped in order")
+                self.writer.stop.set()
+            self.relink()
+
+    def relink(self) -> None:
+        """Connects the writer to the ingest half if both serve, and neither stands on another machine."""
+        ingest, writer = self.ingest, self.writer
+        if ingest is None or writer is None or ingest.service is None or writer.service is None:
+            return
+        if not ingest.process.alive or not writer.process.alive or ingest.process.detached != writer.process.detached:
+            return
+        if ingest.link is None and writer.link is None:
+            Link(writer, ingest)
+
+    def dial(self, client: Process) -> Wire | None:
+        """A connection to the daemon as it is now; None if nobody answers. A zombie answers as well."""
+        half = self.ingest
+        if half is None or half.service is None or not half.process.alive:
+            return None
+        wire = Wire(self.chaos, client, half.process, self._check_answer)
+        half.process.spawn(half.serve(wire))
+        return wire
+
+    def note_exit(self, process: Process, error: Exception) -> None:
+        """A half ended by itself."""
+        if not process.alive:
+            return  # It is being buried.
+        self.trace(process.name, "ends", repr(error))
+        self.chaos.count(f"{process.name.split('.')[0]} ended by {type(error).__name__}")
+        if isinstance(error, LogCorrupt) and not process.detached:
+            self.note(f"a log that nobody corrupted: {error}")
+        elif not is_expected(error):
+            self.note(f"{process.name} crashed: {error!r}")
+
+    def note_stopped(self, half: WriterHalf, name: TableName, stopped: Stopped) -> None:
+        """A table that takes no more rows. Fenced by another writer: an operator starts the writer again."""
+        self.trace(half.process.name, "stopped", f"{name} {stopped.reason}")
+        if "fenced" not in stopped.reason:
+            self.note(f"{name} stopped: {stopped.reason}")
+        elif not half.process.detached:
+            self.chaos.count("writer fenced")
+            half.stop.set()
+
+    # -- checking
+
+    def _check_answer(self, wire: Wire, frame: bytes) -> None:
+        answer: dict[str, Any] = orjson.loads(frame)
+        if answer["type"] == "ack" and answer["status"] != "persisted":
+            key = (wire.source, wire.epoch, answer["sequenceNumber"])
+            for breach in self.journal.check_durable(key, self._durable_logs(), status=answer["status"]):
+                self.note(breach)
+
+    def _durable_logs(self) -> Iterator[bytes]:
+        for directory in self.settings.log.directories:
+            for path, node in self.disk.durable_names.items():
+                if isinstance(node, Inode) and path.startswith(directory + "/"):
+                    yield bytes(node.durable)
+
+    def _check_change(self, before: LoadedTable | None, after: LoadedTable) -> None:
+        history = self.tables.setdefault(str(after.name), Committed())
+        try:
+            for breach in check_change(history, before, after, objects=self.objects, synced_end=self._durable_end):
+                self.note(breach)
+        except (DolakeError, OSError, ValueError) as error:
+            self.note(f"I10: {after.name} cannot be read after a commit: {error!r}")
+        self.journal.note_committed(history)
+
+    def _durable_end(self, log_id: str) -> int:
+        """The end of a log as a power cut would leave it now."""
+        end = 0
+        for path, node in self.disk.durable_names.items():
+            name = parse_name(path.rsplit("/", 1)[-1])
+            if name is None or not isinstance(node, Inode):
+                continue
+            try:
+                segment = scan_segment(bytes(node.durable), path, name)
+            except LogCorrupt:
+                continue
+            if segment.state.log_id == log_id:
+                end = max(end, segment.end)
+        return end
+
+    def _check_unlink(self, path: str, node: Inode) -> None:
+        """I6: a sealed segment goes only when every table with rows in it has committed past them."""
+        name = parse_name(path.rsplit("/", 1)[-1])
+        if name is None or name.state != ".log":
+            return
+        needed: dict[TableName, int] = {}
+
+        def visit(_: object, frame: Any) -> None:
+            record = decode_record(frame, "", path)
+            if record.entry.kind == RecordKind.BATCH:
+                needed.update({TableName.parse(table): record.offset for table in record.entry.tables})
+
+        segment = scan_segment(bytes(node.cached), path, name, visit)
+        for table, offset in needed.items():
+            row = self.catalog.rows.get(table)
+            committed = row.offsets().get(segment.state.log_id, 0) if row else 0
+            if committed <= offset:
+                self.note(f"I6: {path} is unlinked, {table} is committed up to {committed} and has rows at {offset}")
+        self.chaos.count("segments trimmed")
+
+    def _check_end(self) -> None:
+        if not self._is_drained():
+            late = [source.name for source in self.sources if not source.is_done]
+            missing = sorted(self.journal.acked - self.journal.committed)
+            self.note(
+                f"liveness: after {DRAIN_S_MAX} s, sources {late} are not done, {len(missing)} acked events are in no table: {missing[:3]}"
+            )
+            return
+        for breach in check_events(self.journal, self.tables):
+            self.note(breach)
+        for name, history in sorted(self.tables.items()):
+            for breach in (*check_table(self.catalog.rows[TableName.parse(name)], history, self.objects), *check_order(name, history)):
+                self.note(breach)
+
+
+CUTS = (Cut(), Cut(drop_all=True, names="all"), Cut(block_loss=0.1, names="prefix"), Cut(block_loss=0.9))
+
+
+def make_settings(profile: Profile) -> Settings:
+    directories = tuple(f"{ROOT}/log{number}" for number in range(profile.logs))
+    return Settings.model_validate(
+        {
+            "data": ROOT,
+            "log": {"directories": directories, "segment_bytes": 4096, "backlog_bytes": profile.backlog_bytes},
+            "flush": {"age_s": profile.flush_age_s, "rows": profile.flush_rows},
+            "warehouse": {"uri": f"file://{ROOT}/warehouse" if profile.local else "s3://lake/w"},
+        }
+    )
+
+
+def run_world(seed: int, rules: Rules | None = None, *, printed: bool = False) -> Outcome:
+    """Runs one seed. The product's log lines are not printed, nor even made."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        return Context().run(World(seed, rules, printed=printed).run)
+    finally:
+        structlog.configure(**before)
