@@ -78,7 +78,7 @@ def _repeats(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
         return False
     present = len(column) - column.null_count
     distinct: int = pc.count_distinct(column).as_py()
-    return distinct <= max(1, present * _DISTINCT_SHARE_MAX)
+    return bool(distinct <= max(1, present * _DISTINCT_SHARE_MAX))
 
 
 def split_by_partition(table: pa.Table, columns: Sequence[str]) -> list[tuple[tuple[Any, ...], pa.Table]]:
