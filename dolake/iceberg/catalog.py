@@ -29,6 +29,7 @@ from dolake.storage.store import ObjectStore
 CATALOG_NAME = "dolake"
 # How long a statement waits for another process's write before the swap's outcome counts as unknown.
 _SQLITE_BUSY_S = 10
+_OPEN_TRIES = 4
 
 
 class TableCatalog(Protocol):
@@ -66,7 +67,7 @@ class SqlTableCatalog:
         # Metadata files never change, so the last one of each table needs no second read.
         self._loaded: dict[TableName, LoadedTable] = {}
         with self._reported("opened"):
-            self._catalog = SqlCatalog(CATALOG_NAME, uri=uri, warehouse=store.root)
+            self._catalog = _open(uri, store.root)
         self._engine: Engine = self._catalog.engine
         if self._engine.dialect.name == "sqlite":
             self._engine.dispose()  # What was pooled so far has not been told what follows.
@@ -150,6 +151,16 @@ class SqlTableCatalog:
             yield
         except SQLAlchemyError as error:
             raise CatalogUnreachable(f"the catalog {self._uri} could not be {verb}: {error}") from error
+
+
+def _open(uri: str, warehouse: str) -> SqlCatalog:
+    """Opening creates the two tables, and fails if another process creates one of them meanwhile: then it is there the next time."""
+    for _ in range(_OPEN_TRIES - 1):
+        try:
+            return SqlCatalog(CATALOG_NAME, uri=uri, warehouse=warehouse)
+        except SQLAlchemyError:
+            continue
+    return SqlCatalog(CATALOG_NAME, uri=uri, warehouse=warehouse)
 
 
 def _row(table: TableName) -> tuple[Any, ...]:
