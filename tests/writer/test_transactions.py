@@ -6,7 +6,9 @@ from dolake.model import Entry, Record, RecordKind, TransactionMark
 from dolake.writer.transactions import OpenTransactions
 
 
-def record(offset: int, transaction: str | None, *, last: bool = False, source: str = "s", epoch: str = "", table: str = "t", size: int = 10) -> Record:
+def record(
+    offset: int, transaction: str | None, *, last: bool = False, source: str = "s", epoch: str = "", table: str = "t", size: int = 10
+) -> Record:
     mark = TransactionMark(transaction, last) if transaction is not None else None
     entry = Entry(RecordKind.BATCH, source, epoch, offset, 1, 0, b"", {table: 1}, transaction=mark)
     return Record("log", offset, entry, size)

@@ -1,0 +1,146 @@
+"""A writer half over a real log, store and catalog, and a hand that writes the log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyiceberg.catalog.sql import SqlCatalog
+
+from dolake.buffer.wal import Log, LogSettings
+from dolake.clock import Runtime, real_runtime
+from dolake.config import Settings
+from dolake.iceberg.lake import open_catalog, open_warehouse
+from dolake.iceberg.plan import CommitPolicy
+from dolake.model import Entry, RecordKind, TableName, TransactionMark
+from dolake.storage.disk import LocalDisk
+from dolake.writer.main import make_service
+from dolake.writer.service import WriterService
+
+COLUMNS = [{"name": "id", "type": "long", "nullable": False}, {"name": "note", "type": "string", "nullable": True}]
+
+
+@dataclass
+class Hand:
+    """Appends to one log what sources would have sent; sequences count up by source."""
+
+    log: Log
+    sequences: dict[str, itertools.count[int]] = field(default_factory=dict)
+    numbers: dict[str, itertools.count[int]] = field(default_factory=dict)
+
+    def _next(self, source: str) -> int:
+        return next(self.sequences.setdefault(source, itertools.count()))
+
+    def declare(
+        self, table: str = "t", columns: Sequence[dict[str, Any]] = COLUMNS, *, source: str = "s", key: Sequence[str] = ("id",)
+    ) -> int:
+        body = {
+            "type": "schema",
+            "sourceDoId": source,
+            "sequenceNumber": 0,
+            "table": table,
+            "primaryKey": list(key),
+            "columns": list(columns),
+        }
+        payload = json.dumps(body).encode()
+        entry = Entry(RecordKind.SCHEMA, source, "", self._next(source), 0, 0, payload, {table: 0})
+        return self.log.append_group([entry]).start
+
+    def insert(
+        self, *rows: dict[str, Any], table: str = "t", source: str = "s", transaction: TransactionMark | None = None, lsn: str = ""
+    ) -> int:
+        return self.batch([(table, row) for row in rows], source=source, transaction=transaction, lsn=lsn)
+
+    def batch(
+        self, rows: Sequence[tuple[str, dict[str, Any]]], *, source: str = "s", transaction: TransactionMark | None = None, lsn: str = ""
+    ) -> int:
+        number = self.numbers.setdefault(source, itertools.count())
+        events = [
+            {"sequence": next(number), "timestamp": 1767225600000, "operation": "INSERT", "table": table, "rowId": "r", "after": row}
+            for table, row in rows
+        ]
+        tables: dict[str, int] = {}
+        for table, _ in rows:
+            tables[table] = tables.get(table, 0) + 1
+        payload = json.dumps({"type": "cdc_batch", "events": events}).encode()
+        entry = Entry(
+            RecordKind.BATCH, source, "", self._next(source), len(events), 0, payload, tables, last_lsn=lsn, transaction=transaction
+        )
+        return self.log.append_group([entry]).start
+
+
+@dataclass
+class Half:
+    path: Path
+    settings: Settings
+    runtime: Runtime
+    log: Log
+    hand: Hand
+    service: WriterService
+    reports: list[dict[str, Any]]
+
+    def until(self) -> dict[str, int]:
+        return {self.log.log_id: self.log.synced_end}
+
+    async def flush(self, *tables: str) -> dict[str, Any]:
+        names = [TableName.parse(table) for table in tables] or None
+        return await self.service.flush(names, self.until(), timeout_s=10)
+
+    def rows(self, table: str = "default.t") -> list[dict[str, Any]]:
+        """By PyIceberg, in the order of the log."""
+        rows: pa.Table = self.catalog().load_table(table).scan().to_arrow()
+        return rows.sort_by([("_cdc_offset", "ascending"), ("_cdc_index", "ascending")]).to_pylist()
+
+    def values(self, table: str = "default.t", column: str = "id") -> list[Any]:
+        return [row[column] for row in self.rows(table)]
+
+    def catalog(self) -> SqlCatalog:
+        return SqlCatalog("dolake", uri=f"sqlite:///{self.settings.catalog_path}", warehouse=self.settings.warehouse.uri)
+
+
+def settings_of(path: Path, **sections: Any) -> Settings:
+    return Settings.model_validate({"data": str(path), "flush": {"age_s": 3600}, **sections})
+
+
+def open_log(path: Path) -> Log:
+    directory = str(path / "log")
+    disk, random, settings = LocalDisk(), real_runtime().random, LogSettings(segment_bytes=4096)
+    return Log.open(disk, directory, settings, random) if Path(directory).exists() else Log.create(disk, directory, settings, random)
+
+
+@contextlib.asynccontextmanager
+async def half(path: Path, *, stop_cleanly: bool = True, **sections: Any) -> AsyncIterator[Half]:
+    """Starts on what is there. Leaves by flushing, or (`stop_cleanly` False) by dropping everything in memory."""
+    settings, runtime = settings_of(path, **sections), real_runtime()
+    log = open_log(path)
+    store = open_warehouse(settings)
+    catalog = open_catalog(settings, store, runtime)
+    service = make_service(runtime, LocalDisk(), catalog, store, CommitPolicy(), settings)
+    reports: list[dict[str, Any]] = []
+    service.report = reports.append
+    stop = asyncio.Event()
+    running = asyncio.get_running_loop().create_task(service.run(stop))
+    try:
+        yield Half(path, settings, runtime, log, Hand(log), service, reports)
+        if stop_cleanly:
+            stop.set()
+            await running
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        log.close()
+        catalog.close()
+
+
+async def until(condition: Any) -> None:
+    """Waits for the writer to get there; a test that waits in vain is ended by its own time limit."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)  # noqa: ASYNC110 -- what is waited for has no event of its own
