@@ -48,6 +48,12 @@ class InvalidInput(DolakeError):
         self.line, self.reason = line, reason
 
 
+class NotAllSent(DolakeError):
+    """A part of the input was sent and is durable; the rest was not, or is not committed. Sending again resumes."""
+
+    exit_code = 6
+
+
 class QueryRefused(DolakeError):
     """SQL that is wrong, or would do more than read. The words are DuckDB's."""
 

@@ -74,6 +74,7 @@ class Producer:
         self.last_event_sequence = -1
         self.persisted_sequence = -1
         self.acked_event_count = 0
+        self.duplicate_count = 0  # batches the daemon had already when they came again
         self.limits: Limits | None = None
         self._runtime = runtime or real_runtime()
         self._dial, self._window_batches, self._unreachable_s_max = dial, window_batches, unreachable_s_max
@@ -316,6 +317,7 @@ class Producer:
             self.persisted_sequence = max(self.persisted_sequence, ack.sequence_number)
             return
         self.acked_event_count += self._window.acked(ack.sequence_number)
+        self.duplicate_count += ack.status == AckStatus.DUPLICATE
         if isinstance(ack.details.suggested_delay_ms, int):
             self._hold(ack.details.suggested_delay_ms)
 

@@ -1,13 +1,13 @@
-"""Reads the lines of a file or of standard input: plain, gzip or zstd, told by the first bytes."""
+"""Reads the lines of a file, a pipe or standard input: plain, gzip or zstd, told by the first bytes."""
 
 from __future__ import annotations
 
-import gzip
 import os
+import select
 import stat
 import sys
 import zlib
-from typing import BinaryIO
+from typing import Protocol
 
 import zstandard
 
@@ -15,80 +15,111 @@ from dolake.errors import InvalidInput
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
-CHUNK_BYTES = 1 << 18
+_MAGIC_BYTES = 4
+# Of stored bytes: compressed change streams hold about ten times as much.
+CHUNK_BYTES = 1 << 16
 
 
 class LineInput:
-    """Lines in whole chunks. `read_lines` blocks until some are there and returns [] once, at the end."""
+    """Lines in chunks, so that reading may run beside the loop."""
 
     def __init__(self, path: str) -> None:
         """`-` is standard input. Raises OSError."""
-        self._file: BinaryIO = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
-        status = os.fstat(self._file.fileno())
-        self.size_bytes: int | None = status.st_size if stat.S_ISREG(status.st_mode) else None
-        self._stream: BinaryIO | _ZstdStream | None = None
+        self._descriptor = os.dup(sys.stdin.fileno()) if path == "-" else os.open(path, os.O_RDONLY)
+        status = os.fstat(self._descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            os.close(self._descriptor)
+            raise IsADirectoryError(f"{path} is a directory")
+        self._is_file = stat.S_ISREG(status.st_mode)
+        self.size_bytes: int | None = status.st_size if self._is_file else None
+        self.position_bytes = 0  # how far into the input as it is stored
+        self._frames: _Frames | None = None
+        self._begun = False
+        self._head = b""
         self._rest = b""
         self._line_count = 0
         self._ended = False
 
-    def position_bytes(self) -> int:
-        """How far into the file as it is stored, for progress; 0 for a pipe."""
-        return self._file.tell() if self.size_bytes is not None else 0
+    def read_lines(self, timeout_s: float) -> list[bytes] | None:
+        """The next lines; [] at the end; None when a pipe has none within `timeout_s`, so that nothing blocks for good.
 
-    def read_lines(self) -> list[bytes]:
-        """Raises InvalidInput when compressed input is damaged or cut short."""
+        Raises InvalidInput when compressed input is damaged or cut short.
+        """
         while not self._ended:
+            if not self._is_file and not select.select([self._descriptor], [], [], timeout_s)[0]:
+                return None
+            data = os.read(self._descriptor, CHUNK_BYTES)
+            self.position_bytes += len(data)
             try:
-                if self._stream is None:
-                    self._stream = _decompressed(self._file)
-                chunk: bytes = self._stream.read1(CHUNK_BYTES)  # type: ignore[union-attr]
-            except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+                plain = self._plain(data)
+            except (zlib.error, zstandard.ZstdError) as error:
                 raise InvalidInput(line=self._line_count + 1, reason=f"the compressed input is damaged or cut short: {error}") from error
-            if not chunk:
-                self._ended = True
-                return self._counted([self._rest]) if self._rest else []
-            lines = (self._rest + chunk).split(b"\n")
+            lines = (self._rest + plain).split(b"\n")
             self._rest = lines.pop()
+            if not data:
+                self._ended = True
+                lines += [self._rest] if self._rest else []
             if lines:
-                return self._counted(lines)
+                self._line_count += len(lines)
+                return lines
         return []
 
     def close(self) -> None:
-        if self._file is not sys.stdin.buffer:
-            self._file.close()
+        os.close(self._descriptor)
 
-    def _counted(self, lines: list[bytes]) -> list[bytes]:
-        self._line_count += len(lines)
-        return lines
-
-
-def _decompressed(file: BinaryIO) -> BinaryIO | _ZstdStream:
-    magic = file.peek(4)[:4]  # type: ignore[attr-defined]
-    if magic.startswith(_GZIP):
-        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
-    return _ZstdStream(file) if magic == _ZSTD else file
-
-
-class _ZstdStream:
-    """Frames of zstd after one another. (The library's own stream reader takes a cut frame for the end.)"""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._frame: zstandard.ZstdDecompressionObj | None = None
-        self._pending = b""
-
-    def read1(self, size_bytes_max: int) -> bytes:
-        while True:
-            data = self._pending or self._file.read1(size_bytes_max)  # type: ignore[attr-defined]
-            if not data:
-                if self._frame is not None:
-                    raise EOFError("a zstd frame has no end")
+    def _plain(self, data: bytes) -> bytes:
+        """`data` as it was before compression; b"" is the end of the input."""
+        if not self._begun:
+            self._head += data
+            if data and len(self._head) < _MAGIC_BYTES:
                 return b""
+            self._begun, data = True, self._head
+            if data.startswith(_GZIP):
+                self._frames = _Frames(lambda: zlib.decompressobj(wbits=31))
+            elif data.startswith(_ZSTD):
+                self._frames = _Frames(lambda: zstandard.ZstdDecompressor().decompressobj())
+        if self._frames is None:
+            return data
+        if data:
+            return self._frames.decompress(data)
+        self._frames.require_end()
+        return b""
+
+
+class _Decompressor(Protocol):
+    """What zlib's and zstd's have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+class _NewDecompressor(Protocol):
+    def __call__(self) -> _Decompressor: ...
+
+
+class _Frames:
+    """Compressed frames after one another. An end inside one is damage; the libraries' own readers do not all say so."""
+
+    def __init__(self, new: _NewDecompressor) -> None:
+        self._new = new
+        self._frame: _Decompressor | None = None
+
+    def decompress(self, data: bytes) -> bytes:
+        plain = []
+        while data:
             if self._frame is None:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-            plain: bytes = self._frame.decompress(data)
-            self._pending = b""
+                self._frame = self._new()
+            plain.append(self._frame.decompress(data))
+            data = b""
             if self._frame.eof:
-                self._pending, self._frame = self._frame.unused_data, None
-            if plain:
-                return plain
+                data, self._frame = self._frame.unused_data, None
+        return b"".join(plain)
+
+    def require_end(self) -> None:
+        if self._frame is not None:
+            raise zlib.error("it ends inside a frame")

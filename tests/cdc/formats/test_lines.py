@@ -32,9 +32,9 @@ def read(path: str) -> list[bytes]:
     lines = LineInput(path)
     try:
         found = []
-        while chunk := lines.read_lines():
+        while chunk := lines.read_lines(0):
             found += chunk
-        assert lines.size_bytes is None or lines.position_bytes() == lines.size_bytes
+        assert lines.position_bytes == lines.size_bytes
         return found
     finally:
         lines.close()
@@ -61,14 +61,36 @@ def test_lines_of_a_pipe_arrive_before_it_ends() -> None:
     reading, writing = os.pipe()
     lines = LineInput(f"/dev/fd/{reading}")
     os.write(writing, b"first\nsec")
-    assert lines.read_lines() == [b"first"]
+    assert lines.read_lines(10) == [b"first"]
     assert lines.size_bytes is None
+    assert lines.read_lines(0) is None  # nothing yet, and nobody waits for it
     os.write(writing, b"ond\n")
     os.close(writing)
-    assert lines.read_lines() == [b"second"]
-    assert lines.read_lines() == []
+    assert lines.read_lines(10) == [b"second"]
+    assert lines.read_lines(10) == []
     lines.close()
     os.close(reading)
+
+
+def test_what_it_is_may_come_byte_by_byte() -> None:
+    reading, writing = os.pipe()
+    lines = LineInput(f"/dev/fd/{reading}")
+    stored = zstd(b"one\ntwo\n")
+    found = []
+    for position in range(len(stored)):
+        os.write(writing, stored[position : position + 1])
+        found += lines.read_lines(0) or []
+    os.close(writing)
+    while chunk := lines.read_lines(10):
+        found += chunk
+    assert found == [b"one", b"two"]
+    lines.close()
+    os.close(reading)
+
+
+def test_a_directory_is_no_input(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        LineInput(str(tmp_path))
 
 
 @pytest.mark.parametrize("stored", ["gzip", "zstd"])

@@ -1,0 +1,123 @@
+"""`dolake send FILE|-`: a file or a pipe of changes into a daemon, resumed where the last run stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from dolake.cli.options import Data, Json, settings_from
+from dolake.errors import ConfigurationError, DaemonUnreachable, Mistake
+
+if TYPE_CHECKING:
+    from dolake.cdc.client import Producer
+    from dolake.cdc.formats import Format
+    from dolake.cli.sending import Sending, Summary
+
+app = typer.Typer(add_completion=False)
+
+
+class FormatName(StrEnum):
+    NATIVE = "native"
+    WAL2JSON = "wal2json"
+
+
+class Wait(StrEnum):
+    DURABLE = "durable"
+    PERSISTED = "persisted"
+
+
+@app.command()
+def send(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The changes, one a line: plain, gzip or zstd. `-` is standard input.")],
+    source: Annotated[str, typer.Option("--source", metavar="NAME", help="The source's name; sending is resumed by it.")],
+    to: Annotated[str | None, typer.Option("--to", metavar="URL", help="ws://host:port/cdc; DIR/ready.json says it unless given.")] = None,
+    data: Data = None,
+    format: Annotated[FormatName, typer.Option("--format", help="What the lines are.")] = FormatName.NATIVE,
+    batch_events: Annotated[int, typer.Option("--batch-events", min=1, help="Most events in a batch.")] = 1_000,
+    rate: Annotated[float, typer.Option("--rate", min=0.0, help="Events a second; 0 is as fast as it goes.")] = 0.0,
+    wait: Annotated[Wait, typer.Option("--wait", help="End when all is on the daemon's disk, or committed to tables.")] = Wait.DURABLE,
+    epoch: Annotated[str, typer.Option("--epoch", help="A name for a new life of the source's numbering; the one before ends.")] = "",
+    retry_s: Annotated[float, typer.Option("--retry-s", min=0.0, help="How long to try for a connection.")] = 30.0,
+    as_json: Json = False,
+) -> int:
+    """Send changes to a daemon. Sent again, also with other --batch-events, they change nothing: what is there is skipped."""
+    from dolake.cdc.client import Producer
+    from dolake.cdc.formats.lines import LineInput
+    from dolake.cli.sending import Sending
+    from dolake.clock import real_runtime
+
+    url = to or _url_from(data)
+    try:
+        lines = LineInput(file)
+    except OSError as error:
+        raise ConfigurationError([Mistake("FILE", file, error.strerror or str(error))]) from None
+    runtime = real_runtime()
+    with contextlib.closing(lines), _progress(lines.size_bytes) as progress:
+        sending = Sending(runtime, lines, _decoder(format), batch_events, rate, progress)
+        try:
+            asyncio.run(_run(sending, lambda: Producer(url, source, epoch=epoch, unreachable_s_max=retry_s, runtime=runtime), wait.value))
+        finally:
+            _report(sending.summary, as_json)
+    return 0
+
+
+async def _run(sending: Sending, connect: Callable[[], Producer], wait: Literal["durable", "persisted"]) -> None:
+    await sending.run(connect(), wait)
+
+
+def _url_from(data: str | None) -> str:
+    """Where the daemon of a data directory listens. Raises DaemonUnreachable."""
+    path = settings_from(data, None).ready_path
+    try:
+        with open(path, encoding="utf-8") as file:
+            return str(json.load(file)["cdc"])
+    except FileNotFoundError:
+        raise DaemonUnreachable(f"there is no {path}, so no daemon runs there; start one with `dolake serve`, or say --to") from None
+
+
+def _decoder(name: FormatName) -> Format:
+    from dolake.cdc.formats.native import Native
+    from dolake.cdc.formats.wal2json import Wal2json
+
+    return Native() if name is FormatName.NATIVE else Wal2json()
+
+
+def _report(summary: Summary, as_json: bool) -> None:
+    for note in summary.notes:
+        print(f"dolake: {note}", file=sys.stderr)
+    if as_json:
+        print(
+            json.dumps({name: value for name, value in asdict(summary).items() if name != "notes"} | {"seconds": round(summary.seconds, 3)})
+        )
+        return
+    skipped = f", {summary.skipped:,} were there already" if summary.skipped else ""
+    again = f", {summary.duplicates:,} batches had to be sent again" if summary.duplicates else ""
+    speed = f" ({summary.events / summary.seconds:,.0f} events/s)" if summary.events and summary.seconds else ""
+    print(f"sent {summary.events:,} events in {summary.batches:,} batches in {summary.seconds:.1f} s{speed}{skipped}{again}")
+
+
+@contextlib.contextmanager
+def _progress(size_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere. Also where the log lines of the connection go: stderr."""
+    from dolake.daemon.diagnostics import configure_logging
+
+    if not sys.stderr.isatty():
+        configure_logging("send")
+        yield lambda position, events: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        configure_logging("send")
+        task = bar.add_task("0 events", total=size_bytes)
+        yield lambda position, events: bar.update(task, completed=position, description=f"{events:,} events")

@@ -1,0 +1,135 @@
+"""Sends a stream of changes: read, decode, cut into batches, send, wait. One run of `dolake send`.
+
+Events are resumed by their place in the stream: what `status` says is durable is passed over, also when the batches are cut
+otherwise this time. Whole transactions that wait for a batch to fill go out when the stream pauses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dolake.cdc.client import Producer
+from dolake.cdc.formats import Format
+from dolake.cdc.formats.batches import Batcher, EventBatch
+from dolake.cdc.formats.lines import LineInput
+from dolake.clock import Runtime
+from dolake.errors import InvalidInput, NotAllSent
+
+# A batch's events; well under the daemon's limit for a message, so that a full window stays small.
+BATCH_BYTES_MAX = 4 << 20
+PAUSE_S = 0.25
+
+
+@dataclass
+class Summary:
+    """What a run did. `events` and `batches` were sent and are durable; `skipped` events were so before."""
+
+    events: int = 0
+    batches: int = 0
+    skipped: int = 0
+    duplicates: int = 0
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Sending:
+    """`progress` hears (bytes of the input read, events sent) now and then. `rate`: events a second; 0 is as fast as it goes."""
+
+    runtime: Runtime
+    lines: LineInput
+    format: Format
+    batch_events: int
+    rate: float = 0.0
+    progress: Callable[[int, int], None] = lambda position, events: None
+    summary: Summary = field(default_factory=Summary)
+    _began_s: float = 0.0
+
+    async def run(self, producer: Producer, wait: Literal["durable", "persisted"]) -> Summary:
+        """Raises what ends a producer, InvalidInput, and NotAllSent when the end was not reached or not committed."""
+        self._began_s = self.runtime.clock.monotonic_s()
+        try:
+            async with producer:
+                unfinished = await self._send_all(producer)
+                await producer.drain()
+                if wait == "persisted":
+                    await self._persist(producer)
+        finally:
+            self.summary.events = producer.acked_event_count
+            self.summary.duplicates = producer.duplicate_count
+            self.summary.seconds = self.runtime.clock.monotonic_s() - self._began_s
+            self.summary.notes = self.format.notes
+        if unfinished:
+            raise NotAllSent(f"the input ends inside a transaction: its last {unfinished:,} events were not sent")
+        return self.summary
+
+    async def _send_all(self, producer: Producer) -> int:
+        """Returns how many events are left that nothing says are committed."""
+        limits = producer.limits
+        assert limits is not None
+        batcher = Batcher(
+            event_count_max=min(self.batch_events, limits.max_batch_events),
+            size_bytes_max=min(BATCH_BYTES_MAX, limits.max_payload_bytes // 2),
+            resume_after=producer.last_event_sequence,
+        )
+        reading = self._read()
+        try:
+            while (lines := await reading) != []:
+                reading = self._read()
+                if lines is None:
+                    batcher.flush()
+                for item in self.format.items(lines or []):
+                    batcher.push(item)
+                await self._send_ready(producer, batcher)
+            batcher.flush()
+            await self._send_ready(producer, batcher)
+        except InvalidInput as error:
+            batcher.flush()
+            await self._send_ready(producer, batcher)
+            await producer.drain()
+            if self.summary.batches or self.summary.skipped:
+                raise NotAllSent(f"{error}; what came before it is durable") from error
+            raise
+        finally:
+            await asyncio.gather(reading, return_exceptions=True)
+        return len(batcher.unfinished)
+
+    def _read(self) -> asyncio.Task[list[bytes] | None]:
+        """The next lines, read beside the loop while the last ones are sent."""
+        return self.runtime.tasks.spawn("read input", self.runtime.tasks.run(self.lines.read_lines, PAUSE_S))  # type: ignore[arg-type]
+
+    async def _send_ready(self, producer: Producer, batcher: Batcher) -> None:
+        for message in batcher.take():
+            if isinstance(message, EventBatch):
+                await producer.send(
+                    [event.raw for event in message.events],
+                    first_event_sequence=message.first_sequence,
+                    last_event_sequence=message.last_sequence,
+                    transaction=message.transaction,
+                )
+                self.summary.batches += 1
+                self.summary.events += len(message.events)
+                await self._pace()
+            else:
+                await producer.declare(message)
+            self.progress(self.lines.position_bytes, self.summary.events)
+        self.summary.skipped = batcher.skipped
+        self.progress(self.lines.position_bytes, self.summary.events)
+
+    async def _pace(self) -> None:
+        if self.rate:
+            due_s = self._began_s + self.summary.events / self.rate
+            await self.runtime.clock.sleep(max(0.0, due_s - self.runtime.clock.monotonic_s()))
+
+    async def _persist(self, producer: Producer) -> None:
+        """Asks for a flush rather than wait for its time; it also says what keeps a table from being committed."""
+        if producer.persisted_sequence < producer.last_sequence:
+            result = await producer.flush()
+            if not result["success"]:
+                raise NotAllSent(
+                    f"everything sent is durable, but not all of it is committed: {result.get('error', 'no reason was given')}"
+                )
+        await producer.drain("persisted")
