@@ -36,7 +36,7 @@ Message = dict[str, Any]
 MESSAGE_BYTES_MAX = 32 * 1024 * 1024
 _UNSENT_BYTES_MAX = 2 * MESSAGE_BYTES_MAX  # A peer that does not read is cut off above this.
 _SOCKET_PATH_BYTES_MAX = 100  # sun_path holds 108 on Linux, 104 elsewhere.
-_RECONNECT_S_FIRST, _RECONNECT_S_MAX = 0.02, 1.0
+_RECONNECT_S_FIRST, _RECONNECT_S_MAX = 0.02, 0.25
 _HELLO_S_MAX = 5.0
 
 log = structlog.get_logger("dolake.control")

@@ -9,11 +9,12 @@ half runs with settings from the command line and stops at the first SIGINT or S
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -29,6 +30,9 @@ _LINE_BYTES_MAX = 1024 * 1024
 _SUPERVISOR_GONE = 3
 INTERRUPTED = 130
 
+# `run_ingest` and its like: settings, keyword arguments `ready`, `stop`, and `listen` where there is a socket; the exit code.
+Half = Callable[..., Coroutine[Any, Any, int]]
+
 log = structlog.get_logger("dolake.daemon")
 
 
@@ -38,6 +42,7 @@ def main(arguments: list[str]) -> int:
     role, channel = arguments[0], socket.socket(fileno=int(arguments[2]))
     listen = socket.socket(fileno=int(arguments[3])) if len(arguments) > 3 else None
     configure_logging(role)
+    half = load_half(role)  # Before the settings: a spare waits here, with everything imported, until it is needed.
     channel.setblocking(True)
     settings = Settings.from_json(_read_line(channel))
     channel.setblocking(False)
@@ -47,7 +52,7 @@ def main(arguments: list[str]) -> int:
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_reader(channel.fileno(), _end_with_supervisor, channel)
 
-    return _run(role, settings, listen, ready=lambda: _tell_ready(channel), prepare=prepare)
+    return _run(role, half, settings, listen, ready=lambda: _tell_ready(channel), prepare=prepare)
 
 
 def run_alone(role: str, settings: Settings) -> int:
@@ -69,7 +74,7 @@ def run_alone(role: str, settings: Settings) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, interrupt)
 
-    return _run(role, settings, listen, ready=ready, prepare=prepare)
+    return _run(role, load_half(role), settings, listen, ready=ready, prepare=prepare)
 
 
 def arm_failpoints() -> None:
@@ -83,6 +88,7 @@ def arm_failpoints() -> None:
 
 def _run(
     role: str,
+    half: Half,
     settings: Settings,
     listen: socket.socket | None,
     *,
@@ -92,7 +98,9 @@ def _run(
     async def work() -> int:
         stop = asyncio.Event()
         prepare(stop)
-        return await _half(role, settings, listen, ready, stop)
+        if listen is None:
+            return await half(settings, ready=ready, stop=stop)
+        return await half(settings, listen=listen, ready=ready, stop=stop)
 
     try:
         arm_failpoints()
@@ -106,20 +114,15 @@ def _run(
         return 1
 
 
-async def _half(role: str, settings: Settings, listen: socket.socket | None, ready: Callable[[], None], stop: asyncio.Event) -> int:
+def load_half(role: str) -> Half:
     """Imports what this half needs and nothing else: the time until it is ready again counts."""
-    if role == "writer":
-        from dolake.writer.main import run_writer
-
-        return await run_writer(settings, ready=ready, stop=stop)
-    assert listen is not None, f"{role} needs a socket"
-    if role == "ingest":
-        from dolake.ingest.main import run_ingest
-
-        return await run_ingest(settings, listen=listen, ready=ready, stop=stop)
-    from dolake.http import run_http
-
-    return await run_http(settings, listen=listen, ready=ready, stop=stop)
+    module, name = {
+        "ingest": ("dolake.ingest.main", "run_ingest"),
+        "writer": ("dolake.writer.main", "run_writer"),
+        "http": ("dolake.http", "run_http"),
+    }[role]
+    half: Half = getattr(importlib.import_module(module), name)
+    return half
 
 
 def _loop_factory(role: str) -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -2,8 +2,11 @@
 
 It binds the sockets once and hands them down, so that an address outlives the process behind it. It decides nothing about
 restarts itself (`plan`), holds no data, and may be killed like everything else: its children end when their channel to it
-closes. On SIGTERM or SIGINT the ingest half stops accepting and finishes its answers, then the writer half flushes what
-the log holds, then `http` goes; the second signal ends everything at once, which loses nothing that was acked.
+closes. Beside each half a spare of it waits, a process that has imported everything and has no settings yet: importing takes
+longer (0.3 s and 0.9 s of processor time) than all the rest of a restart.
+
+On SIGTERM or SIGINT the ingest half stops accepting and finishes its answers, then the writer half flushes what the log
+holds, then `http` goes; the second signal ends everything at once, which loses nothing that was acked.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ from dolake.storage.disk import LocalDisk, Lock
 # How long each child may take to end once asked. The writer's is the time of a last flush of everything.
 _DRAIN_S_MAX = {"ingest": 10.0, "writer": 60.0, "http": 3.0}
 _PARTLY_DONE = 6
+_SPARED = ("ingest", "writer")
+_SPARE_AFTER_S = 0.5  # Once the half itself is ready, so that its spare does not compete with its start.
 
 log = structlog.get_logger("dolake.daemon")
 
@@ -68,6 +73,8 @@ class Supervisor:
     ) -> None:
         self._settings, self._listeners, self._runtime, self._command = settings, listeners, runtime, command
         self._children: dict[str, _Child] = {}
+        self._spares: dict[str, _Child] = {}
+        self._preparing: dict[str, asyncio.Task[None]] = {}
         self._ever_ready: set[str] = set()
         self._all_ready = False
         self._stopping = asyncio.Event()
@@ -96,11 +103,14 @@ class Supervisor:
             await asyncio.wait((stopping, *keepers), return_when=asyncio.FIRST_COMPLETED)
             self._stopping.set()
             drained = await self._drain()
-            for keeper in keepers:
-                keeper.cancel()
+            for task in (*keepers, *self._preparing.values()):
+                task.cancel()
             outcomes = await asyncio.gather(*keepers, return_exceptions=True)
         finally:
             self._ready_file.remove()
+            for spare in self._spares.values():
+                spare.send(signal.SIGKILL)
+                await spare.wait()
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -129,6 +139,15 @@ class Supervisor:
                     await asyncio.wait_for(self._stopping.wait(), decision.delay_s)
 
     async def _start(self, role: str) -> _Child:
+        spare = self._spares.pop(role, None)
+        child = spare if spare is not None and spare.is_running else await self._spawn(role)
+        self._children[role] = child
+        if self._all_ready:
+            self._write_ready()
+        child.watch(self._runtime, self._settings.to_json(), lambda: self._became_ready(role, child))
+        return child
+
+    async def _spawn(self, role: str) -> _Child:
         ours, theirs = socket.socketpair()
         listener = self._listeners.get(role)
         descriptors = [theirs.fileno(), *([listener.fileno()] if listener is not None else [])]
@@ -144,16 +163,19 @@ class Supervisor:
             raise
         finally:
             theirs.close()
-        child = _Child(process, ours)
-        self._children[role] = child
-        if self._all_ready:
-            self._write_ready()
-        child.watch(self._runtime, self._settings.to_json(), lambda: self._became_ready(role, child))
-        return child
+        return _Child(process, ours)
+
+    async def _prepare_spare(self, role: str) -> None:
+        await self._runtime.clock.sleep(_SPARE_AFTER_S)
+        spare = self._spares.get(role)
+        if not self._stopping.is_set() and (spare is None or not spare.is_running):
+            self._spares[role] = await self._spawn(role)
 
     def _became_ready(self, role: str, child: _Child) -> None:
         child.ready_s = self._runtime.clock.monotonic_s()
         self._ever_ready.add(role)
+        if role in _SPARED and (role not in self._preparing or self._preparing[role].done()):
+            self._preparing[role] = self._runtime.tasks.spawn(f"spare-{role}", self._prepare_spare(role))
         if not self._all_ready and all(role in self._children and self._children[role].ready_s is not None for role in ROLES):
             self._all_ready = True
             self._write_ready()
@@ -192,6 +214,11 @@ class _Child:
         self._process, self._channel = process, channel
         self.pid = process.pid
         self.ready_s: float | None = None
+        self._talking: asyncio.Task[None] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.returncode is None
 
     def watch(self, runtime: Runtime, settings: str, ready: Callable[[], None]) -> None:
         """Hands over the settings, then waits for the child's word."""
@@ -208,7 +235,8 @@ class _Child:
 
     async def wait(self) -> int:
         exit_code = await self._process.wait()
-        await self._talking
+        if self._talking is not None:
+            await self._talking
         self._channel.close()
         return exit_code
 
