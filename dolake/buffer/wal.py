@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from posixpath import dirname
 from typing import NoReturn
 
+from dolake.buffer import reserve
 from dolake.buffer.recovery import Recovered, recover, verify_sealed
 from dolake.buffer.segment import NEW, LogState, Sibling, segment_names
 from dolake.buffer.sources import apply_entries, siblings_entry, trim_entry
@@ -30,9 +31,17 @@ LOCK = "lock"
 
 @dataclass(frozen=True)
 class LogSettings:
-    """A segment is sealed when its records reach `segment_bytes`; a group is never split between two."""
+    """A segment is sealed when its records reach `segment_bytes`; a group is never split between two.
+
+    `reserve_bytes` are kept for a trim on a full disk: its record, and where it begins a segment the state in the header.
+    """
 
     segment_bytes: int = 64 << 20
+    reserve_bytes: int | None = None
+
+    @property
+    def reserve(self) -> int:
+        return self.segment_bytes // 256 if self.reserve_bytes is None else self.reserve_bytes
 
 
 class Log:
@@ -58,6 +67,7 @@ class Log:
             raise LogRefused(f"{directory}: there is no log here")
         with _locked(disk, directory) as (lock, counter):
             found = recover(disk, directory, counter)
+            reserve.hold(disk, directory, settings.reserve)
         return cls(disk, directory, settings, random, lock, counter, found)
 
     @classmethod
@@ -78,6 +88,7 @@ class Log:
             state = LogState(random.uuid())
             unsealed = UnsealedSegment.create(disk, directory, state, first_offset=0, salt=random.bits(64))
             publish_end(counter, state.log_id, 0)
+            reserve.hold(disk, directory, settings.reserve)
         log = cls(disk, directory, settings, random, lock, counter, Recovered(state, 0))
         log._unsealed = unsealed
         return log
@@ -153,7 +164,13 @@ class Log:
                 verify_sealed(self._disk, segment)
             hit("trim.before_record")
         # The record also opens the next segment, if none is: the newest one carries the state that the others take with them.
-        self.append_group([trim_entry(doomed[-1].end)])
+        stated = trim_entry(doomed[-1].end)
+        try:
+            self.append_group([stated])
+        except LogFull:
+            if not reserve.release(self._disk, self.directory):
+                raise
+            self.append_group([stated])
         with self._at_risk():
             hit("trim.after_record")
             for segment in doomed:
@@ -163,6 +180,7 @@ class Log:
                 hit("trim.after_unlink")
             self._disk.sync_directory(self.directory)
             hit("trim.done")
+        reserve.hold(self._disk, self.directory, self._settings.reserve)
         return [segment.path for segment in doomed]
 
     def backlog_bytes(self, low: int) -> int:

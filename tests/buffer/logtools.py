@@ -17,7 +17,8 @@ from dolake.buffer.wal import Log, LogSettings
 from dolake.model import Entry, Record, RecordKind, TransactionMark
 from dolake.storage.disk import LocalDisk, LocalFile
 
-SMALL = LogSettings(segment_bytes=4096)
+SMALL = LogSettings(segment_bytes=4096, reserve_bytes=0)
+LARGE = LogSettings(segment_bytes=64 << 20, reserve_bytes=0)
 
 
 class SeededRandomness:

@@ -55,7 +55,7 @@ def test_forty_sources_are_found_again_and_no_file_lies_elsewhere(tmp_path: Path
     logs.close()
     for where, _, names in os.walk(tmp_path):
         assert not names or Path(where) in dirs(tmp_path)
-        assert all(name in ("lock", "synced-end") or name.split(".")[0].isdigit() for name in names)
+        assert all(name in ("lock", "synced-end", "reserve") or name.split(".")[0].isdigit() for name in names)
 
 
 @pytest.mark.acceptance("AT-31", "AT-34")

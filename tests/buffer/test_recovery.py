@@ -11,10 +11,10 @@ import pytest
 
 from dolake.buffer.record import parse_frame
 from dolake.buffer.segment import Sibling
-from dolake.buffer.wal import LogSettings
 from dolake.errors import LogCorrupt, LogFull, LogRefused
 from dolake.failpoints import FailpointRaised
 from tests.buffer.logtools import (
+    LARGE,
     FailingDisk,
     armed,
     batches,
@@ -34,7 +34,7 @@ FIRST_SEALED = f"{0:020d}.log"
 
 def hundred_records(directory: Path) -> tuple[bytes, int]:
     """A log of 100 records, the last of 512 bytes: its bytes, and where the last begins."""
-    log = create(directory, LogSettings())
+    log = create(directory, LARGE)
     fill(log, range(99))
     overhead = log.size_bytes
     probe = entry(99, size=0)

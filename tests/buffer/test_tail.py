@@ -19,6 +19,7 @@ from dolake.failpoints import FailpointRaised
 from dolake.model import Record
 from dolake.storage.disk import LocalDisk
 from tests.buffer.logtools import (
+    LARGE,
     FailingDisk,
     armed,
     batches,
@@ -53,7 +54,7 @@ def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_a_read_is_bounded_but_never_empty_below_the_end(tmp_path: Path) -> None:
-    log = create(tmp_path / "log", LogSettings())
+    log = create(tmp_path / "log", LARGE)
     sizes = [10, 5000, 400_000, 20, 3_000_000, 50]
     for number, size in enumerate(sizes):
         log.append_group([entry(number, size=size)])
@@ -140,7 +141,7 @@ def test_a_reader_goes_on_through_sealing_recovery_and_trimming(tmp_path: Path) 
 
 
 def test_a_reader_in_another_process_keeps_up_with_a_writer(tmp_path: Path) -> None:
-    log = create(tmp_path / "log", LogSettings(segment_bytes=100_000))
+    log = create(tmp_path / "log", LogSettings(segment_bytes=100_000, reserve_bytes=0))
     script = (
         "import sys; from dolake.buffer.tail import LogReader; from dolake.storage.disk import LocalDisk\n"
         "reader = LogReader(LocalDisk(), sys.argv[1]); at = 0\n"
@@ -154,7 +155,7 @@ def test_a_reader_in_another_process_keeps_up_with_a_writer(tmp_path: Path) -> N
         for start in range(0, 3000, 5):
             if start % 1000 == 500:
                 log.close()
-                log = reopen(tmp_path / "log", LogSettings(segment_bytes=100_000), seed=start)
+                log = reopen(tmp_path / "log", LogSettings(segment_bytes=100_000, reserve_bytes=0), seed=start)
             log.append_group([entry(number) for number in range(start, start + 5)])
         assert process.wait(20) == 0
     finally:

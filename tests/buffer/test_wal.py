@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from dolake import failpoints
 from dolake.buffer.wal import Log, LogSettings
 from dolake.errors import LogCorrupt, LogFailed, LogFull, LogRefused
 from dolake.failpoints import FailpointRaised
 from dolake.model import RECENT_CONTENTS, Entry, RecordKind
 from dolake.storage.disk import LocalDisk
 from tests.buffer.logtools import (
+    LARGE,
     SMALL,
     FailingDisk,
     SeededRandomness,
@@ -67,7 +70,7 @@ def test_segments_are_sealed_at_their_size_and_no_group_is_split(tmp_path: Path)
 @pytest.mark.parametrize("room_bytes", [0, 1, 100, 450, 900, 1100])
 def test_a_full_disk_refuses_the_group_whole_and_the_log_goes_on(tmp_path: Path, number: int, room_bytes: int) -> None:
     disk = FailingDisk()
-    log = create(tmp_path / "log", LogSettings(), disk)
+    log = create(tmp_path / "log", LARGE, disk)
     fill(log, range(3))
     disk.room_bytes, disk.number = room_bytes, number
     for _ in range(3):
@@ -86,7 +89,7 @@ def test_a_full_disk_refuses_the_group_whole_and_the_log_goes_on(tmp_path: Path,
 
 def test_a_refused_group_sent_again_in_part_brings_nothing_of_the_rest_back(tmp_path: Path) -> None:
     disk = FailingDisk()
-    log = create(tmp_path / "log", LogSettings(), disk)
+    log = create(tmp_path / "log", LARGE, disk)
     fill(log, range(3))
     disk.room_bytes = 1200
     with pytest.raises(LogFull):
@@ -100,7 +103,7 @@ def test_a_refused_group_sent_again_in_part_brings_nothing_of_the_rest_back(tmp_
 
 def test_what_a_full_disk_left_lies_above_the_footer_when_sealed(tmp_path: Path) -> None:
     disk = FailingDisk()
-    log = create(tmp_path / "log", LogSettings(segment_bytes=1000), disk)
+    log = create(tmp_path / "log", LogSettings(segment_bytes=1000, reserve_bytes=0), disk)
     fill(log, range(2))
     disk.room_bytes = 2500
     with pytest.raises(LogFull):
@@ -117,7 +120,7 @@ def test_what_a_full_disk_left_lies_above_the_footer_when_sealed(tmp_path: Path)
 @pytest.mark.parametrize("room_bytes", [0, 50])
 def test_a_disk_too_full_to_seal_or_to_begin_a_segment_refuses_and_goes_on(tmp_path: Path, room_bytes: int) -> None:
     disk = FailingDisk()
-    log = create(tmp_path / "log", LogSettings(segment_bytes=1000), disk)
+    log = create(tmp_path / "log", LogSettings(segment_bytes=1000, reserve_bytes=0), disk)
     fill(log, range(3))
     disk.room_bytes = room_bytes
     for _ in range(2):
@@ -366,3 +369,40 @@ def test_files_that_fail_to_open_are_a_failed_log(tmp_path: Path) -> None:
         reopen(tmp_path / "log", disk=Broken())
     assert segment_files(tmp_path / "log") == [f"{0:020d}.open"]  # Nothing is quarantined for an error that may pass.
     reopen(tmp_path / "log").close()
+
+
+def test_a_trim_on_a_full_disk_has_room_kept_for_it_and_makes_more(tmp_path: Path) -> None:
+    disk = FailingDisk()
+    settings = LogSettings(segment_bytes=4096, reserve_bytes=8192)
+    log = create(tmp_path / "log", settings, disk)
+    fill(log, range(45))
+    disk.room_bytes = 0
+    with pytest.raises(LogFull):
+        log.append_group([entry(45)])
+    unlink = disk.unlink
+
+    def freeing(path: str) -> None:
+        size = os.stat(path).st_size
+        unlink(path)
+        disk.room_bytes = (disk.room_bytes or 0) + size
+
+    disk.unlink = freeing  # type: ignore[method-assign]
+    assert len(log.trim(25)) == 2
+    log.append_group([entry(45)])
+    assert os.stat(tmp_path / "log" / "reserve").st_size == 8192
+    log.close()
+    log = reopen(tmp_path / "log", settings)
+    assert batches(read_all(tmp_path / "log", 20)) == list(range(20, 46))
+    log.close()
+
+
+def test_every_failpoint_of_the_log_is_reached_by_its_life(tmp_path: Path) -> None:
+    ours = {name for name in failpoints.POINTS if name.split(".")[0] in ("wal", "trim", "recover")}
+    before = Counter(failpoints.REGISTRY.hits)
+    with armed("recover.done", "1*off"):
+        log = create(tmp_path / "log")
+        fill(log, range(45))
+        log.trim(25)
+        log.close()
+        reopen(tmp_path / "log").close()
+    assert {name for name in failpoints.REGISTRY.hits - before if name in ours} == ours
