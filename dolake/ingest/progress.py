@@ -33,9 +33,10 @@ class WriterView:
         """Every record of the source below this offset is in committed snapshots."""
         said = self._log(log_id)
         pending = said.get("pending")
-        first = pending.get(source) if isinstance(pending, dict) else None
-        bound = _offset(said.get("read") if first is None else first)
-        return 0 if bound is None else bound
+        # An empty source stands for all of them: a table that is read again does not know yet whose rows it will find.
+        pinned = [pending[name] for name in (source, "") if name in pending] if isinstance(pending, dict) else []
+        bounds = [bound for bound in map(_offset, pinned or [said.get("read")]) if bound is not None]
+        return min(bounds, default=0)
 
     @property
     def is_down(self) -> bool:
