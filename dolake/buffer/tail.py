@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from dolake.buffer.record import FIXED, FOOTER_KIND, HEADER_KIND, BadFrame, decode_record, parse_frame, salt_crc
+from dolake.buffer.recovery import apply_frame
 from dolake.buffer.segment import (
     OPEN,
     SEALED,
@@ -89,6 +90,24 @@ class LogReader:
             start += len(more)
             room -= sum(record.size_bytes for record in more)
         return records
+
+    def after_trim(self, start: int) -> int:
+        """Where to read on when `start` is gone: the next segment's first offset, if a trim has said that nobody needs what is below.
+
+        `start` itself if none has: then it is lost. A trim may have been interrupted, so that older segments are still there.
+        """
+        for _ in range(_ATTEMPT_COUNT):
+            names = [name for name in self._names() if not name.quarantined]
+            following = min((name.first_offset for name in names if name.first_offset > start), default=start)
+            if following == start:
+                break
+            newest = f"{self.directory}/{names[-1].file}"
+            try:
+                segment = scan_segment(read_whole(self._disk, newest), newest, names[-1], apply_frame(newest))
+            except FileNotFoundError:  # Sealed since it was listed.
+                continue
+            return following if following <= segment.state.bound else start
+        return start
 
     def close(self) -> None:
         self._drop_cursor()

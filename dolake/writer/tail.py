@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from dolake.buffer.tail import LogReader
 from dolake.cdc.message import decode_schema, event_tables, split_events
+from dolake.errors import LogCorrupt
 from dolake.model import DeclaredSchema, Record, RecordKind, TableName
 from dolake.parquet.layout import EventChunk
 from dolake.writer.transactions import OpenTransactions
@@ -39,8 +40,16 @@ class Tail:
 
 
 def read_routed(reader: LogReader, start: int, size_bytes_max: int = READ_BYTES) -> list[Routed]:
-    """The next synced records from `start`, split by table. Blocks."""
-    return [route(record) for record in reader.read(start, size_bytes_max)]
+    """The next synced records from `start`, split by table; what was trimmed by now is passed over. Blocks."""
+    try:
+        records = reader.read(start, size_bytes_max)
+    except LogCorrupt:
+        # Nothing pins offsets that hold no rows: they may go between a look at the log and the reading of it.
+        following = reader.after_trim(start)
+        if following == start:
+            raise
+        records = reader.read(following, size_bytes_max)
+    return [route(record) for record in records]
 
 
 def route(record: Record) -> Routed:

@@ -143,7 +143,7 @@ def _check_objects(named: Iterable[tuple[str, int | None]], objects: Objects) ->
 
 def read_rows(data: bytes) -> list[dict[str, Any]]:
     """All rows of a Parquet file; raises if a page's checksum does not match (I15)."""
-    rows: list[dict[str, Any]] = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read().to_pylist()
+    rows: list[dict[str, Any]] = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read(use_threads=False).to_pylist()
     return rows
 
 

@@ -31,6 +31,7 @@ class Profile:
     strike_kinds: tuple[str, ...]
     steps_between_strikes: int
     rudeness: float
+    transactions: bool
     flush_age_s: float
     flush_rows: int
     snapshots_kept: int
@@ -60,6 +61,7 @@ class Profile:
             strike_kinds=tuple(kinds),
             steps_between_strikes=draw.choice([40, 150, 400]),
             rudeness=draw.choice([0.0, 1.0, 3.0]),
+            transactions=draw.random() < 0.5,
             flush_age_s=draw.choice([0.2, 1.0, 3.0]),
             flush_rows=draw.choice([3, 10, 1000]),
             snapshots_kept=draw.choice([1, 3, 100]),

@@ -115,7 +115,7 @@ class World:
     async def _main(self) -> None:
         halves = [asyncio.ensure_future(self._keep(name)) for name in self._gone]
         for number in range(self.profile.sources):
-            script = write_script(f"s{number}", self.random, self.journal, self.profile.batches)
+            script = write_script(f"s{number}", self.random, self.journal, self.profile.batches, transactions=self.profile.transactions)
             process = self._process(f"source {number}")
             source = RoughSource(script, process, self.journal, self.dial, self.profile.rudeness)
             self.sources.append(source)
