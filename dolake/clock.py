@@ -73,6 +73,8 @@ class SystemClock:
 
 
 class SystemRandomness:
+    """The system's own entropy: nothing here can be guessed or repeated."""
+
     def __init__(self) -> None:
         self._random = random.SystemRandom()
 

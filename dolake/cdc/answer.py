@@ -90,6 +90,8 @@ class Lost(Struct, rename={"first": "from", "last": "to"}):
 
 
 class Status(_Answer, tag="status"):
+    """The answer to `connect`: where the source stands, and what it may send."""
+
     state: str
     buffer: BufferStats
     connected_sources: int

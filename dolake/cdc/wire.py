@@ -86,6 +86,8 @@ class SchemaEnvelope(Wire, tag="schema"):
 
 
 class BatchEnvelope(Wire, tag="cdc_batch"):
+    """A batch with its events still as they were sent."""
+
     timestamp: TimeMs
     source_do_id: Name
     events: Raw

@@ -71,6 +71,8 @@ class FlushSettings(Section):
 
 
 class WarehouseSettings(Section):
+    """Where the tables are."""
+
     uri: str = Field(default="", description="where the tables are: file:///path or s3://bucket/prefix; file://DIR/warehouse unless set")
 
     @field_validator("uri")
@@ -89,6 +91,8 @@ class WarehouseSettings(Section):
 
 
 class S3Settings(Section):
+    """How the bucket is reached. Ignored for a local warehouse."""
+
     endpoint: str | None = Field(default=None, description="address of an S3-compatible server; AWS itself unless set")
     region: str | None = Field(default=None, description="region of the bucket; us-east-1 unless set")
     access_key: str | None = Field(default=None, description="access key; the machine's own identity unless set")

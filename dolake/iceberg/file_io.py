@@ -16,6 +16,8 @@ from dolake.storage.store import ObjectStore
 
 
 class StoreFileIO(FileIO):
+    """PyIceberg's door to files, over ours."""
+
     def __init__(self, store: ObjectStore) -> None:
         super().__init__()
         self._store = store
@@ -31,6 +33,8 @@ class StoreFileIO(FileIO):
 
 
 class StoreInputFile(InputFile):
+    """An object to read, whole."""
+
     def __init__(self, store: ObjectStore, location: str) -> None:
         super().__init__(location)
         self._store = store

@@ -42,6 +42,8 @@ class Admitted:
 
 
 class SourceDesk:
+    """One source in the ingest half: its numbering, its log, and the connection that speaks for it now."""
+
     def __init__(self, source: str, lane: Lane) -> None:
         self.source, self.lane = source, lane
         self.numbering = Numbering(SourceState(source))

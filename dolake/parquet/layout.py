@@ -45,6 +45,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Layout:
+    """How a table's events are laid out: the Arrow schema of its rows, and where each column comes from."""
+
     table: str
     schema: pa.Schema
     event_schema: pa.Schema

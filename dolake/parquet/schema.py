@@ -254,6 +254,8 @@ def widest(there: ColumnType, declared: ColumnType) -> ColumnType:
 
 
 def holds_json(kind: ColumnType) -> bool:
+    """Whether JSON text stands anywhere in a value of this type."""
+
     match kind:
         case SimpleType(name):
             return name == "json"

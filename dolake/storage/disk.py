@@ -17,6 +17,8 @@ _WRITEV_PARTS_MAX = 512  # below IOV_MAX, which is 1,024 on Linux
 
 
 class File(Protocol):
+    """An open file of the log."""
+
     def write_at(self, position: int, parts: Sequence[bytes | memoryview]) -> int:
         """Writes all parts one after the other from `position`; returns their length. On error any prefix may be there."""
         ...
@@ -49,6 +51,8 @@ class SharedCounter(Protocol):
 
 
 class Disk(Protocol):
+    """A file system, as far as the log needs one."""
+
     def create(self, path: str) -> File:
         """A new file for reading and writing; FileExistsError if the name is taken."""
         ...
@@ -85,6 +89,8 @@ class Disk(Protocol):
 
 
 class LocalFile:
+    """A file of the machine's own file system."""
+
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 

@@ -10,6 +10,8 @@ from typing import Protocol
 
 
 class ObjectStore(Protocol):
+    """A warehouse, local or in a bucket."""
+
     root: str
 
     def put(self, location: str, data: bytes | memoryview) -> None:

@@ -39,6 +39,8 @@ def declared_as_json(declared: DeclaredSchema) -> dict[str, Any]:
 
 
 def declared_from_json(value: Mapping[str, Any]) -> DeclaredSchema:
+    """A declared schema as a table property carries it."""
+
     return DeclaredSchema(
         table=value["table"],
         primary_key=tuple(value["primaryKey"]),
