@@ -188,7 +188,7 @@ def apply_updates(base: LoadedTable, updates: Sequence[Update], now_ms: int) -> 
         if apply is None:
             raise ValueError(f"not an update that dolake makes: {update['action']}")
         apply(metadata, update)
-    kept = int((metadata.get("properties") or {}).get("write.metadata.previous-versions-max", _PREVIOUS_VERSIONS_MAX))
+    kept = max(1, int((metadata.get("properties") or {}).get("write.metadata.previous-versions-max", _PREVIOUS_VERSIONS_MAX)))
     entry = {"metadata-file": base.metadata_location, "timestamp-ms": base.metadata["last-updated-ms"]}
     metadata["metadata-log"] = [*(metadata.get("metadata-log") or ()), entry][-kept:]
     return metadata

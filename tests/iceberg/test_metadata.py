@@ -11,7 +11,7 @@ from pyiceberg.table.metadata import TableMetadataUtil
 
 from dolake.iceberg.metadata import apply_updates, from_bytes, highest_field_id, new_table, same_schema, to_bytes, unmet_requirements
 from tests.iceberg.lake import LOG, SCHEMA, START_MS
-from tests.iceberg.test_plan import OTHER_UUID, UUID, delta, empty_table, grown, plan
+from tests.iceberg.test_plan import OTHER_UUID, UUID, delta, empty_table, grown, land, plan
 
 NESTED: dict[str, Any] = {
     "type": "struct",
@@ -70,8 +70,14 @@ def test_the_metadata_log_names_the_files_before_and_stays_short() -> None:
     entries = table.metadata["metadata-log"]
     assert len(entries) == 100
     assert entries[-1]["metadata-file"] + "+" == table.metadata_location
-    short = empty_table(properties={"write.metadata.previous-versions-max": "2"})
-    assert short.metadata["metadata-log"] == []
+
+
+@pytest.mark.parametrize(("wanted", "kept"), [("2", 2), ("0", 1)])
+def test_a_table_may_want_a_shorter_metadata_log(wanted: str, kept: int) -> None:
+    table = empty_table(properties={"write.metadata.previous-versions-max": wanted})
+    for start in range(5):
+        table = land(table, delta(start, start + 1))
+    assert len(table.metadata["metadata-log"]) == kept
 
 
 def test_a_change_without_a_snapshot_moves_the_time_but_never_back() -> None:
