@@ -71,7 +71,6 @@ def test_a_kill_at_this_moment_loses_nothing_and_shows_no_half_flush(
         assert reader.poll_count > 0
     counts = Counter(hits.read_text().split())
     assert counts[point] >= rounds, counts
-    oracle.close()
     report(point=point, kills=rounds, hits=counts[point], polls=reader.poll_count, ready_again_s_p95=percentile(recoveries, 95))
 
 

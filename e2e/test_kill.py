@@ -57,7 +57,6 @@ def test_ten_thousand_acked_events_outlive_a_kill_at_any_moment(
             asyncio.run(cycle(number))
             assert_lake_equals_oracle(lake, oracle)
         assert lake.row_count("ledger") == cycles * 10_000
-    oracle.close()
     report(seed=seed, cycles=cycles, ready_again_s_p95=percentile(killer.recoveries_s, 95), ready_again_s_max=max(killer.recoveries_s))
 
 
@@ -80,7 +79,6 @@ def test_killing_every_part_again_and_again_loses_and_repeats_nothing(tmp_path: 
         assert_lake_equals_oracle(lake, oracle)
         done = daemon.run("verify")
         assert done.returncode == 0, done.stdout + done.stderr
-    oracle.close()
     report(
         kills=len(killer.recoveries_s), ready_again_s_p95=percentile(killer.recoveries_s, 95), ready_again_s_max=max(killer.recoveries_s)
     )

@@ -78,5 +78,4 @@ def test_a_million_events_through_a_whole_life(tmp_path: Path, report: Callable[
         assert sum(lake.row_count(table) for table in tables) == SOURCES * (2 * EVENTS_A_STEP + BATCH)
         done = daemon.run("verify", deadline_s=120)
         assert done.returncode == 0, done.stdout + done.stderr
-    oracle.close()
     report(events=SOURCES * (2 * EVENTS_A_STEP + BATCH), seconds=round(time.monotonic() - began, 1))

@@ -121,7 +121,6 @@ def test_a_store_that_vanishes_pushes_back_and_loses_nothing(tmp_path: Path, s3_
         grown = {role: highest[role] - baseline[role] for role in HALVES}
         assert all(size <= (64 + 128) * MIB for size in grown.values()), grown
         report(nacks=len(source.nacks), **{f"{role}_rss_grown_mib": round(size / MIB) for role, size in grown.items()})
-    oracle.close()
 
 
 async def through_the_outage(daemon: Daemon, source: Source, proxy: TcpProxy) -> dict[str, int]:

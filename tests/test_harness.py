@@ -23,7 +23,6 @@ def journal(path: Path, *, batch_count: int = 4, acked_count: int = 3) -> Oracle
         oracle.sent("s", "", batch, [ledger_event(batch * 5 + place) for place in range(5)])
     for batch in range(acked_count):
         oracle.acked("s", "", batch, "ok")
-    oracle.close()
     return oracle
 
 
@@ -83,7 +82,6 @@ def test_the_journal_is_on_disk_before_anything_is_sent(tmp_path: Path) -> None:
     oracle = Oracle(tmp_path / "journal")
     oracle.sent("s", "e", 7, [ledger_event(1), ledger_event(2)])
     assert '{"sent": 7' in (tmp_path / "journal").read_text()
-    oracle.close()
 
 
 def test_a_killed_process_does_not_count_as_running() -> None:

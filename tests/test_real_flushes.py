@@ -16,6 +16,7 @@ from tests.harness.source import Source
 from tests.harness.traffic import drain, url_of
 from tests.harness.waiting import wait_until
 
+MIB = 1 << 20
 NEVER = {"DOLAKE_FLUSH_AGE_S": "3600"}
 
 
@@ -29,23 +30,28 @@ def snapshots(lake: Lake, table: str) -> list[dict[str, object]]:
 
 @pytest.mark.acceptance("AT-50")
 def test_a_table_is_flushed_each_time_it_has_gathered_its_bytes(tmp_path: Path) -> None:
-    """7.3 MB with a threshold of 1 MiB: at least seven flushes within 5 s, and less than the threshold left."""
+    """7.3 MB with a threshold of 1 MiB: a flush within 5 s at each, and less than the threshold left."""
     settings = {**NEVER, "DOLAKE_FLUSH_BYTES": "1 MiB", "DOLAKE_COMMIT_SNAPSHOTS_KEPT": "1000"}
     oracle = Oracle(tmp_path / "journal")
     with Daemon(tmp_path / "data", settings) as daemon, Lake(daemon.data) as lake:
         daemon.start()
-        source = Source("s", oracle, window=1).declare("ledger")
-        size, sequence = 0, 0
-        while size < 7_300_000:
+        source = Source("s", oracle).declare("ledger")
+        size, waiting, sequence, flushes = 0, 0, 0, 0
+        while size < 7_500_000:
             source.add([ledger_event(sequence + place, note_size=700) for place in range(20)])
-            size, sequence = size + len(source.frames[-1][1]), sequence + 20
+            frame_size = len(source.frames[-1][1])
+            size, waiting, sequence = size + frame_size, waiting + frame_size, sequence + 20
+            if waiting >= MIB:  # Sent no faster than this: a writer that lags behind may flush more at once.
+                deliver(daemon, source)
+                flushes, waiting = flushes + 1, 0
+                wait_until(lambda flushes=flushes: len(snapshots(lake, "ledger")) == flushes, "the flush by bytes", 5)
         deliver(daemon, source)
-        flushed = wait_until(lambda: len(snapshots(lake, "ledger")) >= 7 and lake.row_count("ledger"), "seven flushes", 5)
+        assert len(snapshots(lake, "ledger")) == flushes >= 7
+        flushed = lake.row_count("ledger")
         unflushed = sum(len(frame) for _, frame, events in source.frames if events and events[-1].sequence >= flushed)
-        assert unflushed < 1_300_000  # the threshold, and what a batch and its header may add
+        assert unflushed < MIB
         asyncio.run(drain(daemon))
         assert_lake_equals_oracle(lake, oracle)
-    oracle.close()
 
 
 @pytest.mark.acceptance("AT-50")
@@ -60,7 +66,6 @@ def test_a_table_is_flushed_when_its_oldest_row_is_old_enough(tmp_path: Path) ->
             waited = time.monotonic() - acked
             assert waited < 10, "an hour was not meant"
         assert_lake_equals_oracle(lake, oracle)
-    oracle.close()
 
 
 @pytest.mark.acceptance("AT-50")
@@ -78,7 +83,6 @@ def test_a_table_is_flushed_when_it_has_gathered_its_rows(tmp_path: Path) -> Non
         deliver(daemon, source)
         wait_until(lambda: lake.row_count("ledger") == 100, "the flush by rows")
         assert lake.row_count("other") == 0
-    oracle.close()
 
 
 @pytest.mark.acceptance("AT-51")
@@ -99,7 +103,6 @@ def test_a_flush_of_one_table_leaves_the_others_alone(tmp_path: Path) -> None:
         done = daemon.run("flush", "nobody_knows_it")
         assert done.returncode != 0
         assert "nobody_knows_it" in done.stdout + done.stderr
-    oracle.close()
 
 
 @pytest.mark.acceptance("AT-54")
@@ -125,4 +128,3 @@ def test_a_commit_whose_answer_was_lost_is_looked_up_and_never_made_twice(tmp_pa
         assert len(found) == len({snapshot["summary"]["dolake.commit-id"] for snapshot in found}) == 50
         assert Counter(hits.read_text().split())["catalog.after_swap"] == 50
         assert daemon.run("verify").returncode == 0
-    oracle.close()

@@ -55,7 +55,6 @@ def test_everything_sent_three_times_more_is_acked_and_changes_nothing(tmp_path:
         asyncio.run(drain(daemon))
         assert_lake_equals_oracle(lake, oracle)
         assert lake.row_count("ledger") == 10_000
-    oracle.close()
 
 
 @pytest.mark.acceptance("AT-05")
@@ -102,10 +101,9 @@ def test_a_gap_is_refused_by_name_and_heals_when_it_is_filled(tmp_path: Path) ->
             assert lake.query(f"SELECT max(_cdc_sequence) FROM iceberg_scan('{lake.metadata_location('ledger')}')") == [(498,)]
 
         answers = asyncio.run(send_all(url, batches, oracle))
-        assert [answer["status"] for answer in answers] == ["duplicate"] * 500 + ["ok"] * 20
+        assert [answer["status"] for answer in answers] == ["duplicate"] * 500 + ["ok"] * 21
         asyncio.run(drain(daemon))
         assert_lake_equals_oracle(lake, oracle)
-    oracle.close()
 
 
 @pytest.mark.acceptance("AT-07")
@@ -133,7 +131,6 @@ def test_the_order_of_each_key_survives_four_logs_and_three_restarts(tmp_path: P
         assert_lake_equals_oracle(lake, oracle)
         assert len(lake.query(f"SELECT DISTINCT _cdc_log FROM iceberg_scan('{lake.metadata_location('ledger')}')")) == 4
         assert newest_rows(lake) == {key: expected_last(oracle, key) for key in range(50)}
-    oracle.close()
 
 
 def change_of(key: int, sequence: int) -> Event:

@@ -284,6 +284,9 @@ class WriterService:
                     break
                 await self._runtime.clock.sleep(TICK_S)
             error = error or "; ".join(table.stopped.reason for table in self._named(names) if table.stopped and table.refused)
+            for name in names or ():
+                if not error and name not in self.tables and await self._flusher.load(name) is None:
+                    error = f"there is no table {name}; `dolake tables` lists them"
         finally:
             self._listeners.remove(landed)
         done = [result for result in landed if result.landed and (names is None or TableName.parse(result.table) in names)]

@@ -86,7 +86,7 @@ class Lake:
     def read_duckdb(self, table: str) -> pa.Table:
         location = self.metadata_location(table)
         assert location is not None, f"no table {table}"
-        return self.database().execute(f"SELECT * FROM iceberg_scan('{location}')").fetch_arrow_table()
+        return self.database().execute(f"SELECT * FROM iceberg_scan('{location}')").to_arrow_table()
 
     def catalog(self) -> SqlCatalog:
         properties = {"uri": f"sqlite:///{self.data}/catalog.db"}

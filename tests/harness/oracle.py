@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -86,7 +86,6 @@ class Oracle:
 
     path: Path
     batches: dict[tuple[str, str, int], _Batch] = field(default_factory=dict)
-    _file: TextIO | None = None
 
     def sent(self, source: str, epoch: str, sequence: int, events: list[Event]) -> None:
         key = (source, epoch, sequence)
@@ -109,15 +108,8 @@ class Oracle:
         return sorted({event.table for batch in self.batches.values() for event in batch.events})
 
     def _note(self, line: Mapping[str, Any]) -> None:
-        if self._file is None:
-            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the oracle
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
     def as_arrow(self, table: str) -> pa.Table:
         """Every event sent to a table, with `source, epoch, batch, sequence, operation, acked` before its columns."""
