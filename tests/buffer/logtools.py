@@ -53,11 +53,11 @@ def entry(sequence: int, *, source: str = "orders-db", size: int = 300, table: s
 
 
 def create(directory: object, settings: LogSettings = SMALL, disk: LocalDisk | None = None, seed: int = 1) -> Log:
-    return Log.create(disk or LocalDisk(), str(directory), settings, SeededRandomness(seed))
+    return Log.create(disk or HastyDisk(), str(directory), settings, SeededRandomness(seed))
 
 
 def reopen(directory: object, settings: LogSettings = SMALL, disk: LocalDisk | None = None, seed: int = 2) -> Log:
-    return Log.open(disk or LocalDisk(), str(directory), settings, SeededRandomness(seed))
+    return Log.open(disk or HastyDisk(), str(directory), settings, SeededRandomness(seed))
 
 
 def fill(log: Log, sequences: Sequence[int], **fields: object) -> None:
@@ -111,8 +111,23 @@ def armed(name: str, action: str = "1*raise") -> Iterator[None]:
         failpoints.REGISTRY.disarm()
 
 
-class FailingDisk(LocalDisk):
-    """A local disk whose next writes take only `room_bytes` in all, and whose syncs fail when told."""
+class HastyDisk(LocalDisk):
+    """A local disk that does not sync: these tests kill processes in thought only. Power cuts are the simulation's."""
+
+    def create(self, path: str) -> LocalFile:
+        return HastyFile(super().create(path)._descriptor)
+
+    def sync_directory(self, path: str) -> None:
+        pass
+
+
+class HastyFile(LocalFile):
+    def sync(self) -> None:
+        pass
+
+
+class FailingDisk(HastyDisk):
+    """A disk whose next writes take only `room_bytes` in all, and whose syncs fail when told."""
 
     def __init__(self) -> None:
         self.room_bytes: int | None = None
@@ -131,7 +146,7 @@ class FailingDisk(LocalDisk):
         return super().lock(path)
 
 
-class FailingFile(LocalFile):
+class FailingFile(HastyFile):
     def __init__(self, file: LocalFile, disk: FailingDisk) -> None:
         super().__init__(file._descriptor)
         self._disk = disk

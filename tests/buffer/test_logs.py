@@ -15,11 +15,11 @@ from dolake.buffer.wal import holds_log
 from dolake.errors import LogCorrupt, LogFailed, LogRefused, SourceRefused
 from dolake.failpoints import FailpointRaised
 from dolake.storage.disk import LocalDisk
-from tests.buffer.logtools import SMALL, FailingDisk, SeededRandomness, armed, batches, contents, entry, overwrite, read_all
+from tests.buffer.logtools import SMALL, FailingDisk, HastyDisk, SeededRandomness, armed, batches, contents, entry, overwrite, read_all
 
 
 def open_logs(directories: Sequence[Path], disk: LocalDisk | None = None, seed: int = 1) -> Logs:
-    return Logs(disk or LocalDisk(), [str(directory) for directory in directories], SMALL, SeededRandomness(seed))
+    return Logs(disk or HastyDisk(), [str(directory) for directory in directories], SMALL, SeededRandomness(seed))
 
 
 def dirs(tmp_path: Path, count: int = 4) -> list[Path]:
