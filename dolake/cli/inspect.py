@@ -95,7 +95,7 @@ def _print(table: dict[str, Any]) -> None:
         ("metadata", table["metadata"]),
         ("owner", f"epoch {table['ownerEpoch']}, instance {table['instance'] or 'none'}"),
         ("partitioned by", ", ".join(table["partitionedBy"]) or "nothing"),
-        ("committed", ", ".join(f"{log} up to {offset}" for log, offset in sorted(table["offsets"].items())) or "nothing"),
+        ("committed", ", ".join(f"log {log} below offset {offset}" for log, offset in sorted(table["offsets"].items())) or "nothing"),
     ):
         console.print(f"{label:<15} {value}", soft_wrap=True, markup=False)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dolake.cli.options import Data, Json, settings_from
-from dolake.errors import ConfigurationError, DaemonUnreachable, Mistake
+from dolake.errors import ConfigurationError, DaemonUnreachable, DolakeError, Mistake
 
 if TYPE_CHECKING:
     from dolake.cdc.client import Producer
@@ -65,7 +65,8 @@ def send(
         try:
             asyncio.run(_run(sending, lambda: Producer(url, source, epoch=epoch, unreachable_s_max=retry_s, runtime=runtime), wait.value))
         finally:
-            _report(sending.summary, as_json)
+            if as_json or sending.summary.batches or not isinstance(sys.exc_info()[1], DolakeError):
+                _report(sending.summary, as_json)
     return 0
 
 
@@ -93,10 +94,10 @@ def _decoder(name: FormatName) -> Format:
 def _report(summary: Summary, as_json: bool) -> None:
     for note in summary.notes:
         print(f"dolake: {note}", file=sys.stderr)
+    counts = asdict(summary)
+    del counts["notes"]
     if as_json:
-        print(
-            json.dumps({name: value for name, value in asdict(summary).items() if name != "notes"} | {"seconds": round(summary.seconds, 3)})
-        )
+        print(json.dumps(counts | {"seconds": round(summary.seconds, 3)}))
         return
     skipped = f", {summary.skipped:,} were there already" if summary.skipped else ""
     again = f", {summary.duplicates:,} batches had to be sent again" if summary.duplicates else ""

@@ -99,7 +99,7 @@ class Sending:
 
     def _read(self) -> asyncio.Task[list[bytes] | None]:
         """The next lines, read beside the loop while the last ones are sent."""
-        return self.runtime.tasks.spawn("read input", self.runtime.tasks.run(self.lines.read_lines, PAUSE_S))  # type: ignore[arg-type]
+        return self.runtime.tasks.spawn("read input", self.runtime.tasks.run(self.lines.read_lines, PAUSE_S))
 
     async def _send_ready(self, producer: Producer, batcher: Batcher) -> None:
         for message in batcher.take():
@@ -129,7 +129,6 @@ class Sending:
         if producer.persisted_sequence < producer.last_sequence:
             result = await producer.flush()
             if not result["success"]:
-                raise NotAllSent(
-                    f"everything sent is durable, but not all of it is committed: {result.get('error', 'no reason was given')}"
-                )
+                reason = result.get("error", "no reason was given")
+                raise NotAllSent(f"everything sent is durable, but not all of it is committed: {reason}")
         await producer.drain("persisted")

@@ -90,7 +90,7 @@ def _print(found: list[dict[str, Any]], answered: bool) -> None:
             )
         console.print(shown)
         for table in found:
-            offsets = ", ".join(f"{log} up to {offset}" for log, offset in sorted(table["offsets"].items()))
+            offsets = ", ".join(f"log {log} below offset {offset}" for log, offset in sorted(table["offsets"].items()))
             console.print(f"{table['table']}: committed {offsets or 'nothing'}", soft_wrap=True)
             _print_stop(console, table)
     if not answered:

@@ -1,0 +1,149 @@
+"""A real database's change stream through a real daemon, from `dolake send` to SQL: every change a row, folded the final tables.
+
+The fold in SQL is the reference: by (log, offset, index) the last event of a key wins, deletes, changes of the key
+(`_cdc_key_before`) and truncates remove. PyIceberg reads the same rows, and Python folds them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+import pytest
+
+from tests.harness.daemon import Daemon
+from tests.harness.lake import Lake
+from tests.shop import COLUMNS, EVENT_COUNT, EVENT_COUNTS, KEYS, STREAM, Change, Row, assert_equals_final, by_key, fold
+
+SEND = ("send", str(STREAM), "--source", "shop-db", "--format", "wal2json", "--wait", "persisted", "--json")
+KEY_TYPES = {"customers": ("BIGINT",), "orders": ("UUID",), "order_lines": ("UUID", "INTEGER"), "page_views": ("BIGINT",)}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon that has been sent the stream, flushing several times on the way."""
+    with Daemon(tmp_path_factory.mktemp("shop") / "data", {"DOLAKE_FLUSH_AGE_S": "0.5"}) as daemon:
+        daemon.start()
+        sent = daemon.run(*SEND, "--rate", "40000", deadline_s=120)
+        assert sent.returncode == 0, sent.stderr + daemon.tail()
+        summary = json.loads(sent.stdout)
+        assert (summary["events"], summary["skipped"]) == (EVENT_COUNT, 0)
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def lake(shop: Daemon) -> Iterator[Lake]:
+    with Lake(shop.data) as lake:
+        yield lake
+
+
+def folded_sql(table: str, location: str) -> str:
+    """The current rows of a table, from its changelog alone."""
+    key = ", ".join(KEYS[table])
+    old_key = ", ".join(f"(_cdc_key_before ->> '{name}')::{kind}" for name, kind in zip(KEYS[table], KEY_TYPES[table], strict=True))
+    columns = ", ".join(f"events.{name}" for name in COLUMNS[table])
+    return f"""
+        WITH events AS (
+            SELECT *, row_number() OVER (ORDER BY _cdc_log, _cdc_offset, _cdc_index) AS place FROM iceberg_scan('{location}')
+        ),
+        touched AS (
+            SELECT {key}, place, 1 AS step, _cdc_operation <> 'DELETE' AS present FROM events WHERE _cdc_operation <> 'TRUNCATE'
+            UNION ALL
+            SELECT {old_key}, place, 0, false FROM events WHERE _cdc_key_before IS NOT NULL
+        ),
+        last AS (SELECT * FROM touched QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY place DESC, step DESC) = 1)
+        SELECT {columns} FROM events JOIN last USING (place)
+        WHERE present AND place > (SELECT coalesce(max(place), 0) FROM events WHERE _cdc_operation = 'TRUNCATE')
+    """
+
+
+def python_rows(table: pa.Table) -> list[Row]:
+    """Readers disagree only on what a uuid is."""
+    return [{name: _uuid(value) if name in ("id", "order_id") else value for name, value in row.items()} for row in table.to_pylist()]
+
+
+def _uuid(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return UUID(bytes=value)
+    return UUID(value) if isinstance(value, str) else value
+
+
+def location(lake: Lake, table: str) -> str:
+    found = lake.metadata_location(f"public.{table}")
+    assert found is not None
+    return found
+
+
+@pytest.mark.acceptance("AT-01", "AT-07")
+def test_every_change_is_a_row_once(lake: Lake) -> None:
+    sequences: list[int] = []
+    for table, count in EVENT_COUNTS.items():
+        found = [row[0] for row in lake.query(f"SELECT _cdc_sequence FROM iceberg_scan('{location(lake, table)}')")]
+        assert len(found) == count
+        sequences += found
+    assert sorted(sequences) == list(range(1, EVENT_COUNT + 1))
+
+
+@pytest.mark.acceptance("AT-07")
+@pytest.mark.parametrize("table", list(KEYS))
+def test_folded_in_sql_a_changelog_is_the_final_table(lake: Lake, table: str) -> None:
+    result = lake.database().execute(folded_sql(table, location(lake, table))).to_arrow_table()
+    assert_equals_final(table, by_key(table, python_rows(result)))
+
+
+@pytest.mark.acceptance("AT-07")
+@pytest.mark.parametrize("table", list(KEYS))
+def test_pyiceberg_reads_the_same_rows(lake: Lake, table: str) -> None:
+    ordered = python_rows(
+        lake.read_pyiceberg(f"public.{table}").sort_by([(name, "ascending") for name in ("_cdc_log", "_cdc_offset", "_cdc_index")])
+    )
+    changes = [Change(row["_cdc_operation"], {name: row[name] for name in COLUMNS[table]}, _key_before(table, row)) for row in ordered]
+    assert_equals_final(table, fold(table, changes))
+
+
+def _key_before(table: str, row: Row) -> tuple[Any, ...] | None:
+    if row["_cdc_key_before"] is None:
+        return None
+    key = json.loads(row["_cdc_key_before"])
+    return tuple(_uuid(key[name]) if name in ("order_id",) else key[name] for name in KEYS[table])
+
+
+def test_what_each_row_carries_of_its_change(lake: Lake) -> None:
+    scan = f"iceberg_scan('{location(lake, 'customers')}')"
+    first = lake.query(
+        "SELECT _cdc_operation, _cdc_timestamp::VARCHAR, _cdc_source, _cdc_lsn, _cdc_transaction, balance::VARCHAR, created_at::VARCHAR"
+        f" FROM {scan} WHERE _cdc_sequence = 1"
+    )
+    assert first == [("INSERT", "2026-11-20 15:30:18.126+00", "shop-db", "0/1E80FD8", "3763", "986.29", "2026-11-20 15:30:18.125015+00")]
+    moved = f"SELECT count(*), count(*) FILTER (_cdc_operation = 'UPDATE') FROM {scan} WHERE _cdc_key_before IS NOT NULL"
+    assert lake.query(moved) == [(492, 492)]
+
+
+@pytest.mark.acceptance("AT-02")
+def test_the_same_file_again_changes_nothing(shop: Daemon, lake: Lake) -> None:
+    before = {table: location(lake, table) for table in KEYS}
+    for more in ((), ("--batch-events", "333"), ("--batch-events", "10000")):
+        again = shop.run(*SEND, *more)
+        assert again.returncode == 0, again.stderr
+        summary = json.loads(again.stdout)
+        assert (summary["events"], summary["batches"], summary["skipped"]) == (0, 0, EVENT_COUNT)
+    flushed = shop.run("flush")
+    assert flushed.returncode == 0, flushed.stderr
+    assert {table: location(lake, table) for table in KEYS} == before
+
+
+def test_the_commands_agree(shop: Daemon) -> None:
+    listed = shop.run("tables", "--json")
+    assert {table["table"]: table["rows"] for table in json.loads(listed.stdout)} == {
+        f"public.{table}": count for table, count in EVENT_COUNTS.items()
+    }
+    queried = shop.run("query", "SELECT count(*) AS n, sum(_cdc_sequence) AS s FROM public.order_lines", "--json")
+    assert json.loads(queried.stdout)[0]["n"] == EVENT_COUNTS["order_lines"]
+    inspected = json.loads(shop.run("inspect", "public.order_lines", "--json").stdout)
+    assert {column["name"]: column["type"] for column in inspected["columns"]}["qty"] == "long"
+    assert sum(snapshot["addedRows"] for snapshot in inspected["snapshots"]) == EVENT_COUNTS["order_lines"]
+    verified = shop.run("verify")
+    assert verified.returncode == 0, verified.stdout
