@@ -19,7 +19,7 @@ from dolake import failpoints
 from dolake.buffer.wal import Log
 from dolake.cdc.answer import Reason
 from dolake.clock import Runtime
-from dolake.errors import DolakeError, LogFailed, LogFull
+from dolake.errors import DolakeError, LogCorrupt, LogFailed, LogFull
 from dolake.ingest.pressure import Pressure, plan_pressure
 from dolake.metrics import Metrics
 from dolake.model import Entry, SourceState
@@ -137,8 +137,14 @@ class Lane:
         self._metrics.set("dolake_wal_synced_offset", log.synced_end, log=self.log_id)
         self._metrics.set("dolake_wal_backlog_limit_bytes", self.backlog_bytes_max, log=self.log_id)
         self._metrics.set("dolake_wal_degraded_count", 0, log=self.log_id)
+        self._metrics.set("dolake_wal_corrupt_count", 0, directory=self.directory)
         self._changed(self)
         self._announce_turn()
+
+    def note_trouble(self, error: Exception) -> None:
+        """Why the log does not open."""
+        self.trouble = str(error)
+        self._metrics.set("dolake_wal_corrupt_count", int(isinstance(error, LogCorrupt)), directory=self.directory)
 
     async def run(self) -> None:
         """Commits until stopped. Ends only by `stop`, and then with everything that waited answered."""
@@ -254,7 +260,7 @@ class Lane:
             try:
                 log = await self._reopen(self)
             except (DolakeError, OSError) as error:
-                self.trouble = str(error)
+                self.note_trouble(error)
                 self.reopen_failed = error if isinstance(error, DolakeError) else LogFailed(self.trouble)
                 logger.error("log does not open", directory=self.directory, reason=self.trouble)
                 self._changed(self)

@@ -90,7 +90,7 @@ class IngestService:
                 lane.serve(logs.serving[directory])
             else:
                 logger.error("log is not served", directory=directory, reason=str(logs.failed[directory]))
-                lane.trouble = str(logs.failed[directory])
+                lane.note_trouble(logs.failed[directory])
         self._committers = [self.runtime.tasks.spawn(f"commit {lane.directory}", lane.run()) for lane in self.lanes.values()]
         for task in self._committers:
             task.add_done_callback(self._committer_ended)

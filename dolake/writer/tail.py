@@ -53,6 +53,7 @@ def read_routed(reader: LogReader, start: int, size_bytes_max: int = READ_BYTES)
 
 
 def route(record: Record) -> Routed:
+    """What a record means for tables: a declaration, or events by table."""
     entry = record.entry
     if entry.kind == RecordKind.SCHEMA:
         declared = decode_schema(entry.payload)
