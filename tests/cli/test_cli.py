@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from dolake.cli import COMMANDS, run
+from dolake.cli import COMMANDS, INTERRUPTED, run
 
 
 def dolake(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
@@ -74,15 +74,14 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
 
 @pytest.mark.acceptance("AT-107")
 def test_an_interrupt_ends_with_130_and_without_a_traceback(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "never")  # Opening it waits for a writer that does not come.
-    command = [sys.executable, "-m", "dolake", "flush", "--data", str(tmp_path), "--config", str(tmp_path / "never")]
+    os.mkfifo(tmp_path / "slow")
+    command = [sys.executable, "-m", "dolake", "flush", "--data", str(tmp_path), "--config", str(tmp_path / "slow")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    waits = f"/proc/{process.pid}/wchan"
-    while "fifo" not in Path(waits).read_text():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    with open(tmp_path / "slow", "wb"):  # Returns once the command has opened its end; it then waits for what to read.
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
     output, errors = process.communicate(timeout=60)
-    assert (process.returncode, output, errors) == (130, b"", b"")
+    assert (process.returncode, output, errors) == (INTERRUPTED, b"", b"")
 
 
 def test_references_name_every_setting_metric_and_failpoint(capsys: pytest.CaptureFixture[str]) -> None:
