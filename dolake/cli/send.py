@@ -45,7 +45,7 @@ def send(
     rate: Annotated[float, typer.Option("--rate", min=0.0, help="Events a second; 0 is as fast as it goes.")] = 0.0,
     wait: Annotated[Wait, typer.Option("--wait", help="End when all is on the daemon's disk, or committed to tables.")] = Wait.DURABLE,
     epoch: Annotated[str, typer.Option("--epoch", help="A name for a new life of the source's numbering; the one before ends.")] = "",
-    retry_s: Annotated[float, typer.Option("--retry-s", min=0.0, help="How long to try for a connection.")] = 30.0,
+    retry_s: Annotated[float, typer.Option("--retry-s", min=0.0, help="How long to try for a connection, or a commit.")] = 30.0,
     as_json: Json = False,
 ) -> int:
     """Send changes to a daemon. Sent again, also with other --batch-events, they change nothing: what is there is skipped."""
@@ -61,7 +61,7 @@ def send(
         raise ConfigurationError([Mistake("FILE", file, error.strerror or str(error))]) from None
     runtime = real_runtime()
     with contextlib.closing(lines), _progress(lines.size_bytes) as progress:
-        sending = Sending(runtime, lines, _decoder(format), batch_events, rate, progress)
+        sending = Sending(runtime, lines, _decoder(format), batch_events, rate, retry_s, progress)
         try:
             asyncio.run(_run(sending, lambda: Producer(url, source, epoch=epoch, unreachable_s_max=retry_s, runtime=runtime), wait.value))
         finally:

@@ -37,13 +37,17 @@ class Summary:
 
 @dataclass
 class Sending:
-    """`progress` hears (bytes of the input read, events sent) now and then. `rate`: events a second; 0 is as fast as it goes."""
+    """`progress` hears (bytes of the input read, events sent) now and then. `rate`: events a second; 0 is as fast as it goes.
+
+    `retry_s`: how long to ask again for a commit that the daemon says it cannot make.
+    """
 
     runtime: Runtime
     lines: LineInput
     format: Format
     batch_events: int
     rate: float = 0.0
+    retry_s: float = 30.0
     progress: Callable[[int, int], None] = lambda position, events: None
     summary: Summary = field(default_factory=Summary)
     _began_s: float = 0.0
@@ -125,10 +129,17 @@ class Sending:
             await self.runtime.clock.sleep(max(0.0, due_s - self.runtime.clock.monotonic_s()))
 
     async def _persist(self, producer: Producer) -> None:
-        """Asks for a flush rather than wait for its time; it also says what keeps a table from being committed."""
-        if producer.persisted_sequence < producer.last_sequence:
+        """Asks for a flush rather than wait for its time: the answer also says what keeps a table from being committed.
+
+        A writer that is just starting again, or a store that is away, may be well in a moment; a table that has stopped is not.
+        """
+        give_up_s = self.runtime.clock.monotonic_s() + self.retry_s
+        while producer.persisted_sequence < producer.last_sequence:
             result = await producer.flush()
-            if not result["success"]:
+            if result["success"]:
+                break
+            if self.runtime.clock.monotonic_s() >= give_up_s:
                 reason = result.get("error", "no reason was given")
                 raise NotAllSent(f"everything sent is durable, but not all of it is committed: {reason}")
+            await self.runtime.clock.sleep(PAUSE_S)
         await producer.drain("persisted")

@@ -208,7 +208,7 @@ def test_what_the_daemon_refuses_ends_it_with_5_and_names_the_field(daemon: Daem
 def test_waiting_for_a_table_that_has_stopped_ends_with_6_and_says_why(daemon: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "events"
     file.write_bytes(native("halted", range(2)) + native("halted", range(1)).splitlines()[1].replace(b"0}", b'"x"}'))
-    code, summary, said = send(daemon, file, "halted", "--wait", "persisted")
+    code, summary, said = send(daemon, file, "halted", "--wait", "persisted", "--retry-s", "0.5")
     assert (code, summary["events"]) == (6, 3)
     assert "halted" in said
     listed = {table["table"]: table for table in json.loads(daemon.run("tables", "--json").stdout)}
