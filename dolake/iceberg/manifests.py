@@ -11,18 +11,12 @@ sequence numbers. Entries that record a deletion are dropped, as they speak of a
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Literal
 
-from pyiceberg.avro.codecs import AvroCompressionCodec
-from pyiceberg.avro.file import SYNC_SIZE, AvroOutputFile
-from pyiceberg.avro.resolver import construct_writer
-from pyiceberg.avro.writer import Writer
-from pyiceberg.io import OutputFile
+from pyiceberg.avro.file import AvroOutputFile
 from pyiceberg.io.pyarrow import (
     StatisticsCollector,
     compute_statistics_plan,
@@ -48,6 +42,7 @@ from pyiceberg.partitioning import PartitionSpec, partition_record_value
 from pyiceberg.schema import Schema
 from pyiceberg.typedef import Record
 
+from dolake.iceberg.avro import CODEC, AvroLayout, OneBlockFile
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.metadata import LoadedTable
 from dolake.iceberg.plan import NewFile
@@ -61,7 +56,7 @@ _REMEMBERED_FILES_MAX = 99
 _REMEMBERED_LISTS = 4
 _REMEMBERED_SHAPES = 2
 _MANIFEST_VERSION: Literal[2] = 2
-_CODEC: AvroCompressionCodec = "deflate"
+_LIST_LAYOUT = AvroLayout.of(MANIFEST_LIST_FILE_SCHEMAS[_MANIFEST_VERSION], "manifest_file")
 
 
 @dataclass(frozen=True)
@@ -72,8 +67,9 @@ class TableShape:
     spec: PartitionSpec
     collectors: Mapping[int, StatisticsCollector]
     column_ids: Mapping[str, int]
-    entry_schema: Schema
-    entry_writer: Writer
+    layout: AvroLayout
+    # What a manifest's file says of schema and spec: filled in by the first one that is written.
+    header: dict[str, str]
 
     @classmethod
     def of(cls, schema: Mapping[str, Any], spec: Mapping[str, Any], properties: Mapping[str, str]) -> TableShape:
@@ -85,8 +81,8 @@ class TableShape:
             spec=parsed_spec,
             collectors=compute_statistics_plan(parsed, dict(properties)),
             column_ids=parquet_path_to_id_mapping(parsed),
-            entry_schema=entry_schema,
-            entry_writer=construct_writer(entry_schema),
+            layout=AvroLayout.of(entry_schema, "manifest_entry"),
+            header={},
         )
 
 
@@ -214,7 +210,7 @@ def write_manifest_list(
     io: StoreFileIO, location: str, snapshot_id: int, parent_id: int | None, sequence_number: int, manifests: Sequence[ManifestFile]
 ) -> tuple[ManifestFile, ...]:
     """Writes and puts a manifest list; returns its manifests with the sequence numbers that new ones got by it."""
-    with _ManifestListWriter(io.new_output(location), snapshot_id, parent_id, sequence_number, _CODEC) as writer:
+    with _ManifestListWriter(io.new_output(location), snapshot_id, parent_id, sequence_number, CODEC) as writer:
         prepared = [writer.prepare_manifest(manifest) for manifest in manifests]
         writer._writer.write_block(prepared)
     return tuple(prepared)
@@ -234,43 +230,19 @@ def settled_entries(entries: Iterable[ManifestEntry], sequence_number: int) -> l
     ]
 
 
-class _OneBlock(AvroOutputFile[ManifestEntry]):
-    """All entries in one Avro block: PyIceberg compresses each for itself, which is slow and hardly compresses."""
-
-    def __init__(self, shape: TableShape, output: OutputFile, metadata: dict[str, str]) -> None:
-        # Not PyIceberg's own constructor: it would work out the writer from the schema once more for every file.
-        self.output_file, self.file_schema, self.schema_name = output, shape.entry_schema, "manifest_entry"
-        self.writer, self.metadata = shape.entry_writer, metadata
-        self.sync_bytes = _sync_bytes(output.location)
-        self._entries: list[ManifestEntry] = []
-
-    def write_block(self, objects: list[ManifestEntry]) -> None:
-        self._entries.extend(objects)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if kind is None:
-            super().write_block(self._entries)
-        super().__exit__(kind, error, traceback)
-
-
 class _ManifestWriter(ManifestWriterV2):
     def __init__(self, shape: TableShape, io: StoreFileIO, location: str, snapshot_id: int) -> None:
-        super().__init__(shape.spec, shape.schema, io.new_output(location), snapshot_id, _CODEC)
+        super().__init__(shape.spec, shape.schema, io.new_output(location), snapshot_id, CODEC)
         self._shape = shape
 
     def new_writer(self) -> AvroOutputFile[ManifestEntry]:
-        return _OneBlock(self._shape, self._output_file, self._meta)
+        if not self._shape.header:
+            self._shape.header.update(self._meta)
+        return OneBlockFile(self._shape.layout, self._output_file, self._shape.header)
 
 
 class _ManifestListWriter(ManifestListWriterV2):
     def __enter__(self) -> _ManifestListWriter:
-        schema = MANIFEST_LIST_FILE_SCHEMAS[_MANIFEST_VERSION]
-        self._writer = AvroOutputFile(self._output_file, schema, "manifest_file", metadata=self._meta)
-        self._writer.sync_bytes = _sync_bytes(self._output_file.location)
+        self._writer = OneBlockFile(_LIST_LAYOUT, self._output_file, self._meta)
         self._writer.__enter__()
         return self
-
-
-def _sync_bytes(location: str) -> bytes:
-    """Avro's block marker. From the file's name, which is unique, rather than from the system: a run can be repeated exactly."""
-    return hashlib.blake2b(location.encode(), digest_size=SYNC_SIZE).digest()

@@ -1,0 +1,71 @@
+"""Avro files as manifests need them: one block each, from a layout that is worked out once.
+
+PyIceberg derives an encoder and an Avro schema from the Iceberg schema for every file that it writes, and compresses every
+entry as a block of its own. With a commit every few seconds for each table that is most of what a commit costs, and the
+blocks hardly compress.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TypeVar
+
+from pyiceberg.avro.codecs import AVRO_CODEC_KEY, AvroCompressionCodec
+from pyiceberg.avro.encoder import BinaryEncoder
+from pyiceberg.avro.file import MAGIC, META_SCHEMA, SYNC_SIZE, AvroFileHeader, AvroOutputFile
+from pyiceberg.avro.resolver import construct_writer
+from pyiceberg.avro.writer import Writer
+from pyiceberg.io import OutputFile
+from pyiceberg.schema import Schema
+from pyiceberg.typedef import StructProtocol
+from pyiceberg.utils.schema_conversion import AvroSchemaConversion
+
+D = TypeVar("D", bound=StructProtocol)
+
+CODEC: AvroCompressionCodec = "deflate"
+_HEADER = construct_writer(META_SCHEMA)
+
+
+@dataclass(frozen=True)
+class AvroLayout:
+    """How records of one schema are written."""
+
+    schema: Schema
+    writer: Writer
+    avro_schema: str
+
+    @classmethod
+    def of(cls, schema: Schema, name: str) -> AvroLayout:
+        """`name` is what the Avro schema calls the record."""
+        return cls(schema, construct_writer(schema), json.dumps(AvroSchemaConversion().iceberg_to_avro(schema, schema_name=name)))
+
+
+class OneBlockFile(AvroOutputFile[D]):
+    """Takes the place of PyIceberg's writer; nothing but the header is written before it is closed in peace."""
+
+    def __init__(self, layout: AvroLayout, output: OutputFile, metadata: dict[str, str]) -> None:
+        # Not PyIceberg's own constructor, which is what the layout saves.
+        self.output_file, self.file_schema, self.writer = output, layout.schema, layout.writer
+        self.metadata = {**metadata, AVRO_CODEC_KEY: CODEC}
+        self._avro_schema = layout.avro_schema
+        # Avro's block marker: from the file's name, which is unique, not from the system, so that a run can be repeated exactly.
+        self.sync_bytes = hashlib.blake2b(output.location.encode(), digest_size=SYNC_SIZE).digest()
+        self._records: list[D] = []
+
+    def __enter__(self) -> OneBlockFile[D]:
+        self.output_stream = self.output_file.create(overwrite=True)
+        self.encoder = BinaryEncoder(self.output_stream)
+        header = {**self.metadata, "avro.schema": self._avro_schema}
+        _HEADER.write(self.encoder, AvroFileHeader(MAGIC, header, self.sync_bytes))
+        return self
+
+    def write_block(self, objects: list[D]) -> None:
+        self._records.extend(objects)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if kind is None:
+            super().write_block(self._records)
+        self.output_stream.__exit__(kind, error, traceback)
