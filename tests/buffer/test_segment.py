@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dolake.buffer.record import HEADER_KIND, encode_structure, parse_frame, salt_crc
+from dolake.buffer.record import HEADER_KIND, BadFrame, encode_structure, parse_frame, salt_crc
 from dolake.buffer.segment import (
     LogState,
     SegmentName,
     Sibling,
+    check_frame,
     decode_header,
     encode_header,
     footer_size,
@@ -114,6 +115,17 @@ def test_records_of_another_segment_never_validate(tmp_path: Path) -> None:
     other = contents(tmp_path / "other")[OPEN.file]
     spliced = data[: positions[2]] + other[positions[2] :]
     assert scan_segment(spliced, "path", OPEN).end == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "message"), [("salt", "another segment"), ("previous", "does not follow"), ("offset", "stands where 1 belongs")]
+)
+def test_a_valid_frame_counts_only_in_its_own_place(tmp_path: Path, field: str, message: str) -> None:
+    data, positions = open_segment(tmp_path, [2])
+    before, frame = parse_frame(data, positions[0]), parse_frame(data, positions[1])
+    check_frame(frame, previous=before.crc, salt=before.salt, offset=1)
+    with pytest.raises(BadFrame, match=message):
+        check_frame(frame._replace(**{field: getattr(frame, field) + 1}), previous=before.crc, salt=before.salt, offset=1)
 
 
 def test_a_bad_header_is_never_a_torn_one(tmp_path: Path) -> None:
