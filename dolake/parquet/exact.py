@@ -88,10 +88,12 @@ class ExactDecoder:
             "_cdc_unchanged": inside("metadata.unchanged", _names, metadata.get("unchanged")),
         }
         image = {0: "after", 1: "after", 2: "before"}.get(operation)
-        values = inside(image, _optional_object, event.get(image)) if image else None
-        if values is not None:
+        values = event.get(image) if image else None
+        if image and values is not None:
+            if not isinstance(values, dict):
+                raise Misfit("an object is expected", values, field=image)
             for name in members(values, self.names):
-                row[name] = self.column(name, values[name], raw, image or "")
+                row[name] = self.column(name, values[name], raw, image)
         if operation == 1 and self.layout.primary_key and values is not None and event.get("before") is not None:
             row["_cdc_key_before"] = inside("before", lambda before: self.old_key(_object(before), row, raw), event["before"])
         return row

@@ -75,7 +75,7 @@ class FastDecoder:
             return None
         text = b"\n".join(events)
         try:
-            if not _is_utf8(text) or (self.decimals and not _decimals_are_tame(text)):
+            if not _begins_as_object(text) or not _is_utf8(text) or (self.decimals and not _decimals_are_tame(text)):
                 return None
             read = self.read(text)
             if read is None or read.num_rows != len(events):
@@ -173,12 +173,17 @@ def _whole(text: bytes, kind: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(kind, 1, [None, pa.array([0, len(text)], pa.int64()).buffers()[1], pa.py_buffer(text)])
 
 
+def _begins_as_object(text: bytes) -> bool:
+    """pyarrow.json dies of a `null` before the first object, and skips a byte order mark."""
+    return text[:_SAMPLE_BYTES].lstrip().startswith(b"{")
+
+
 def _is_utf8(text: bytes) -> bool:
     try:
         _whole(text, pa.large_string()).validate(full=True)
     except pa.ArrowInvalid:
         return False
-    return not text.startswith(b"\xef\xbb\xbf")  # pyarrow.json skips a byte order mark.
+    return True
 
 
 def _decimals_are_tame(text: bytes) -> bool:

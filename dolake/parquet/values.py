@@ -74,7 +74,7 @@ def _shown(value: object) -> str:
     if isinstance(value, Number):
         text = str(value)
     elif isinstance(value, str | dict | list | bool) or value is None:
-        text = json.dumps(value)
+        text = json.dumps(value, default=bytes.decode)
     else:
         text = str(value)
     return text if len(text) <= 80 else text[:77] + "..."
