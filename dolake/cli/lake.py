@@ -58,5 +58,5 @@ def ask_daemon_for_tables(settings: Settings) -> dict[str, Any] | None:
         answer = asyncio.run(ask_once(settings.control_path, "tables", runtime=real_runtime(), timeout_s=_ASK_S_MAX))
     except (DaemonUnreachable, RequestRefused):
         return None
-    tables: dict[str, Any] | None = answer.get("tables")
-    return tables
+    tables: dict[str, Any] = answer["tables"]
+    return tables if answer["writer"]["connected"] else None

@@ -94,7 +94,7 @@ def _print(found: list[dict[str, Any]], answered: bool) -> None:
             console.print(f"{table['table']}: committed {offsets or 'nothing'}", soft_wrap=True)
             _print_stop(console, table)
     if not answered:
-        console.print("no daemon answers for this data directory: what is pending, and what has stopped, is not known", soft_wrap=True)
+        console.print("no writer runs on this data directory: what is pending, and what has stopped, is not known", soft_wrap=True)
 
 
 def _print_stop(console: Console, table: dict[str, Any]) -> None:

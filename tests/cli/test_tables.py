@@ -45,7 +45,7 @@ def test_tables_says_how_far_each_is_committed(data: Path, capsys: pytest.Captur
     assert run(["tables", "--data", str(data)]) == 0
     shown = capsys.readouterr().out
     assert "public.things: committed log log-a below offset 12" in shown
-    assert "no daemon answers" in shown
+    assert "no writer runs" in shown
 
 
 def test_inspect_shows_schema_snapshots_and_files(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
