@@ -133,6 +133,9 @@ class Lane:
         self._log, self.log_id, self.state, self.trouble, self.reopen_failed = log, log.log_id, LaneState.SERVING, "", None
         self.low = max(self.low, log.first_offset)
         self._log_backlog_bytes = log.backlog_bytes(self.low)
+        if log.lost_count:  # A disk that forgets what it said it had synced: sources may be asked to send again.
+            logger.error("synced records are gone", directory=self.directory, records=log.lost_count, log_ends_at=log.synced_end)
+            self._metrics.add("dolake_wal_lost_records_total", log.lost_count, log=self.log_id)
         self._metrics.add("dolake_wal_torn_tail_total", log.torn_tail_count, log=self.log_id)
         self._metrics.set("dolake_wal_synced_offset", log.synced_end, log=self.log_id)
         self._metrics.set("dolake_wal_backlog_limit_bytes", self.backlog_bytes_max, log=self.log_id)
