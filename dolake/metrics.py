@@ -56,6 +56,7 @@ METRICS: dict[str, Metric] = {
     "dolake_wal_synced_offset": _gauge("First offset that is not synced", "log"),
     "dolake_wal_low_offset": _gauge("First offset that some table still needs", "log"),
     "dolake_wal_trimmed_segments_total": _counter("Segments removed below the low offset", "log"),
+    "dolake_wal_lost_records_total": _counter("Records that had been synced and are gone: the disk forgot them", "log"),
     "dolake_wal_torn_tail_total": _counter("Torn tails found and left behind by recovery", "log"),
     "dolake_wal_corrupt_count": _gauge("1 while the log in this directory is stopped at bytes that do not verify", "directory"),
     "dolake_wal_failures_total": _counter("Failed writes or syncs: each closes the log and reopens it by recovery", "log"),
