@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from dolake.daemon.plan import Death, End, Restart, plan_restart, restart_delay_
 from dolake.daemon.ready import ReadyFile
 from dolake.daemon.supervisor import Supervisor, child_command
 from dolake.errors import ConfigurationError
+from tests.harness.daemon import Daemon, is_running, status
+from tests.harness.waiting import wait_until
 
 # A child that reads its settings, says that it is ready, and notes in DIR/events what happens to it. What it does after
 # that is in DIR/ROLE.code, and it can be another thing in each life.
@@ -34,6 +36,8 @@ CHILD = textwrap.dedent(
     """
     import json, os, signal, socket, sys
     role, channel = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
+    with open(os.path.join(os.path.dirname(sys.argv[0]), "born"), "a") as births:
+        births.write(f"{role} {os.getpid()}\\n")
     line = b""
     while not line.endswith(b"\\n"):
         piece = channel.recv(65536)
@@ -56,8 +60,12 @@ CHILD = textwrap.dedent(
     if os.path.exists(code):
         exec(open(code).read())
     channel.send(b"ready\\n")
-    if not channel.recv(1):
-        note("orphaned")
+    try:
+        while channel.recv(1):
+            pass
+    except ConnectionResetError:  # The supervisor died before it read our word.
+        pass
+    note("orphaned")
     """
 )
 
@@ -82,6 +90,11 @@ class Stage:
     def events(self) -> list[str]:
         path = self.data / "events"
         return path.read_text().splitlines() if path.exists() else []
+
+    def births(self, role: str) -> list[int]:
+        """Processes started for this role, spares included, in order."""
+        lines = (self.data / "born").read_text().splitlines()
+        return [int(line.split()[1]) for line in lines if line.startswith(f"{role} ")]
 
     def pids(self) -> dict[str, int]:
         try:
@@ -235,6 +248,39 @@ def test_a_drain_that_a_child_spoils_is_told_by_the_exit_code(tmp_path: Path) ->
     assert stage.play(scenario) == 6
 
 
+@pytest.mark.parametrize("role", ["ingest", "writer"])
+def test_a_killed_half_is_replaced_by_the_spare_that_was_waiting(tmp_path: Path, role: str) -> None:
+    async def scenario(stage: Stage, running: asyncio.Task[int]) -> None:
+        await stage.until(lambda: bool(stage.pids()))
+        before = stage.pids()[role]
+        await stage.until(lambda: len(stage.births(role)) == 2)
+        spare = stage.births(role)[-1]
+        os.kill(before, signal.SIGKILL)
+        await stage.until(lambda: stage.pids()[role] != before)
+        assert stage.pids()[role] == spare
+        await stage.until(lambda: len(stage.births(role)) == 3)
+        stage.supervisor.interrupt()
+
+    stage = Stage(tmp_path)
+    assert stage.play(scenario) == 0
+    for pid in [*stage.births("ingest"), *stage.births("writer")]:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_spare_that_has_died_is_not_relied_upon(tmp_path: Path) -> None:
+    async def scenario(stage: Stage, running: asyncio.Task[int]) -> None:
+        await stage.until(lambda: bool(stage.pids()) and len(stage.births("writer")) == 2)
+        before = stage.pids()["writer"]
+        os.kill(stage.births("writer")[-1], signal.SIGKILL)
+        os.kill(before, signal.SIGKILL)
+        await stage.until(lambda: stage.events().count("writer started") == 2)
+        assert stage.pids()["writer"] not in stage.births("writer")[:2]
+        stage.supervisor.interrupt()
+
+    assert Stage(tmp_path).play(scenario) == 0
+
+
 def test_children_end_with_their_supervisor(tmp_path: Path) -> None:
     """The supervisor is a process of its own here, and killed."""
     program = textwrap.dedent(
@@ -273,6 +319,57 @@ def test_a_real_child_ends_when_its_channel_closes_before_it_has_settings(role: 
         theirs.close()
         ours.close()
         assert child.wait(30) == 3
+
+
+# --- the real thing
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with Daemon(tmp_path / "lake") as running:
+        yield running
+
+
+@pytest.mark.acceptance("AT-101")
+def test_a_daemon_serves_says_where_and_stops_clean(daemon: Daemon) -> None:
+    ready = daemon.start().ready()
+    assert ready is not None
+    assert {status(ready.http + path) for path in ("/health", "/ready", "/ready/writer", "/metrics")} == {200}
+    assert daemon.metrics()['dolake_process_up_count{process="writer"}'] == 1
+    assert daemon.stop() == 0
+    assert not (daemon.data / "ready.json").exists()
+    assert not (daemon.data / "control.sock").exists()
+    assert not any(is_running(pid) for pid in ready.pids.values())
+
+
+def test_a_second_daemon_on_the_same_directory_is_refused_and_disturbs_nothing(daemon: Daemon) -> None:
+    before = daemon.start().ready()
+    second = daemon.run("serve", "--port", "0", "--http-port", "0")
+    assert second.returncode == 5
+    assert "another `dolake serve` runs on this directory" in second.stderr
+    assert daemon.ready() == before
+    assert before is not None
+    assert status(before.http + "/ready") == 200
+
+
+def test_a_killed_daemon_starts_again_over_what_it_left(daemon: Daemon) -> None:
+    killed = daemon.start().ready()
+    assert killed is not None
+    daemon.kill("supervisor")
+    daemon.wait_children_gone(killed)
+    assert (daemon.data / "ready.json").exists()
+    assert daemon.start().ready() != killed
+    assert daemon.stop() == 0
+
+
+def test_the_second_interrupt_ends_everything_at_once(daemon: Daemon) -> None:
+    ready = daemon.start().ready()
+    assert ready is not None
+    os.kill(ready.pids["writer"], signal.SIGSTOP)  # It cannot drain now.
+    os.kill(daemon.supervisor, signal.SIGINT)
+    wait_until(lambda: not is_running(ready.pids["ingest"]), "the ingest half to end")
+    assert daemon.stop() == 130
+    wait_until(lambda: not any(is_running(pid) for pid in ready.pids.values()), "every child to end")
 
 
 # --- what is decided

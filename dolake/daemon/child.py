@@ -136,7 +136,10 @@ def _loop_factory(role: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 def _read_line(channel: socket.socket) -> bytes:
     line = b""
     while not line.endswith(b"\n") and len(line) < _LINE_BYTES_MAX:
-        piece = channel.recv(65_536)
+        try:
+            piece = channel.recv(65_536)
+        except ConnectionResetError:
+            piece = b""
         if not piece:
             sys.exit(_SUPERVISOR_GONE)
         line += piece
