@@ -138,7 +138,7 @@ def test_an_interrupted_run_ends_with_130_and_the_next_one_finishes(daemon: Daem
     assert ids(lake, "stopped") == list(range(3000))
 
 
-@pytest.mark.acceptance("AT-02")
+@pytest.mark.acceptance("AT-01")
 def test_a_daemon_killed_meanwhile_gets_every_event_once(daemon: Daemon, lake: Lake, tmp_path: Path) -> None:
     file = tmp_path / "events"
     file.write_bytes(native("killed", range(4000)))
