@@ -103,15 +103,16 @@ class Supervisor:
             await asyncio.wait((stopping, *keepers), return_when=asyncio.FIRST_COMPLETED)
             self._stopping.set()
             drained = await self._drain()
-            for task in (*keepers, *self._preparing.values()):
+            tasks = [*keepers, *self._preparing.values()]
+            for task in tasks:
                 task.cancel()
-            outcomes = await asyncio.gather(*keepers, return_exceptions=True)
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             self._ready_file.remove()
             for spare in self._spares.values():
                 spare.send(signal.SIGKILL)
                 await spare.wait()
-        for outcome in outcomes:
+        for outcome in outcomes[: len(keepers)]:
             if isinstance(outcome, Exception):
                 raise outcome
         if self._end is not None:
@@ -139,8 +140,7 @@ class Supervisor:
                     await asyncio.wait_for(self._stopping.wait(), decision.delay_s)
 
     async def _start(self, role: str) -> _Child:
-        spare = self._spares.pop(role, None)
-        child = spare if spare is not None and spare.is_running else await self._spawn(role)
+        child = await self._take_spare(role) or await self._spawn(role)
         self._children[role] = child
         if self._all_ready:
             self._write_ready()
@@ -151,6 +151,7 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         listener = self._listeners.get(role)
         descriptors = [theirs.fileno(), *([listener.fileno()] if listener is not None else [])]
+        child = None
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command(role, descriptors),
@@ -158,18 +159,25 @@ class Supervisor:
                 pass_fds=descriptors,
                 process_group=0,  # A Ctrl-C in the terminal reaches the supervisor alone.
             )
-        except OSError:
-            ours.close()
-            raise
+            child = _Child(process, ours)
+            return child
         finally:
             theirs.close()
-        return _Child(process, ours)
+            if child is None:
+                ours.close()
+
+    async def _take_spare(self, role: str) -> _Child | None:
+        spare = self._spares.pop(role, None)
+        if spare is not None and not spare.is_running:
+            await spare.wait()
+            return None
+        return spare
 
     async def _prepare_spare(self, role: str) -> None:
         await self._runtime.clock.sleep(_SPARE_AFTER_S)
-        spare = self._spares.get(role)
-        if not self._stopping.is_set() and (spare is None or not spare.is_running):
-            self._spares[role] = await self._spawn(role)
+        spare = await self._take_spare(role)
+        if not self._stopping.is_set():
+            self._spares[role] = spare or await self._spawn(role)
 
     def _became_ready(self, role: str, child: _Child) -> None:
         child.ready_s = self._runtime.clock.monotonic_s()
