@@ -90,6 +90,49 @@ def test_a_file_cut_inside_a_transaction_is_not_all_sent_and_goes_on_whole(daemo
     assert ids(lake, "public.cut") == list(range(1, 16))
 
 
+def test_types_the_shop_does_not_have_and_columns_that_were_not_sent(daemon: Daemon, lake: Lake, tmp_path: Path) -> None:
+    about = {"xid": 7, "timestamp": "2026-11-20 15:30:18.126353+00", "lsn": "0/1", "schema": "public", "table": "kinds"}
+    values = [
+        ("id", "bigint", 1),
+        ("free", "numeric", 12345678901234567890.5),
+        ("opens", "time without time zone", "01:02:03.000004"),
+        ("numbers", "integer[]", "{1,NULL,-3}"),
+        ("flags", "boolean[]", "{t,f}"),
+        ("texts", "text[]", '{"a,b",NULL,"NULL","say \\"hi\\" 🚀"}'),
+        ("amounts", "numeric(12,2)[]", "{986.29,0.10}"),
+        ("nothing", "double precision", "NaN"),
+        ("long", "interval", "1 mon 2 days"),
+        ("seen", "timestamp(3) with time zone", "2026-11-20 15:30:18.12+05:30"),
+        ("grid", "integer[]", "{{1,2},{3,4}}"),
+        ("big", "text", "x" * 3000),
+    ]
+    columns = [{"name": name, "type": kind, "value": value} for name, kind, value in values]
+    insert = {"action": "I", **about, "columns": columns, "pk": columns[:1]}
+    update = {"action": "U", **about, "columns": columns[:-1], "identity": columns[:1], "pk": columns[:1]}
+    file = tmp_path / "stream"
+    file.write_text(
+        "".join(json.dumps(line) + "\n" for line in (insert, update)).replace("1.2345678901234567e+19", "12345678901234567890.50")
+    )
+    assert send(daemon, file, "kinds", "--format", "wal2json", "--wait", "persisted")[0] == 0
+    shown = "free, opens::VARCHAR, numbers, flags, texts, amounts::VARCHAR, nothing::VARCHAR, long, seen::VARCHAR, grid"
+    rows = lake.query(
+        f"SELECT {shown}, length(big), _cdc_unchanged FROM iceberg_scan('{lake.metadata_location('public.kinds')}') ORDER BY _cdc_sequence"
+    )
+    same = (
+        "12345678901234567890.50",
+        "01:02:03.000004",
+        [1, None, -3],
+        [True, False],
+        ["a,b", None, "NULL", 'say "hi" 🚀'],
+        "[986.29, 0.10]",
+        "nan",
+        "1 mon 2 days",
+        "2026-11-20 10:00:18.12+00",
+        "{{1,2},{3,4}}",
+    )
+    assert rows == [(*same, 3000, None), (*same, None, ["big"])]
+
+
 def test_compressed_standard_input_is_read(daemon: Daemon, lake: Lake) -> None:
     command = [*dolake_command(), "send", "-", "--source", "piped", "--data", str(daemon.data), "--wait", "persisted"]
     packed = zstandard.ZstdCompressor().compress(native("piped", range(5)))
