@@ -202,6 +202,13 @@ def test_a_wrong_setting_is_named_with_its_value_and_rule_and_nothing_is_created
     assert os.listdir(tmp_path) == ["lake"]
 
 
+def test_a_directory_that_cannot_be_written_to_matters_to_those_who_write() -> None:
+    flags = {"data": "/proc/sys/lake"}  # Not even root writes there.
+    with pytest.raises(ConfigurationError, match="data: must be writable"):
+        load_settings(flags, environment={})
+    assert load_settings(flags, environment={}, writing=False).data == flags["data"]
+
+
 def test_every_mistake_is_told_at_once_with_where_it_came_from(tmp_path: Path) -> None:
     toml = 'hots = "x"\n[flush]\nage_s = -1\n[log]\nbacklog_bytes = 5\n[tables."a b"]\nmode = "both"\n'
     found = mistakes(tmp_path, toml, {"DOLAKE_HTTP_PORT": "x", "DOLAKE_WHAT": "y"}, {"host": "10.0.0.1"})

@@ -372,6 +372,42 @@ def test_the_second_interrupt_ends_everything_at_once(daemon: Daemon) -> None:
     wait_until(lambda: not any(is_running(pid) for pid in ready.pids.values()), "every child to end")
 
 
+# --- log lines
+
+LOGGING = """
+import logging, sys
+import structlog
+from dolake.daemon.diagnostics import configure_logging
+configure_logging("writer")
+log = structlog.get_logger("dolake.test")
+log.info("first", table="a.b", size_bytes=7, odd=object)
+logging.getLogger("somebody").warning("careful: %s", "now")
+logging.getLogger("somebody").info("chatter")
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("broken")
+"""
+
+
+def test_log_lines_are_json_on_stderr_one_each_with_libraries_warnings_among_them() -> None:
+    done = subprocess.run([sys.executable, "-c", LOGGING], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == ""
+    first, warning, broken = [json.loads(line) for line in done.stderr.splitlines()]
+    assert (first["event"], first["level"], first["process"], first["size_bytes"]) == ("first", "info", "writer", 7)
+    assert (warning["event"], warning["level"]) == ("careful: now", "warning")
+    assert "ZeroDivisionError" in broken["exception"]
+
+
+def test_a_log_that_nobody_reads_ends_nothing() -> None:
+    program = LOGGING + "print('alive')"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    process.stderr.close()
+    output, _ = process.communicate(timeout=60)
+    assert output == b"alive\n"
+
+
 # --- what is decided
 
 KILLED, CRASHED, CONFIGURATION, UNREACHABLE, CORRUPT, REFUSED = -9, 1, 2, 3, 4, 5

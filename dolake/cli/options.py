@@ -13,6 +13,9 @@ Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="Se
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def settings_from(data: str | None, config: str | None, **flags: Any) -> Settings:
-    """The settings of a command: its flags (by dotted key) over environment, file and defaults. Raises ConfigurationError."""
-    return load_settings({"data": data, **flags}, config=config)
+def settings_from(data: str | None, config: str | None, *, writing: bool = False, **flags: Any) -> Settings:
+    """The settings of a command: its flags (by dotted key) over environment, file and defaults. Raises ConfigurationError.
+
+    `writing`: it runs a half, and must be able to write to the directories.
+    """
+    return load_settings({"data": data, **flags}, config=config, writing=writing)

@@ -26,7 +26,7 @@ def serve(
     from dolake.daemon.supervisor import serve as run
 
     flags = {"host": host, "port": port, "http_port": http_port, "warehouse.uri": warehouse}
-    return run(settings_from(data, config, **flags))
+    return run(settings_from(data, config, writing=True, **flags))
 
 
 @ingest_app.command()
@@ -34,7 +34,7 @@ def ingest(data: Data = None, config: Config = None, host: Host = None, port: Po
     """Run the ingest half alone: it takes batches, writes them to the log, and acks them once they are on disk."""
     from dolake.daemon.child import run_alone
 
-    return run_alone("ingest", settings_from(data, config, host=host, port=port))
+    return run_alone("ingest", settings_from(data, config, writing=True, host=host, port=port))
 
 
 @writer_app.command()
@@ -42,4 +42,4 @@ def writer(data: Data = None, config: Config = None, warehouse: Warehouse = None
     """Run the writer half alone: it reads the log and commits tables."""
     from dolake.daemon.child import run_alone
 
-    return run_alone("writer", settings_from(data, config, **{"warehouse.uri": warehouse}))
+    return run_alone("writer", settings_from(data, config, writing=True, **{"warehouse.uri": warehouse}))

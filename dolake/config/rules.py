@@ -23,12 +23,13 @@ class Breach:
     mistake: Mistake
 
 
-def breaches(settings: Settings) -> Iterator[Breach]:
+def breaches(settings: Settings, *, writing: bool) -> Iterator[Breach]:
+    """`writing`: whether the command at hand puts anything into the directories, so that they must be writable."""
     yield from _network(settings)
     yield from _sizes(settings)
     yield from _credentials(settings)
     yield from _patterns(settings)
-    yield from _places(settings)
+    yield from _places(settings, writing)
     yield from _apart(settings)
 
 
@@ -93,7 +94,7 @@ def _patterns(settings: Settings) -> Iterator[Breach]:
         seen.setdefault(normal, pattern)
 
 
-def _places(settings: Settings) -> Iterator[Breach]:
+def _places(settings: Settings, writing: bool) -> Iterator[Breach]:
     """Nothing but directories may stand where directories will be."""
     refused: list[str] = []
     for key, path in _directories(settings):
@@ -105,7 +106,7 @@ def _places(settings: Settings) -> Iterator[Breach]:
         if not os.path.isdir(existing):
             refused.append(path)
             yield _breach(key, path, f"must be a directory, or a path where one can be made: {existing} is not a directory")
-        elif not os.access(existing, os.W_OK | os.X_OK):
+        elif writing and not os.access(existing, os.W_OK | os.X_OK):
             refused.append(path)
             yield _breach(key, path, f"must be writable: {existing} is not writable by this user")
 

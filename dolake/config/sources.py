@@ -74,9 +74,14 @@ class _Draft:
 
 
 def load_settings(
-    flags: Mapping[str, Any] | None = None, *, config: str | None = None, environment: Mapping[str, str] | None = None
+    flags: Mapping[str, Any] | None = None,
+    *,
+    config: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    writing: bool = True,
 ) -> Settings:
-    """The settings of this process. `flags` by dotted key (`"flush.age_s"`); None values count as absent.
+    """The settings of this process. `flags` by dotted key (`"flush.age_s"`); None values count as absent. With `writing` off,
+    directories that this user cannot write to are no mistake.
 
     Raises ConfigurationError with every mistake.
     """
@@ -89,7 +94,7 @@ def load_settings(
         draft.set(key, value, "--" + key.replace("_", "-").replace(".", "-"))
     _make_absolute(draft, os.getcwd())
     _read_aws(draft, variables)
-    settings = _validated(draft)
+    settings = _validated(draft, writing)
     if draft.mistakes or settings is None:
         raise ConfigurationError(draft.mistakes)
     return settings
@@ -178,7 +183,7 @@ def _read_aws(draft: _Draft, variables: Mapping[str, str]) -> None:
             draft.set(key, variables[variable], variable)
 
 
-def _validated(draft: _Draft) -> Settings | None:
+def _validated(draft: _Draft, writing: bool) -> Settings | None:
     """The settings, with what is wrong in them added to the draft's mistakes.
 
     Wrong values are reported, left out, and the rest validated again, so that its relations are checked in the same run.
@@ -200,7 +205,7 @@ def _validated(draft: _Draft) -> Settings | None:
             settings = Settings.model_validate(_without(values, [problem["loc"] for problem in error.errors(include_url=False)]))
         except ValidationError:
             return None
-    for breach in breaches(settings):
+    for breach in breaches(settings, writing=writing):
         if not any(key == bad or bad.startswith(key + ".") for key in breach.keys for bad in wrong):
             mistake = breach.mistake
             draft.mistake(mistake.field, mistake.value, mistake.rule)
