@@ -71,6 +71,9 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # Whoever read our output has seen enough (`| head`).
         _silence_stdout()
         return 0
+    except OSError as error:  # The machine's no: a full disk, a missing right. It names the file itself.
+        print(f"dolake: {error}", file=sys.stderr)
+        return DolakeError.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
 
