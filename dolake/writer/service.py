@@ -288,7 +288,7 @@ class WriterService:
                 if not error and name not in self.tables and await self._flusher.load(name) is None:
                     error = f"there is no table {name}; `dolake tables` lists them"
         finally:
-            self._listeners.remove(landed)
+            self._listeners = [other for other in self._listeners if other is not landed]
         done = [result for result in landed if result.landed and (names is None or TableName.parse(result.table) in names)]
         result = {
             "success": not error,
