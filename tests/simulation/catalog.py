@@ -19,13 +19,15 @@ from tests.simulation.faults import Chaos, fingerprint
 from tests.simulation.loop import START_S, Process, SimLoop
 
 Watch = Callable[[LoadedTable | None, LoadedTable], None]
-REQUEST_S_MAX = 30.0
+LATE_S = (0.1, 0.5, 3.0, 15.0)
+SLOW_S_MAX = 3.0
 
 
 class CatalogServer:
     def __init__(self, chaos: Chaos, loop: SimLoop, *, style: str, watch: Watch) -> None:
         self.chaos, self.style, self._loop, self._watch = chaos, style, loop, watch
         self.rows: dict[TableName, LoadedTable] = {}
+        self.latency_s = 0.0
 
     def insert(self, table: LoadedTable) -> LoadedTable:
         if table.name in self.rows:
@@ -61,7 +63,7 @@ class CatalogServer:
             else:
                 self.chaos.count("late request landed")
 
-        self._loop.call_later(self.chaos.random.choice([0.01, 1.0, REQUEST_S_MAX]) * self.chaos.random.random(), land, context=Context())
+        self._loop.call_later(self.chaos.random.choice(LATE_S) * self.chaos.random.random(), land, context=Context())
 
 
 class CatalogDoor:
@@ -72,6 +74,7 @@ class CatalogDoor:
 
     def load(self, table: TableName) -> LoadedTable | None:
         self._process.step("load", str(table))
+        self._process.hold(self._server.latency_s)
         if self._server.chaos.draw("load_lost"):
             raise CatalogUnreachable("no answer")
         row = self._server.rows.get(table)
@@ -109,9 +112,7 @@ class CatalogDoor:
     def _request(self, detail: str, request: Callable[[], LoadedTable]) -> LoadedTable:
         chaos = self._server.chaos
         self._process.step("request", detail)
-        if chaos.draw("swap_slow"):
-            self._process.loop.hold(chaos.random.uniform(0.0, 5.0))
-            self._process.check()
+        self._process.hold(SLOW_S_MAX if chaos.draw("swap_slow") else self._server.latency_s)
         fault = chaos.draw("swap_lost_before", "swap_lost_after", "swap_late", "swap_conflict_after_own")
         if fault == "swap_late":
             self._server.land_later(request)

@@ -106,8 +106,9 @@ class Cut:
 class SimDisk:
     """The machine's one file system; processes come in through their own `DiskDoor`."""
 
-    def __init__(self, chaos: Chaos, root: str, capacity: int = 1 << 40) -> None:
-        self.chaos, self.capacity = chaos, capacity
+    def __init__(self, chaos: Chaos, root: str, capacity: int = 1 << 40, latency_s: float = 0.0) -> None:
+        """`latency_s`: what a sync takes at most."""
+        self.chaos, self.capacity, self.latency_s = chaos, capacity, latency_s
         self.root = root
         self.names: dict[str, Node] = {root: DirectoryNode()}
         self.durable_names: dict[str, Node] = dict(self.names)
@@ -274,8 +275,11 @@ class DiskDoor:
 
     def enter(self, operation: str, detail: str) -> None:
         self.process.step(operation, detail)
+        self.check_attached(detail)
+
+    def check_attached(self, path: str) -> None:
         if self.process.detached:
-            raise _error(errno.EIO, detail)
+            raise _error(errno.EIO, path)
 
     def _change(self, path: str, changes: Changes) -> None:
         self.disk.change(posixpath.dirname(path), changes)
@@ -327,6 +331,8 @@ class SimFile:
 
     def sync(self) -> None:
         self._enter("sync", "")
+        self._door.process.hold(self._door.disk.latency_s)
+        self._door.check_attached(self._path)
         if self._door.disk.chaos.draw("sync_eio"):
             self._inode.fail_sync(self._door.disk.chaos)
             raise _error(errno.EIO, self._path)

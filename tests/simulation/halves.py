@@ -36,9 +36,8 @@ class IngestHalf:
 
     async def run(self) -> None:
         try:
-            service = self.world.rules.ingest(
-                self.process.runtime, self.world.rules.door(self.world.disk, self.process), self.world.settings
-            )
+            door = self.world.rules.door(self.world.disk, self.process)
+            service = IngestService(self.process.runtime, door, self.world.settings)
             service.writer_line = self
             await service.start()
             self.service = service
@@ -63,6 +62,8 @@ class IngestHalf:
                 await connection.receive(await wire.take())
         except Disconnected:
             connection.closed()
+        except Exception as error:
+            self.world.note_exit(self.process, error)
 
 
 class WriterHalf:
@@ -80,10 +81,8 @@ class WriterHalf:
             store: ObjectStore
             store = StoreDoor(world.warehouse, self.process) if world.warehouse else LocalStore(world.settings.warehouse.uri, disk)
             await runtime.tasks.run(store.probe, runtime.random.uuid())
-            store = world.rules.store(store)
             catalog = CatalogDoor(world.catalog, store, self.process)
             service = make_service(runtime, disk, catalog, store, CommitPolicy(snapshots_kept=world.snapshots_kept), world.settings)
-            world.rules.alter_writer(service)
             service.report = self._report
             self.service = service
             world.relink()

@@ -15,7 +15,7 @@ import heapq
 import random
 import uuid
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
 
 from greenlet import greenlet
@@ -42,8 +42,8 @@ class Process:
     """A half of the daemon, or a producer: what dies at once and takes its tasks, workers and locks along.
 
     `step` is called before each door operation: it lets others run (in a worker), counts down to the moment that the
-    world has drawn for this process, and raises ProcessKilled if it has died. A `detached` process is a zombie: it runs
-    on, its disk is gone.
+    world has drawn for this process (operations named in `counts`, or all), and raises ProcessKilled if it has died. A
+    `detached` process is a zombie: it runs on, its disk is gone. Until `frozen_until` a process does nothing at all.
     """
 
     def __init__(self, loop: SimLoop, name: str, seed: str) -> None:
@@ -51,7 +51,11 @@ class Process:
         self.random = random.Random(seed)
         self.alive = True
         self.detached = False
+        self.frozen_until = 0.0
+        self.held: list[asyncio.Handle] = []
         self.steps_left: int | None = None
+        self.counts: frozenset[str] | None = None
+        self.doom = ""
         self.on_moment: Callable[[Process], None] | None = None
         self.on_death: list[Callable[[], None]] = []
         self.tasks: list[asyncio.Task[Any]] = []
@@ -65,11 +69,17 @@ class Process:
         self.check()
         self.loop.trace(self.name, operation, detail)
         if self.steps_left is not None and self.on_moment is not None:
-            self.steps_left -= 1
+            self.steps_left -= self.counts is None or operation in self.counts
             if self.steps_left <= 0:
                 self.steps_left = None
                 self.on_moment(self)
                 self.check()
+
+    def hold(self, longest_s: float) -> None:
+        """Keeps a worker waiting, as a slow disk or server does. It may have died meanwhile."""
+        if longest_s > 0 and self.loop.worker is not None:
+            self.loop.worker.give_way(self.random.uniform(0.0, longest_s))
+            self.check()
 
     def check(self) -> None:
         if not self.alive:
@@ -194,11 +204,6 @@ class SimLoop(asyncio.BaseEventLoop):
         if self.worker is not None:
             self.worker.give_way(self.pause_s())
 
-    def hold(self, seconds: float) -> None:
-        """Keeps a worker waiting, as a slow disk or server does."""
-        if self.worker is not None:
-            self.worker.give_way(seconds)
-
     def run_in_executor(self, *_: Any) -> Any:
         raise AssertionError("work beside the loop goes through runtime.tasks.run")
 
@@ -222,8 +227,18 @@ class SimLoop(asyncio.BaseEventLoop):
         if handle._cancelled:
             return
         process = handle._context.get(_PROCESS)
-        if process is None or process.alive:
+        if process is None:
             handle._run()
+        elif process.frozen_until > self._now:
+            self._thaw(process, handle)
+        elif process.alive:
+            handle._run()
+
+    def _thaw(self, process: Process, handle: asyncio.Handle) -> None:
+        """Keeps a callback of a frozen process until it is frozen no more."""
+        if not process.held:
+            self.call_at(process.frozen_until, lambda: (self._ready.extend(process.held), process.held.clear()), context=Context())
+        process.held.append(handle)
 
     def _take_timer(self) -> None:
         timer = heapq.heappop(self._scheduled)

@@ -11,7 +11,11 @@ from tests.simulation.loop import Process
 
 
 class Disconnected(Exception):
-    """The connection is gone. What was sent last may or may not have arrived."""
+    """The connection is gone. What was sent last may or may not have arrived. `code` is 1006 unless the server closed it in order."""
+
+    def __init__(self, code: int = 1006, reason: str = "") -> None:
+        super().__init__(f"{code} {reason}")
+        self.code, self.reason = code, reason
 
 
 class Pipe:
@@ -19,18 +23,18 @@ class Pipe:
 
     def __init__(self) -> None:
         self._frames: deque[bytes] = deque()
-        self._closed = False
+        self._closed: Disconnected | None = None
         self._waiting: asyncio.Future[None] | None = None
 
     def put(self, frame: bytes) -> None:
-        if not self._closed:
+        if self._closed is None:
             self._frames.append(frame)
             self._wake()
 
-    def cut(self, kept: int) -> None:
+    def cut(self, kept: int, why: Disconnected | None = None) -> None:
         while len(self._frames) > kept:
             self._frames.pop()
-        self._closed = True
+        self._closed = why or Disconnected()
         self._wake()
 
     def __len__(self) -> int:
@@ -39,8 +43,8 @@ class Pipe:
     async def get(self) -> bytes:
         """Raises Disconnected when all that arrives has arrived."""
         while not self._frames:
-            if self._closed:
-                raise Disconnected
+            if self._closed is not None:
+                raise self._closed
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
         return self._frames.popleft()
@@ -108,7 +112,7 @@ class Wire:
         self._server.loop.trace(self._server.name, "close", f"{code} {reason}")
         if not self.is_cut:
             self.is_cut = True
-            self._down.cut(len(self._down))
+            self._down.cut(len(self._down), Disconnected(code, reason))
             self._up.cut(0)
 
     async def take(self) -> bytes:

@@ -12,7 +12,7 @@ CATALOG = {
     "load_lost": 0.1,
     "swap_lost_before": 0.1,
     "swap_lost_after": 0.15,
-    "swap_late": 0.15,
+    "swap_late": 0.25,
     "swap_conflict_after_own": 0.15,
     "swap_slow": 0.2,
 }
@@ -22,6 +22,7 @@ NETWORK = {"wire_cut": 0.02, "frame_twice": 0.02}
 @dataclass(frozen=True)
 class Profile:
     sources: int
+    polite: int
     batches: int
     logs: int
     local: bool
@@ -30,6 +31,7 @@ class Profile:
     strikes: int
     strike_kinds: tuple[str, ...]
     steps_between_strikes: int
+    strike_at_changes: bool
     rudeness: float
     transactions: bool
     flush_age_s: float
@@ -38,6 +40,9 @@ class Profile:
     backlog_bytes: int | None
     disk_bytes: int
     linger_s: float
+    sync_s: float
+    store_s: float
+    catalog_s: float
 
     @classmethod
     def draw(cls, draw: random.Random) -> Profile:
@@ -47,25 +52,31 @@ class Profile:
             if draw.random() < likely:
                 scale = draw.choice([0.3, 1.0, 2.0])
                 chances |= {name: chance * scale for name, chance in kinds.items()}
-        kinds = ["kill one", "kill one", "kill both", "cut power"]
-        if not local and draw.random() < 0.4:
-            kinds += ["zombie one", "zombie both"]
+        kinds = ["kill one", "kill one", "kill both", "cut power", "freeze"]
+        if not local and draw.random() < 0.7:
+            kinds += ["zombie one", "zombie one", "zombie both"]
+        at_changes = draw.random() < 0.5
         return cls(
             sources=draw.randint(1, 3),
-            batches=draw.choice([4, 8, 16]),
+            polite=draw.randint(0, 2),
+            batches=draw.choice([6, 12, 24]),
             logs=1 if draw.random() < 0.8 else 2,
             local=local,
             catalog_style=draw.choice(["row", "row", "service"]),
             chances=chances,
-            strikes=draw.choice([0, 3, 6, 10]),
+            strikes=draw.choice([0, 4, 8, 12]),
             strike_kinds=tuple(kinds),
-            steps_between_strikes=draw.choice([40, 150, 400]),
+            steps_between_strikes=40 if at_changes else draw.choice([40, 100, 250]),
+            strike_at_changes=at_changes,
             rudeness=draw.choice([0.0, 1.0, 3.0]),
             transactions=draw.random() < 0.5,
             flush_age_s=draw.choice([0.2, 1.0, 3.0]),
-            flush_rows=draw.choice([3, 10, 1000]),
+            flush_rows=draw.choice([3, 3, 10, 1000]),
             snapshots_kept=draw.choice([1, 3, 100]),
             backlog_bytes=draw.choice([None, None, 6000]),
             disk_bytes=draw.choice([1 << 40, 1 << 40, 60_000]) if not local else 1 << 40,
             linger_s=draw.choice([0.0, 2.0, 8.0]),
+            sync_s=draw.choice([0.0, 0.01, 0.5]),
+            store_s=draw.choice([0.0, 0.02, 0.2]),
+            catalog_s=draw.choice([0.0, 0.02, 0.2]),
         )

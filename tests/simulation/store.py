@@ -17,7 +17,7 @@ from tests.simulation.faults import Chaos, fingerprint
 from tests.simulation.loop import Process, SimLoop
 
 T = TypeVar("T")
-LATE_S_MAX = 30.0
+LATE_S = (0.1, 1.0, 10.0)
 
 
 class Warehouse:
@@ -27,6 +27,7 @@ class Warehouse:
         """`note` hears of a breach."""
         self.chaos, self.root, self._loop, self._note = chaos, root, loop, note
         self.objects: dict[str, bytes] = {}
+        self.latency_s = 0.0
 
     def store(self, location: str, data: bytes) -> None:
         known = self.objects.setdefault(location, data)
@@ -34,7 +35,7 @@ class Warehouse:
             self._note(f"{location} was put twice with different bytes: names are never used again")
 
     def store_later(self, location: str, data: bytes) -> None:
-        self._loop.call_later(self.chaos.random.uniform(0.0, LATE_S_MAX), self.store, location, data, context=Context())
+        self._loop.call_later(self.chaos.random.choice(LATE_S) * self.chaos.random.random(), self.store, location, data, context=Context())
 
     def get(self, location: str) -> bytes:
         try:
@@ -60,6 +61,7 @@ class StoreDoor:
     def put(self, location: str, data: bytes | memoryview) -> None:
         content = bytes(data)
         self.process.step("put", f"{location} {fingerprint(content)}")
+        self.process.hold(self.warehouse.latency_s)
         fault = self.warehouse.chaos.draw("put_lost_before", "put_lost_after", "put_late")
         if fault == "put_late":
             self.warehouse.store_later(location, content)
@@ -87,6 +89,7 @@ class StoreDoor:
 
     def _answer(self, operation: str, detail: str, work: Callable[[], T]) -> T:
         self.process.step(operation, detail)
+        self.process.hold(self.warehouse.latency_s)
         if self.warehouse.chaos.draw("get_lost"):
             raise StoreUnreachable("no answer")
         return work()

@@ -11,6 +11,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,10 +24,7 @@ from dolake.buffer.segment import parse_name, scan_segment
 from dolake.config import Settings
 from dolake.errors import DolakeError, LogCorrupt
 from dolake.iceberg.metadata import LoadedTable
-from dolake.ingest.service import IngestService
 from dolake.model import RecordKind, TableName
-from dolake.storage.store import ObjectStore
-from dolake.writer.service import WriterService
 from dolake.writer.table import Stopped
 from tests.simulation.catalog import CatalogServer
 from tests.simulation.disk import Cut, DiskDoor, Inode, SimDisk
@@ -35,23 +33,35 @@ from tests.simulation.halves import IngestHalf, Link, WriterHalf, is_expected
 from tests.simulation.invariants import Committed, Journal, check_change, check_events, check_order, check_table
 from tests.simulation.loop import Process, SimLoop, Stuck
 from tests.simulation.network import Wire
+from tests.simulation.polite import PoliteSource
 from tests.simulation.profile import Profile
-from tests.simulation.sources import RoughSource, write_script
+from tests.simulation.rough import RoughSource
+from tests.simulation.sources import write_script
 from tests.simulation.store import PlatterStore, Warehouse
 
 ROOT = "/data"
 CHAOS_S_MAX = 60.0
 DRAIN_S_MAX = 240.0
+FREEZE_S_MAX = 5.0
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The product's parts that a mutant replaces."""
+    """What a mutant replaces: the disk's door, or attributes (owner, name, value) of the product."""
 
-    ingest: Callable[..., IngestService] = IngestService
     door: Callable[[SimDisk, Process], DiskDoor] = DiskDoor
-    store: Callable[[ObjectStore], ObjectStore] = lambda store: store
-    alter_writer: Callable[[WriterService], None] = lambda service: None
+    patches: tuple[tuple[Any, str, Any], ...] = ()
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        before = [(owner, name, getattr(owner, name)) for owner, name, _ in self.patches]
+        for owner, name, value in self.patches:
+            setattr(owner, name, value)
+        try:
+            yield
+        finally:
+            for owner, name, value in before:
+                setattr(owner, name, value)
 
 
 @dataclass
@@ -73,20 +83,23 @@ class World:
         self.trace = Trace(printed=printed)
         self.loop = SimLoop(f"loop {seed}", trace=self.trace, time_s_max=CHAOS_S_MAX + DRAIN_S_MAX + 60)
         self.chaos = Chaos(f"chaos {seed}", self.profile.chances)
-        self.disk = SimDisk(self.chaos, ROOT, self.profile.disk_bytes)
+        self.disk = SimDisk(self.chaos, ROOT, self.profile.disk_bytes, self.profile.sync_s)
         self.disk.on_unlink = self._check_unlink
         self.settings = make_settings(self.profile)
         self.snapshots_kept = self.profile.snapshots_kept
         self.warehouse = None if self.profile.local else Warehouse(self.chaos, self.loop, "s3://lake/w", self.note)
         self.objects = self.warehouse or PlatterStore(self.disk)
         self.catalog = CatalogServer(self.chaos, self.loop, style=self.profile.catalog_style, watch=self._check_change)
+        self.catalog.latency_s = self.profile.catalog_s
+        if self.warehouse is not None:
+            self.warehouse.latency_s = self.profile.store_s
         self.journal = Journal()
         self.tables: dict[str, Committed] = {}
         self.ingest: IngestHalf | None = None
         self.writer: WriterHalf | None = None
         self.zombies: list[Process] = []
         self.processes: list[Process] = []
-        self.sources: list[RoughSource] = []
+        self.sources: list[RoughSource | PoliteSource] = []
         self.breaches: list[str] = []
         self.strikes_left = self.profile.strikes
         self.is_healed = False
@@ -116,8 +129,11 @@ class World:
         halves = [asyncio.ensure_future(self._keep(name)) for name in self._gone]
         for number in range(self.profile.sources):
             script = write_script(f"s{number}", self.random, self.journal, self.profile.batches, transactions=self.profile.transactions)
-            process = self._process(f"source {number}")
-            source = RoughSource(script, process, self.journal, self.dial, self.profile.rudeness)
+            source: RoughSource | PoliteSource
+            if number < self.profile.polite:
+                source = PoliteSource(script, self._process, self.journal, self.dial)
+            else:
+                source = RoughSource(script, self._process(f"source {number}"), self.journal, self.dial, self.profile.rudeness)
             self.sources.append(source)
             source.start(self.note)
         upsets = asyncio.ensure_future(self._upset())
@@ -168,6 +184,7 @@ class World:
             process.on_death.append(gone.set)
             process.on_moment = self._strike
             process.steps_left = self._next_strike()
+            process.counts = CHANGES if self.profile.strike_at_changes else None
             self.trace(process.name, "starts")
             self.chaos.count(f"{name} starts")
             if name == "ingest":
@@ -188,8 +205,12 @@ class World:
         """The moment drawn for this process has come: something happens to it."""
         if self.strikes_left <= 0 or process.detached:
             return
+        kind = process.doom or self.random.choice(self.profile.strike_kinds)
+        if kind.startswith("zombie") and not process.doom and process.name.startswith("writer"):
+            # A zombie is dangerous in the middle of a flush: its disk goes at one of the next steps of one.
+            process.doom, process.counts, process.steps_left = kind, FLUSHING, self.random.randint(1, 8)
+            return
         self.strikes_left -= 1
-        kind = self.random.choice(self.profile.strike_kinds)
         self.chaos.count(kind)
         self.trace("world", kind, process.name)
         current = [half.process for half in (self.ingest, self.writer) if half is not None and not half.process.detached]
@@ -202,17 +223,20 @@ class World:
             for victim in [*current, *self.zombies]:
                 victim.die()
             self.disk.cut_power(self.random.choice(CUTS))
+        elif kind == "freeze":
+            process.frozen_until = self.loop.time() + self.random.uniform(0.0, FREEZE_S_MAX)
         elif kind == "zombie one":
             self._detach([process])
         else:
             self._detach(current)
         if process.alive:
-            process.steps_left = self._next_strike()
+            process.doom, process.steps_left = "", self._next_strike()
 
     def _detach(self, processes: list[Process]) -> None:
         """A machine that lost its disk to its successor, and does not know. Its unsynced writes may be lost on the way."""
         for process in processes:
             process.detached = True
+            process.frozen_until = self.loop.time() + self.random.choice([0.0, 2.0, 2.0 * FREEZE_S_MAX]) * self.random.random()
             self.zombies.append(process)
             self._gone[process.name.split(".")[0]].set()
         half = next(half for half in (self.ingest, self.writer) if half is not None)
@@ -237,7 +261,17 @@ class World:
             elif draw < 0.7 and self.writer is not None and self.strikes_left:
                 self.chaos.count("writer stopped in order")
                 self.writer.stop.set()
+            elif draw < 0.8:
+                self._crash_producer()
             self.relink()
+
+    def _crash_producer(self) -> None:
+        running = [source for source in self.sources if isinstance(source, PoliteSource) and source.process and source.process.alive]
+        if running and self.strikes_left:
+            self.chaos.count("producer crash")
+            victim = self.random.choice(running).process
+            assert victim is not None
+            victim.die()
 
     def relink(self) -> None:
         """Connects the writer to the ingest half if both serve, and neither stands on another machine."""
@@ -250,9 +284,9 @@ class World:
             Link(writer, ingest)
 
     def dial(self, client: Process) -> Wire | None:
-        """A connection to the daemon as it is now; None if nobody answers. A zombie answers as well."""
+        """A connection to the daemon as it is now; None if nobody answers. Who is connected to a zombie may stay so."""
         half = self.ingest
-        if half is None or half.service is None or not half.process.alive:
+        if half is None or half.service is None or not half.process.alive or half.process.detached:
             return None
         wire = Wire(self.chaos, client, half.process, self._check_answer)
         half.process.spawn(half.serve(wire))
@@ -348,10 +382,17 @@ class World:
         for breach in check_events(self.journal, self.tables):
             self.note(breach)
         for name, history in sorted(self.tables.items()):
-            for breach in (*check_table(self.catalog.rows[TableName.parse(name)], history, self.objects), *check_order(name, history)):
-                self.note(breach)
+            table = self.catalog.rows[TableName.parse(name)]
+            try:
+                for breach in (*check_table(table, history, self.objects), *check_order(name, history)):
+                    self.note(breach)
+            except (DolakeError, OSError, ValueError) as error:
+                self.note(f"I10: {name} cannot be read: {error!r}")
 
 
+# What changes something outside the process: the moments worth dying at.
+CHANGES = frozenset(["write", "sync", "rename", "unlink", "create", "sync_directory", "put", "settle", "request", "answer", "report"])
+FLUSHING = frozenset(["put", "settle", "request"])
 CUTS = (Cut(), Cut(drop_all=True, names="all"), Cut(block_loss=0.1, names="prefix"), Cut(block_loss=0.9))
 
 
@@ -372,6 +413,7 @@ def run_world(seed: int, rules: Rules | None = None, *, printed: bool = False) -
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
-        return Context().run(World(seed, rules, printed=printed).run)
+        with (rules or Rules()).in_force():
+            return Context().run(World(seed, rules, printed=printed).run)
     finally:
         structlog.configure(**before)

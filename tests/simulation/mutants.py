@@ -1,0 +1,151 @@
+"""The daemon with one rule broken, to see that the simulation notices. Each replaces a piece of the product, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dolake.ingest.service
+import dolake.writer.main
+import dolake.writer.service
+from dolake.buffer.segment import LogState, read_whole, scan_segment, segment_names
+from dolake.buffer.sources import apply_entries
+from dolake.buffer.tail import LogReader
+from dolake.errors import CommitConflict
+from dolake.iceberg.commit import CommitOutcome, Committer
+from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.plan import Delta, Verdict
+from dolake.ingest.lane import Lane, Submission
+from dolake.model import Entry, SourceState
+from tests.simulation.disk import DiskDoor, SimFile
+from tests.simulation.world import ROOT, Rules
+
+
+class _DoorWithoutLogSync(DiskDoor):
+    """fdatasync of the log's files does nothing."""
+
+    def create(self, path: str) -> SimFile:
+        file = super().create(path)
+        if path.startswith(f"{ROOT}/log"):
+            file.sync = lambda: self.enter("no sync", path)
+        return file
+
+
+class _DoorWithoutWarehouseSync(DiskDoor):
+    """fdatasync of the warehouse's files does nothing."""
+
+    def create(self, path: str) -> SimFile:
+        file = super().create(path)
+        if path.startswith(f"{ROOT}/warehouse"):
+            file.sync = lambda: self.enter("no sync", path)
+        return file
+
+
+class _DoorWithoutWarehouseNames(DiskDoor):
+    """fsync of the warehouse's directories does nothing."""
+
+    def sync_directory(self, path: str) -> None:
+        if path.startswith(f"{ROOT}/warehouse"):
+            self.enter("no sync_directory", path)
+        else:
+            super().sync_directory(path)
+
+
+@dataclass
+class _Answered:
+    """A batch that was acked already."""
+
+    entry: Entry
+
+    def durable(self, offset: int, state: SourceState) -> None: ...
+
+    def failed(self, reason: Any, message: str) -> None: ...
+
+
+class _HastyLane(Lane):
+    """Acks leave before the group is on disk."""
+
+    def submit(self, submission: Submission) -> None:
+        super().submit(submission)
+        self._waiting[-1] = _Answered(submission.entry)
+        state = LogState(self.log_id, sources=dict(self.log.sources))
+        apply_entries(state, [submission.entry])
+        submission.durable(self.log.next_offset, state.sources[submission.entry.source])
+
+
+def _end_of_what_is_there(reader: LogReader) -> int:
+    """LogReader.synced_end: everything that looks valid, synced or not."""
+    try:
+        name = segment_names(reader._disk.list(reader.directory))[-1]
+        path = f"{reader.directory}/{name.file}"
+        return scan_segment(read_whole(reader._disk, path), path, name).end
+    except (FileNotFoundError, IndexError):
+        return 0
+
+
+class _DeafCommitter(Committer):
+    """A lost answer or a conflict is taken for a failure: the same delta is committed again on whatever is there."""
+
+    async def commit(self, delta: Delta) -> CommitOutcome:
+        self._failed_once = False
+        return await super().commit(delta)
+
+    def _judge(self, base: LoadedTable | None, delta: Delta) -> Verdict:
+        if self._failed_once and base is not None:
+            return Verdict.COMMIT
+        return super()._judge(base, delta)
+
+    def _pause_s(self, error: Exception, attempt: int) -> float:
+        self._failed_once = True
+        return super()._pause_s(error, attempt)
+
+
+class _RefreshingCommitter(Committer):
+    """What was checked is not what is swapped: once the manifests are written the table is loaded anew, and they are rebased."""
+
+    async def _commit_once(self, base: LoadedTable, delta: Delta) -> LoadedTable:
+        await self._write_manifests(base, delta, self._new_snapshot_id(base))
+        fresh = await self._load(delta.table)
+        return await super()._commit_once(fresh or base, delta)
+
+
+class _TrustingCommitter(Committer):
+    """Neither the owner nor the offsets are checked, beyond whether all of the delta has landed."""
+
+    def _judge(self, base: LoadedTable | None, delta: Delta) -> Verdict:
+        if base is None:
+            return super()._judge(base, delta)
+        landed = all(base.offsets().get(log, 0) >= span.end for log, span in delta.ranges.items())
+        return Verdict.LANDED if landed else Verdict.COMMIT
+
+
+class _TidyCommitter(Committer):
+    """Deletes the delta's files when an attempt has failed."""
+
+    async def _commit_once(self, base: LoadedTable, delta: Delta) -> LoadedTable:
+        try:
+            return await super()._commit_once(base, delta)
+        except CommitConflict:
+            for file in delta.files:
+                self._store.delete(file.location)
+            raise
+
+
+def _low_as_read(positions: dict[str, int], pins: Sequence[Any]) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    """plan_low: what was read may be trimmed, committed or not."""
+    return dict(positions), {log: {} for log in positions}
+
+
+MUTANTS: dict[str, Rules] = {
+    "fsync removed": Rules(door=_DoorWithoutLogSync),
+    "ack before fsync": Rules(patches=((dolake.ingest.service, "Lane", _HastyLane),)),
+    "writer reads past the synced end": Rules(patches=((LogReader, "synced_end", _end_of_what_is_there),)),
+    "warehouse bytes not synced": Rules(door=_DoorWithoutWarehouseSync),
+    "warehouse names not synced": Rules(door=_DoorWithoutWarehouseNames),
+    "trim before commit": Rules(patches=((dolake.writer.service, "plan_low", _low_as_read),)),
+    "unknown outcome taken for failure": Rules(patches=((dolake.writer.main, "Committer", _DeafCommitter),)),
+    "check and swap on different metadata": Rules(patches=((dolake.writer.main, "Committer", _RefreshingCommitter),)),
+    "fencing and offset check both off": Rules(patches=((dolake.writer.main, "Committer", _TrustingCommitter),)),
+    "files deleted after a failed commit": Rules(patches=((dolake.writer.main, "Committer", _TidyCommitter),)),
+}
