@@ -84,8 +84,8 @@ def _repeats(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
 def split_by_partition(table: pa.Table, columns: Sequence[str]) -> list[tuple[tuple[Any, ...], pa.Table]]:
     """The rows of each identity partition, their order kept; partitions in order of first appearance.
 
-    Values are as Iceberg holds them in partition data: dates as days, times and timestamps as microseconds (ints), uuids
-    as uuid.UUID, the rest as Python has them; None for null.
+    Values are what PyIceberg's `partition_record_value` takes for every type: dates as days and timestamps as microseconds
+    (exact in any year), the rest as Python has them (times as datetime.time, uuids as uuid.UUID); None for null.
     """
     if not columns or not table.num_rows:
         return [((), table)] if not columns else []
@@ -114,6 +114,6 @@ def _partition_value(scalar: pa.Scalar) -> Any:
     if not scalar.is_valid:
         return None
     kind = scalar.type
-    if pa.types.is_date(kind) or pa.types.is_time(kind) or pa.types.is_timestamp(kind):
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         return scalar.value
     return scalar.as_py()

@@ -38,7 +38,9 @@ def decode_changelog(table: str, schema: Schema, primary_key: Sequence[str], chu
         for chunk in group:
             alone = fast.decode(chunk.events) if len(group) > 1 else None
             parts.append(exact.decode(chunk) if alone is None else alone)
-    events = pa.concat_tables(parts) if parts else layout.event_schema.empty_table()
+    # Not `Schema.empty_table`: it cannot make nested uuids.
+    nothing = [pa.nulls(0, field.type) for field in layout.event_schema]
+    events = pa.concat_tables([*parts, pa.Table.from_arrays(nothing, schema=layout.event_schema)])
     return _with_places(layout, events, [chunk for chunk in chunks if len(chunk.events)])
 
 
