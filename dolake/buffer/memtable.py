@@ -37,6 +37,7 @@ class Frozen:
     pieces: tuple[pa.Table, ...]
     records: tuple[PendingRecord, ...]
     ranges: Mapping[str, OffsetRange]
+    arrow_bytes: int = 0
 
     @property
     def rows(self) -> int:
@@ -104,7 +105,7 @@ class Memtable:
         self.rows = sum(record.rows for record in kept)
         self.size_bytes = sum(record.size_bytes for record in kept)
         self.arrow_bytes = sum(piece.nbytes for piece in rest)
-        return Frozen(tuple(pieces), tuple(taken), ranges)
+        return Frozen(tuple(pieces), tuple(taken), ranges, sum(piece.nbytes for piece in pieces))
 
 
 def _split(pieces: Iterable[pa.Table], cuts: Mapping[str, int]) -> tuple[list[pa.Table], list[pa.Table]]:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import pyarrow as pa
 import structlog
 
 from dolake.clock import Runtime, real_runtime
@@ -22,6 +21,7 @@ from dolake.metrics import Metrics, observe_process
 from dolake.model import TableName
 from dolake.storage.disk import Disk, LocalDisk, Lock
 from dolake.storage.store import ObjectStore
+from dolake.writer.allocation import settle_allocation
 from dolake.writer.flush import Flusher
 from dolake.writer.service import WriterService
 
@@ -32,8 +32,7 @@ logger = structlog.get_logger("dolake.writer")
 
 async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asyncio.Event, runtime: Runtime | None = None) -> int:
     """Follows the logs into the lake until `stop`, then flushes what it has read. Raises DolakeError for what a restart cannot mend."""
-    # Arrow's own allocator returns memory to the system and takes it again all the time: a fifth of this process's work (measured).
-    pa.set_memory_pool(pa.system_memory_pool())
+    settle_allocation()
     runtime = runtime or real_runtime()
     disk = LocalDisk()
     os.makedirs(settings.data, exist_ok=True)

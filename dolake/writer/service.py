@@ -165,9 +165,15 @@ class WriterService:
         return PendingRecord(pin, rows, share, record.entry.last_lsn, self._runtime.clock.monotonic_s())
 
     async def _hold_back(self) -> None:
-        """Reads no further while memory is full: a flush must land first."""
-        while sum(table.memory_bytes() for table in self.tables.values()) > 2 * self._settings.flush.memory_bytes:
+        """Reads no further while memory is full: a flush must land first.
+
+        As long as none is on its way there is room for as much again: rows of an open transaction cannot be flushed.
+        """
+        while self._memory_bytes() > self._settings.flush.memory_bytes * (1 if self._flushing else 2):
             await self._runtime.clock.sleep(TICK_S)
+
+    def _memory_bytes(self) -> int:
+        return sum(table.memory_bytes() + table.in_flight_bytes() for table in self.tables.values())
 
     async def _load(self, name: TableName) -> None:
         async with self._loading.setdefault(name, asyncio.Lock()):
@@ -334,7 +340,7 @@ class WriterService:
         positions = {tail.log_id: tail.position for tail in self.tails.values()}
         low, pending = plan_low(positions, [pin for table in self.tables.values() for pin in table.pins()])
         failpoints.hit("flush.before_report")
-        self.metrics.set("dolake_writer_memory_bytes", sum(table.memory_bytes() for table in self.tables.values()))
+        self.metrics.set("dolake_writer_memory_bytes", self._memory_bytes())
         self.metrics.set("dolake_table_stopped_count", sum(table.stopped is not None for table in self.tables.values()))
         self.metrics.set("dolake_store_up_count", not self._trouble["store"])
         self.metrics.set("dolake_catalog_up_count", not self._trouble["catalog"])

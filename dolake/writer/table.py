@@ -26,7 +26,7 @@ from dolake.parquet.schema import changelog_schema
 from dolake.writer.declared import as_property, declared_schemas
 
 # Raw events are decoded in groups: large enough to be worth a call, small enough to bound what waits undecoded.
-DECODE_BYTES = 8 << 20
+DECODE_BYTES = 4 << 20  # More takes more memory and no less time (measured).
 ACCEPTED_PROPERTY = "dolake.count.accepted"
 
 
@@ -254,7 +254,11 @@ class Table:
                 yield Pin(log_id, offset, "")
 
     def memory_bytes(self) -> int:
+        """What the next flush would free; what is on its way already is `in_flight_bytes`."""
         return self.waiting_bytes + self.memtable.arrow_bytes
+
+    def in_flight_bytes(self) -> int:
+        return 0 if self.in_flight is None else self.in_flight.frozen.arrow_bytes
 
     def backlog(self) -> TableBacklog | None:
         """None where there is nothing to flush."""
