@@ -104,6 +104,7 @@ class TcpProxy:
 
     async def _stop(self) -> None:
         self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
+        self._open.set()
+        for stream in self._streams:
+            stream.transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
