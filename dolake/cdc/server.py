@@ -133,11 +133,14 @@ class _Line:
         self._room = asyncio.Event()
         self._room.set()
         self._closing: tuple[int, str] | None = None
+        self._over = False  # nothing more can be sent
         self._sending_since_s: float | None = None
         self._reading_since_s: float | None = None
         self._tasks = [runtime.tasks.spawn("send", self._send_all()), runtime.tasks.spawn("watch", self._watch())]
 
     def send(self, frame: bytes) -> None:
+        if self._over:
+            return
         self._unsent.append(frame)
         self._unsent_bytes += len(frame)
         if self._unsent_bytes > _UNSENT_BYTES_MAX:
@@ -149,6 +152,7 @@ class _Line:
         if self._closing is None:
             self._closing = code, reason
             self._changed.set()
+            self._tasks.append(self._runtime.tasks.spawn("drop", self._drop_later()))
 
     async def run(self, connection: Connection) -> None:
         try:
@@ -157,7 +161,7 @@ class _Line:
         except TimeoutError:
             self.close(CloseCode.POLICY, f"no message within {self._policy.first_message_s_max:g} s")
             return
-        while self._closing is None:
+        while self._closing is None and not self._over:
             await connection.receive(frame)
             await self._room.wait()
             frame = await self._read()
@@ -168,7 +172,7 @@ class _Line:
             async with asyncio.timeout(_CLOSE_S_MAX):
                 if self._closing is not None:
                     await self._tasks[0]
-        except (TimeoutError, ConnectionClosed):
+        except (TimeoutError, ConnectionClosed, OSError):
             pass
         finally:
             for task in self._tasks:
@@ -184,7 +188,18 @@ class _Line:
         finally:
             self._reading_since_s = None
 
+    async def _drop_later(self) -> None:
+        await self._runtime.clock.sleep(_CLOSE_S_MAX)
+        self._websocket.transport.abort()
+
     async def _send_all(self) -> None:
+        try:
+            await self._send_until_closed()
+        finally:
+            self._over = True
+            self._room.set()  # Who waits to read on finds out.
+
+    async def _send_until_closed(self) -> None:
         while True:
             while self._unsent:
                 frame = self._unsent.popleft()

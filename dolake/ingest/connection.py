@@ -53,6 +53,7 @@ class Connection:
         self.session = Session()
         self.desk: SourceDesk | None = None
         self.unsynced_bytes = 0
+        self._epoch = ""  # of the numbers this client knows: its connect's, then its last batch's
         self._closing: tuple[int, str] | None = None
         self._gone = False
         self._refused_in_a_row = 0
@@ -125,12 +126,12 @@ class Connection:
             self._answer(Slot(0, correlation_id_of(connect)), self._refusal(Slot(0), Reason.DEGRADED, str(error)))
             self._close_when_answered(CloseCode.GOING_AWAY, "this source's log is not available")
             return
-        self.desk = desk
+        self.desk, self._epoch = desk, self.session.epoch
         self._service.take_over(desk, self)
         await desk.quiet()
         if not self._gone and not self._closing:
             self.send(self._service.status(self, connect))
-            if self.session.ack_persisted and desk.persisted_sequence >= 0 and self.session.epoch == desk.numbering.epoch:
+            if desk.persisted_sequence >= 0:
                 self.persisted(desk.persisted_sequence)
 
     async def _take_batch(self, message: CdcBatch | SchemaMessage, slot: Slot) -> None:
@@ -174,6 +175,7 @@ class Connection:
             self._fill(slot, self._refusal(slot, Reason.BUFFER_FULL, text))
         else:
             self.unsynced_bytes += len(message.payload)
+            self._epoch = epoch
             desk.admit(message.entry(epoch), self, slot)
 
     async def _fits(self, batch: CdcBatch, slot: Slot) -> bool:
@@ -218,7 +220,7 @@ class Connection:
 
     def persisted(self, sequence: int) -> None:
         # Until its first batch is durable, what is known to be committed is of the epoch before: not this client's numbers.
-        if self.session.ack_persisted and self.desk is not None and self.session.epoch == self.desk.numbering.durable.epoch:
+        if self.session.ack_persisted and self.desk is not None and self._epoch == self.desk.numbering.durable.epoch:
             self.send(self._ack(Slot(sequence), AckStatus.PERSISTED, 0))
 
     def send(self, answer: Answer) -> None:

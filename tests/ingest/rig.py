@@ -19,7 +19,7 @@ from dolake.ingest.service import IngestService
 from dolake.storage.disk import File, LocalDisk, Lock, SharedCounter
 from tests.cdc.samples import CONNECT, frame
 
-ANSWER_S_MAX = 20.0
+ANSWER_S_MAX = 10.0
 
 
 class QuickClock(SystemClock):
