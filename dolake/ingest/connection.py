@@ -56,7 +56,7 @@ class Connection:
         self._epoch = ""  # of the numbers this client knows: its connect's, then its last batch's
         self._closing: tuple[int, str] | None = None
         self._gone = False
-        self._refused_in_a_row = 0
+        self._refused_first, self._refused_again = -1, 0  # the batch that was refused, and how often it came back
         self._flushes: set[asyncio.Task[None]] = set()
 
     # -- in
@@ -210,7 +210,7 @@ class Connection:
         """A batch of this connection, or what it repeated, is durable (I1: no ack for it leaves before this)."""
         if not repeated:
             self.unsynced_bytes -= len(entry.payload)
-            self._refused_in_a_row = 0
+            self._refused_first, self._refused_again = -1, 0
         status = AckStatus.DUPLICATE if repeated else self._service.ack_status(self.desk)
         self._fill(slot, self._ack(slot, status, entry.event_count))
 
@@ -248,9 +248,12 @@ class Connection:
         )
 
     def _refusal(self, slot: Slot, reason: Reason, message: str) -> Nack:
-        """A nack worth sending again after, with the delay that says when."""
-        delay_ms = plan_retry_ms(self._refused_in_a_row, self._service.runtime.random.uniform(0.5, 1.5))
-        self._refused_in_a_row += 1
+        """A nack worth retrying, with the delay after which: longer each time the batch comes back, whatever came behind it."""
+        if self._refused_first < 0:
+            self._refused_first = slot.sequence
+        elif slot.sequence <= self._refused_first:
+            self._refused_first, self._refused_again = slot.sequence, self._refused_again + 1
+        delay_ms = plan_retry_ms(self._refused_again, self._service.runtime.random.uniform(0.5, 1.5))
         return nack(reason, slot.sequence, message, slot.correlation_id, retry_delay_ms=delay_ms)
 
     def _refuse_too_large(self, slot: Slot, reason: Reason, what: str, limit: int, size: int) -> None:
