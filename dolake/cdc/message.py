@@ -191,6 +191,8 @@ def _decode_plain_batch(frame: bytes) -> CdcBatch | None:
     if len(frame) - end > _HEAD_BYTES_MAX:
         return None
     head = b"%b[]%b" % (frame[:start], frame[end:])
+    if b"\\" in head:  # A key spelled with escapes could be a second `events` that the search does not see.
+        return None
     try:
         envelope = _BATCH.decode(head)
         if not _keys_differ(head) or bytes(envelope.events) != b"[]":

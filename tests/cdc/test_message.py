@@ -55,6 +55,17 @@ def test_every_honest_layout_of_a_batch_is_understood(shape):
     assert [json.loads(raw) for raw in wire.split_events(shape(message))] == message["events"]
 
 
+def test_only_the_events_of_the_message_itself_count():
+    events = frame({"events": [event(5)]})[len('{"events":') : -1]
+    empty = batch(3, events=[], firstEventSequence=5, lastEventSequence=5)
+    for spelled in (b'"events"', b'"\\u0065vents"'):
+        sent = frame(empty).replace(b'"events"', spelled)[:-1] + b',"x":{"events":' + events + b"}}"
+        found = wire.decode(sent)
+        assert (found.event_count, wire.split_events(sent)) == (0, [])
+        sent = b'{"x":{"events":' + events + b"}," + frame(empty).replace(b'"events"', spelled)[1:]
+        assert wire.decode(sent).event_count == 0
+
+
 def test_an_empty_batch_moves_no_event_sequence():
     found = wire.decode(frame(batch(3, events=[], firstEventSequence=10, lastEventSequence=9)))
     assert (found.event_count, found.tables, found.entry("").last_event_sequence) == (0, {}, -1)
