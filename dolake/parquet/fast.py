@@ -3,15 +3,14 @@
 Never different from `exact`: where it is not sure it gives no answer (None), and the caller asks `exact`. What
 pyarrow.json 26 does was tried out, value by value (tests/parquet/test_fast.py): it refuses equal keys, unknown members
 (`unexpected_field_behavior="error"`), lone surrogate escapes, integers out of range or with a fraction, and JSON of
-another kind; it takes bytes that are not UTF-8, bare NaN and Infinity, and decimals that do not fit. Its decimal parser
-reads beyond a table for large negative exponents and long fractions, which gives wrong values or kills the process:
-`_decimals_are_tame` keeps those from it.
+another kind; it takes bytes that are not UTF-8, bare NaN and Infinity, and decimals that do not fit. A leading `null`
+kills it, and so may a decimal with many digits after the point, or read wrong: `_decimals_are_tame` keeps those from it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -27,12 +26,30 @@ from dolake.parquet.values import TIMESTAMP_MAX, TIMESTAMP_MIN
 # How much of the events is looked at to guess which optional parts they have; a wrong guess costs a second try.
 _SAMPLE_BYTES = 64 * 1024
 _STRING = pa.string()
+# What a `cdc_batch` message holds beside its events.
+_ENVELOPE = (
+    ("type", pa.string()),
+    ("timestamp", pa.int64()),
+    ("sourceDoId", pa.string()),
+    ("sourceShardName", pa.string()),
+    ("epoch", pa.string()),
+    ("sequenceNumber", pa.int64()),
+    ("firstEventSequence", pa.int64()),
+    ("lastEventSequence", pa.int64()),
+    ("sizeBytes", pa.int64()),
+    ("isRetry", pa.bool_()),
+    ("retryCount", pa.int64()),
+    ("correlationId", pa.string()),
+    ("transaction", pa.struct([("id", pa.string()), ("last", pa.bool_())])),
+)
 _UPDATE, _DELETE, _TRUNCATE = 1, 2, 3
-# An exponent of -38 or less ends a number, a fraction has 39 digits, or an escape may hide either.
-_LITTLE = r"-0*(?:[4-9][0-9]|3[89]|[1-9][0-9]{2,9})[\"\s,}\]\\]"
-_WILD_DECIMALS = ("e" + _LITTLE, "E" + _LITTLE, r"\.[0-9]{39}", r"\\u00(?:3[0-9]|[46]5|2[dDeE])")
-# The same as part of a number: uuids end in such things too.
-_WILD_EXPONENT = r"[:\[\",\s][+-]?[0-9.]+[eE]" + _LITTLE
+# Arrow divides by powers of ten up to 10**38 and looks no further: digits after the point and the exponent together must
+# stay below. A number is wild with an exponent of -19 or less, with 20 digits after the point and an exponent, with 39
+# digits after the point, or where an escape may hide one of these.
+_SMALL = r"-0*(?:19|[2-9][0-9]|[1-9][0-9]{2,9})[\"\s,}\]\\]"
+_WILD_DECIMALS = ("e" + _SMALL, "E" + _SMALL, r"\.[0-9]{20,38}[eE]", r"\.[0-9]{39}", r"\\u00(?:3[0-9]|[46]5|2[dDeE])")
+# The first two as part of a number: uuids end in such things too.
+_WILD_EXPONENT = r"[:\[\",\s][+-]?[0-9.]+[eE]" + _SMALL
 
 
 @dataclass(frozen=True)
@@ -73,11 +90,19 @@ class FastDecoder:
         """The events' rows, of `layout.event_schema`; None when only the exact way can tell."""
         if not self.able or not events:
             return None
-        text = b"\n".join(events)
+        return self._decode(b"\n".join(events), events, self.read)
+
+    def decode_batches(self, batches: Sequence[bytes], events: Sequence[bytes]) -> pa.Table | None:
+        """The same from the messages that the events came in, whole; None also where taking them out first would do."""
+        if not self.able or not batches or any(b"\n" in batch for batch in batches):
+            return None  # A line must be a message.
+        return self._decode(b"\n".join(batches), events, self.read_batches)
+
+    def _decode(self, text: bytes, events: Sequence[bytes], read_text: Callable[[bytes], pa.Table | None]) -> pa.Table | None:
         try:
             if not _begins_as_object(text) or not _is_utf8(text) or (self.decimals and not _decimals_are_tame(text)):
                 return None
-            read = self.read(text)
+            read = read_text(text)
             if read is None or read.num_rows != len(events):
                 return None
             return self.table(read, events)
@@ -85,28 +110,34 @@ class FastDecoder:
             return None
 
     def read(self, text: bytes) -> pa.Table | None:
-        head = text[:_SAMPLE_BYTES]
-        reading: _Reading | None = _Reading(before=b'"before"' in head, metadata=b'"metadata"' in head)
+        reading: _Reading | None = _guess(text)
         while reading is not None:
-            fields = [("sequence", pa.int64()), ("timestamp", pa.int64()), ("operation", pa.string()), ("table", pa.string())]
-            fields += [("rowId", pa.string()), ("after", self.image)]
-            if reading.before:
-                fields.append(("before", self.image))
-            if reading.metadata:
-                unchanged = pa.list_(pa.string())
-                kinds = [("lsn", reading.lsn), ("transactionId", reading.transaction), ("unchanged", unchanged)]
-                fields.append(("metadata", pa.struct(kinds)))
             try:
-                return pyarrow.json.read_json(
-                    pa.BufferReader(text),
-                    read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(text) + 1),
-                    parse_options=pyarrow.json.ParseOptions(
-                        explicit_schema=pa.schema(fields), unexpected_field_behavior=reading.unexpected
-                    ),
-                )
+                return _read_json(text, self.fields(reading), reading.unexpected)
             except pa.ArrowInvalid as complaint:
                 reading = reading.after(str(complaint))
         return None
+
+    def read_batches(self, text: bytes) -> pa.Table | None:
+        """The events of messages, one a line. Only the plain case: for any other the events are read by themselves."""
+        event = pa.struct(self.fields(_guess(text)))
+        read = _read_json(text, [*_ENVELOPE, ("events", pa.list_(event))], "error")
+        lists = _one_array(read.column("events"))
+        events = lists.flatten()
+        if lists.null_count or events.null_count:
+            return None
+        return pa.Table.from_arrays(events.flatten(), names=event.names)
+
+    def fields(self, reading: _Reading) -> list[tuple[str, pa.DataType]]:
+        fields = [("sequence", pa.int64()), ("timestamp", pa.int64()), ("operation", pa.string()), ("table", pa.string())]
+        fields += [("rowId", pa.string()), ("after", self.image)]
+        if reading.before:
+            fields.append(("before", self.image))
+        if reading.metadata:
+            unchanged = pa.list_(pa.string())
+            kinds = [("lsn", reading.lsn), ("transactionId", reading.transaction), ("unchanged", unchanged)]
+            fields.append(("metadata", pa.struct(kinds)))
+        return fields
 
     def table(self, read: pa.Table, events: Sequence[bytes]) -> pa.Table:
         names = read.schema.names
@@ -154,6 +185,19 @@ class FastDecoder:
         places = pc.indices_nonzero(changed).to_pylist()
         keys = pa.array([key_text(events[place], self.layout.primary_key) for place in places], pa.string())
         return pc.replace_with_mask(pa.nulls(len(events), pa.string()), changed, keys)
+
+
+def _guess(text: bytes) -> _Reading:
+    head = text[:_SAMPLE_BYTES]
+    return _Reading(before=b'"before"' in head, metadata=b'"metadata"' in head)
+
+
+def _read_json(text: bytes, fields: Sequence[tuple[str, pa.DataType]], unexpected: str) -> pa.Table:
+    return pyarrow.json.read_json(
+        pa.BufferReader(text),
+        read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(text) + 1),
+        parse_options=pyarrow.json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior=unexpected),
+    )
 
 
 def _holds_decimal(kind: ColumnType) -> bool:

@@ -6,8 +6,9 @@ themselves. `rows` adds those that are the same for a whole chunk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import pyarrow as pa
 from pyiceberg.schema import Schema
@@ -19,11 +20,33 @@ from dolake.parquet.schema import RESERVED_NAMES, arrow_schema, column_type_of
 CHUNK_NAMES = frozenset({"_cdc_source", "_cdc_epoch", "_cdc_log", "_cdc_offset", "_cdc_index"})
 
 
+class LaterEvents(Sequence[bytes]):
+    """`count` events that are taken out of their batches only if somebody looks at one."""
+
+    def __init__(self, count: int, take: Callable[[], list[bytes]]) -> None:
+        self._count, self._take = count, take
+        self._events: list[bytes] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[bytes]: ...
+
+    def __getitem__(self, place: int | slice) -> bytes | list[bytes]:
+        if self._events is None:
+            self._events = self._take()
+        return self._events[place]
+
+
 @dataclass(frozen=True)
 class EventChunk:
     """Events of one table from one log record, in order: each a raw JSON object, valid JSON as the ingest half checked it.
 
-    `indexes` are their places in the record.
+    `indexes` are their places in the record. `batch` is the whole message as received, where all its events are in this chunk.
     """
 
     log: str
@@ -32,6 +55,7 @@ class EventChunk:
     epoch: str
     events: Sequence[bytes]
     indexes: Sequence[int]
+    batch: bytes | None = None
 
 
 @dataclass(frozen=True)

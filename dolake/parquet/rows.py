@@ -13,7 +13,7 @@ from pyiceberg.schema import Schema
 
 from dolake.parquet.exact import ExactDecoder
 from dolake.parquet.fast import FastDecoder
-from dolake.parquet.layout import EventChunk, Layout
+from dolake.parquet.layout import EventChunk, LaterEvents, Layout
 
 __all__ = ["EventChunk", "decode_changelog"]
 
@@ -31,7 +31,7 @@ def decode_changelog(table: str, schema: Schema, primary_key: Sequence[str], chu
     fast, exact = FastDecoder(layout), ExactDecoder(layout)
     parts: list[pa.Table] = []
     for group in _groups([chunk for chunk in chunks if len(chunk.events)]):
-        found = fast.decode(_events(group))
+        found = _decode_fast(fast, group)
         if found is not None:
             parts.append(found)
             continue
@@ -44,22 +44,26 @@ def decode_changelog(table: str, schema: Schema, primary_key: Sequence[str], chu
     return _with_places(layout, events, [chunk for chunk in chunks if len(chunk.events)])
 
 
+def _decode_fast(fast: FastDecoder, group: Sequence[EventChunk]) -> pa.Table | None:
+    """From whole batches, if that will do: taking each event out of its batch is a fifth of all work."""
+    events = LaterEvents(sum(len(chunk.events) for chunk in group), lambda: [event for chunk in group for event in chunk.events])
+    batches = [chunk.batch for chunk in group if chunk.batch is not None]
+    found = fast.decode_batches(batches, events) if len(batches) == len(group) else None
+    return fast.decode(events) if found is None else found
+
+
 def _groups(chunks: Sequence[EventChunk]) -> Iterator[list[EventChunk]]:
     group: list[EventChunk] = []
     size_bytes = 0
     for chunk in chunks:
         group.append(chunk)
         # About: events of one record are much alike, and a group may be somewhat larger.
-        size_bytes += 8 * sum(map(len, chunk.events[::8]))
+        size_bytes += 8 * sum(map(len, chunk.events[::8])) if chunk.batch is None else len(chunk.batch)
         if size_bytes >= _GROUP_BYTES:
             yield group
             group, size_bytes = [], 0
     if group:
         yield group
-
-
-def _events(group: Sequence[EventChunk]) -> list[bytes]:
-    return [event for chunk in group for event in chunk.events] if len(group) > 1 else list(group[0].events)
 
 
 def _with_places(layout: Layout, events: pa.Table, chunks: Sequence[EventChunk]) -> pa.Table:

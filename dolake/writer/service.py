@@ -100,28 +100,43 @@ class WriterService:
     # -- following
 
     async def _follow(self, directory: str) -> None:
+        """Takes the log in piece after piece; the next one is read while this one is decoded."""
         tail = await self._open(directory)
         self.tails[tail.log_id] = tail
         idle_s = IDLE_S
-        while True:
-            try:
-                routed = await self._runtime.tasks.run(read_routed, tail.reader, tail.position)
-            except DolakeError as error:
-                if tail.trouble != str(error):
-                    logger.error("log stopped", directory=directory, reason=str(error))
-                tail.trouble = str(error)
-                self.tell()
-                await self._runtime.clock.sleep(LOG_WAIT_S)
-                continue
-            tail.trouble = ""
-            self.metrics.add("dolake_writer_read_bytes_total", sum(item.record.size_bytes for item in routed), log=tail.log_id)
-            await self._take_in(tail, routed)
-            if routed:
-                idle_s = IDLE_S
-                await self._hold_back()
-            else:
-                await self._runtime.clock.sleep(idle_s)
-                idle_s = min(idle_s * 1.5, IDLE_S_MAX)
+        reading = self._read_from(tail, tail.position)
+        try:
+            while True:
+                try:
+                    routed = await reading
+                except DolakeError as error:
+                    await self._note_trouble(tail, str(error))
+                    reading = self._read_from(tail, tail.position)
+                    continue
+                tail.trouble = ""
+                reading = self._read_from(tail, routed[-1].record.offset + 1) if routed else reading
+                self.metrics.add("dolake_writer_read_bytes_total", sum(item.record.size_bytes for item in routed), log=tail.log_id)
+                await self._take_in(tail, routed)
+                if routed:
+                    idle_s = IDLE_S
+                    await self._hold_back()
+                else:
+                    await self._runtime.clock.sleep(idle_s)
+                    idle_s = min(idle_s * 1.5, IDLE_S_MAX)
+                    reading = self._read_from(tail, tail.position)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    def _read_from(self, tail: Tail, start: int) -> asyncio.Task[list[Routed]]:
+        return self._runtime.tasks.spawn(f"read {tail.directory}", self._runtime.tasks.run(read_routed, tail.reader, start))
+
+    async def _note_trouble(self, tail: Tail, trouble: str) -> None:
+        if tail.trouble != trouble:
+            logger.error("log stopped", directory=tail.directory, reason=trouble)
+        tail.trouble = trouble
+        self.tell()
+        await self._runtime.clock.sleep(LOG_WAIT_S)
 
     async def _open(self, directory: str) -> Tail:
         """Waits for the log to be there: the ingest half makes it."""
@@ -258,11 +273,17 @@ class WriterService:
         """Reads a table's rows again, from what the catalog says is committed to where the tails are by then."""
         base = await self._flusher.load(table.name)
         table.rewind(base, {tail.log_id: tail.position for tail in self.tails.values()})
+        # Readers of its own: the tails' are reading on meanwhile, and each has one place at a time.
+        readers: dict[str, LogReader] = {}
         while behind := [tail for tail in self.tails.values() if table.consumed.setdefault(tail.log_id, tail.position) < tail.position]:
             for tail in behind:
-                for item in await self._runtime.tasks.run(read_routed, tail.reader, table.consumed[tail.log_id]):
+                if tail.log_id not in readers:
+                    readers[tail.log_id] = await self._runtime.tasks.run(LogReader, self._disk, tail.directory)
+                for item in await self._runtime.tasks.run(read_routed, readers[tail.log_id], table.consumed[tail.log_id]):
                     if item.record.offset < tail.position:
                         await self._take_again(table, tail, item)
+        for reader in readers.values():
+            reader.close()
         table.behind = False
 
     async def _take_again(self, table: Table, tail: Tail, item: Routed) -> None:

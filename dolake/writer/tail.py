@@ -9,7 +9,7 @@ from dolake.buffer.tail import LogReader
 from dolake.cdc.message import decode_schema, event_tables, split_events
 from dolake.errors import LogCorrupt
 from dolake.model import DeclaredSchema, Record, RecordKind, TableName
-from dolake.parquet.layout import EventChunk
+from dolake.parquet.layout import EventChunk, LaterEvents
 from dolake.writer.transactions import OpenTransactions
 
 READ_BYTES = 4 << 20  # More costs more: the pieces of what was read leave the processor's cache (measured).
@@ -60,10 +60,11 @@ def route(record: Record) -> Routed:
         return Routed(record, declares=(TableName.parse(declared.table), declared))
     if entry.kind != RecordKind.BATCH or not entry.tables:
         return Routed(record)
-    events = split_events(entry.payload)
     if len(entry.tables) == 1:
         (only,) = entry.tables
-        return Routed(record, ((TableName.parse(only), _chunk(record, events, range(len(events)))),))
+        later = LaterEvents(entry.event_count, lambda: split_events(entry.payload))
+        return Routed(record, ((TableName.parse(only), _chunk(record, later, range(entry.event_count), entry.payload)),))
+    events = split_events(entry.payload)
     places: dict[str, list[int]] = {table: [] for table in entry.tables}
     for place, table in enumerate(event_tables(entry.payload)):
         places[table].append(place)
@@ -74,6 +75,8 @@ def route(record: Record) -> Routed:
     return Routed(record, tuple((name, _chunk(record, [events[n] for n in indexes], indexes)) for name, indexes in merged.items()))
 
 
-def _chunk(record: Record, events: list[bytes], indexes: Sequence[int]) -> EventChunk:
+def _chunk(record: Record, events: Sequence[bytes], indexes: Sequence[int], batch: bytes | None = None) -> EventChunk:
     entry = record.entry
-    return EventChunk(log=record.log_id, offset=record.offset, source=entry.source, epoch=entry.epoch, events=events, indexes=indexes)
+    return EventChunk(
+        log=record.log_id, offset=record.offset, source=entry.source, epoch=entry.epoch, events=events, indexes=indexes, batch=batch
+    )

@@ -210,6 +210,15 @@ def test_rows_from_different_calls_are_one_file() -> None:
     assert found.column("_cdc_operation").to_pylist() == ["INSERT", "DELETE"]
 
 
+def test_a_column_of_few_values_stays_small_over_many_calls() -> None:
+    schema = schema_of(x="long")
+    pieces = [decode_changelog(str(TABLE), schema, (), [chunk_of(*[event({"x": "1"})] * 1000, source=f"database-{n}")]) for n in range(4)]
+    file = encode_parquet(pa.concat_tables(pieces))
+    group = file.metadata.row_group(0)
+    (source,) = (one for one in (group.column(place) for place in range(group.num_columns)) if one.path_in_schema == "_cdc_source")
+    assert source.total_uncompressed_size < file.row_count
+
+
 def test_partitions_keep_the_order_of_their_rows() -> None:
     schema = schema_of(day="date", n="int")
     days = ["2026-11-20", "2026-11-21", None, "2026-11-20", None]

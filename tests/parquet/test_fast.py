@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dolake.errors import RowRejected
+from dolake.parquet import fast as fast_module
 from dolake.parquet.exact import ExactDecoder
 from dolake.parquet.fast import FastDecoder
 from dolake.parquet.layout import Layout
@@ -26,18 +27,56 @@ def fast_and_exact(layout: Layout, *events: bytes) -> tuple[pa.Table | None, pa.
     return FastDecoder(layout).decode(events), exact
 
 
+def message_of(*events: bytes) -> bytes:
+    """The events in a message, as a source sends them."""
+    return b'{"type":"cdc_batch","timestamp":1,"sourceDoId":"s","sequenceNumber":7,"events":[%s],"transaction":{"id":"x","last":true}}' % (
+        b",".join(events)
+    )
+
+
 def agree(layout: Layout, *events: bytes) -> bool:
-    """Whether the fast way answered; never anything but what the exact way says."""
+    """Whether the fast way answered; never anything but what the exact way says, by events or by whole messages."""
     fast, exact = fast_and_exact(layout, *events)
-    if fast is None:
-        return False
+    half = len(events) // 2
+    batches = [message_of(*part) for part in (events[:half], events[half:])]
+    for answer in (FastDecoder(layout).decode_batches(batches, events), fast):
+        if answer is not None:
+            hold_alike(answer, exact, events)
+    return fast is not None
+
+
+def hold_alike(fast: pa.Table, exact: pa.Table | None, events: tuple[bytes, ...]) -> None:
     assert exact is not None, f"the fast way took what the exact way refuses: {events!r}"
     fast.validate(full=True)
     assert fast.schema.equals(exact.schema, check_metadata=True)
     # As text too: -0.0 equals 0.0, and the same moment can hide behind another type.
     assert fast.equals(exact), (fast.to_pylist(), exact.to_pylist())
     assert repr(fast.to_pylist()) == repr(exact.to_pylist())
-    return True
+
+
+def test_usual_events_are_read_from_whole_messages() -> None:
+    layout = layout_of(("x",), x="long", y="string")
+    events = [event({"x": str(n), "y": '"}],{"'}) for n in range(5)]
+    read = FastDecoder(layout).decode_batches([message_of(*events[:2]), message_of(), message_of(*events[2:])], events)
+    assert read is not None
+    assert read.column("x").to_pylist() == [0, 1, 2, 3, 4]
+    assert read.equals(FastDecoder(layout).decode(events))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        message_of(event({"x": "1"})).replace(b'"type"', b'"unknown":1,"type"'),
+        message_of(event({"x": "1"})).replace(b'"type"', b'"events":[],"type"'),
+        message_of(event({"x": "1"})).replace(b",", b",\n"),
+        message_of(event({"x": "1"}).replace(b'"operation"', b'"sequence":2,"operation"')),
+        message_of(event({"x": "1"}).replace(b'"x":', b'"x":2,"x":')),
+        message_of(b"null"),
+        message_of(event({"x": "1"}), event({"x": "2"})),
+    ],
+)
+def test_a_message_out_of_the_ordinary_is_left_to_its_events(message: bytes) -> None:
+    assert FastDecoder(layout_of(x="long")).decode_batches([message], [event({"x": "1"})]) is None
 
 
 @pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind, values in SANE.items() for value in values])
@@ -199,6 +238,39 @@ def test_an_old_key_is_kept_as_the_source_wrote_it() -> None:
     table = FastDecoder(layout).decode([changed, same, partly, inserted])
     assert table is not None
     assert table.column("_cdc_key_before").to_pylist() == ['{"b":"\\u006e","a":1.50}', None, None, None]
+
+
+@pytest.mark.parametrize(
+    "text", ["1.5", "1e-18", "1." + "0" * 19 + "e-18", "0." + "0" * 37 + "1", '"a-1e-b"', '"1e-99-1234"', '"\\u003c"', "1e300"]
+)
+def test_usual_numbers_are_left_to_arrows_decimal_parser(text: str) -> None:
+    assert fast_module._decimals_are_tame(f'{{"x":{text},"y":"c9f0f895-fb98-4b91-8d1e-012345678901"}}'.encode())
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1e-19",
+        "1E-019",
+        "0.5e-20",
+        "1e-1000000000",
+        "-1.5e-100",
+        "1.00000000000000000000e-1",
+        "1.00000000000000000000000000000000000000E5",
+        "0.000000000000000000000000000000000000001",
+        "11111111111111111111111111111111111111111111111e-39",
+    ],
+)
+def test_numbers_that_lead_arrows_decimal_parser_astray_are_kept_from_it(text: str, quote: str) -> None:
+    for after in ("}", ",", "]", " ", "\n"):
+        assert not fast_module._decimals_are_tame(f'{{"x":{quote}{text}{quote}{after}'.encode())
+        assert not fast_module._decimals_are_tame(f"[{quote}{text}{quote}{after}".encode())
+
+
+@pytest.mark.parametrize("text", ["1\\u0065-99", "1\\u0045-99", "\\u0031e-99", "1e\\u002d99", "1e\\u002D99", "1\\u002e" + "0" * 50])
+def test_no_escape_hides_such_a_number(text: str) -> None:
+    assert not fast_module._decimals_are_tame(f'{{"x":"{text}"}}'.encode())
 
 
 def read_by_pyarrow(kind: pa.DataType, *values: str) -> list[object]:
