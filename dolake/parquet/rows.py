@@ -72,10 +72,8 @@ def _with_places(layout: Layout, events: pa.Table, chunks: Sequence[EventChunk])
         "_cdc_source": _repeated([chunk.source for chunk in chunks], chunks),
         "_cdc_epoch": _repeated([chunk.epoch for chunk in chunks], chunks),
         "_cdc_log": _repeated([chunk.log for chunk in chunks], chunks),
-        "_cdc_offset": pa.chunked_array(
-            [pa.repeat(pa.scalar(chunk.offset, pa.int64()), len(chunk.events)) for chunk in chunks], pa.int64()
-        ),
-        "_cdc_index": pa.chunked_array([_indexes(chunk.indexes) for chunk in chunks], pa.int32()),
+        "_cdc_offset": _joined([pa.repeat(pa.scalar(chunk.offset, pa.int64()), len(chunk.events)) for chunk in chunks], pa.int64()),
+        "_cdc_index": _joined([_indexes(chunk.indexes) for chunk in chunks], pa.int32()),
     }
     columns = [places[name] if name in places else events.column(name) for name in layout.schema.names]
     return pa.Table.from_arrays(columns, schema=layout.schema)
