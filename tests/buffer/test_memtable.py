@@ -46,7 +46,7 @@ def test_a_cut_keeps_back_the_records_at_and_above_it_with_their_rows():
     assert places(frozen.pieces) == [("x", 3, 0), ("x", 3, 1)]
     assert frozen.ranges == {"x": OffsetRange(0, 5)}
     assert places(memtable.pieces) == [("y", 1, 0), ("x", 5, 0)]
-    assert [pin for pin in memtable.pins()] == [Pin("y", 1, "t"), Pin("x", 5, "s")]
+    assert list(memtable.pins()) == [Pin("y", 1, "t"), Pin("x", 5, "s")]
     assert (memtable.rows, memtable.size_bytes) == (2, 20)
 
 

@@ -49,7 +49,11 @@ def test_a_cut_is_before_every_open_transaction_of_the_table():
 
 
 def test_a_transaction_is_overdue_by_age_or_size():
-    young, old, large = transaction("y", 0, set(), since=50), transaction("o", 0, set()), transaction("l", 0, set(), since=50, size=256 << 20)
+    young, old, large = (
+        transaction("y", 0, set(), since=50),
+        transaction("o", 0, set()),
+        transaction("l", 0, set(), since=50, size=256 << 20),
+    )
     assert plan_overdue([young, old, large], 60.0) == [old, large]
 
 

@@ -142,5 +142,5 @@ async def half(path: Path, *, stop_cleanly: bool = True, **sections: Any) -> Asy
 async def until(condition: Any) -> None:
     """Waits for the writer to get there; a test that waits in vain is ended by its own time limit."""
     async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)  # noqa: ASYNC110 -- what is waited for has no event of its own
+        while not condition():  # noqa: ASYNC110 -- what is waited for has no event of its own
+            await asyncio.sleep(0.005)
