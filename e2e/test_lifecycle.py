@@ -55,7 +55,7 @@ def test_a_million_events_through_a_whole_life(tmp_path: Path, report: Callable[
         for number, source in enumerate(sources):  # 2, 3: many sources, more than any threshold
             add_events(source, tables[number % 2], 0, EVENTS_A_STEP)
         asyncio.run(deliver(daemon, sources))
-        wait_until(lambda: all(len(lake.metadata(table)["snapshots"]) >= 2 for table in tables), "flushes by themselves")  # 4
+        wait_until(lambda: all(len(lake.snapshots(table)) >= 2 for table in tables), "flushes by themselves")  # 4
         half = len(sources) // 2
         for number, source in enumerate(sources):  # 5: more data, and with half of it acked everything is killed
             add_events(source, tables[number % 2], EVENTS_A_STEP, EVENTS_A_STEP)

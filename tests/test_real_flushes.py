@@ -24,10 +24,6 @@ def deliver(daemon: Daemon, source: Source) -> None:
     asyncio.run(asyncio.wait_for(source.deliver(url_of(daemon)), 60))
 
 
-def snapshots(lake: Lake, table: str) -> list[dict[str, object]]:
-    return list(lake.metadata(table).get("snapshots", [])) if lake.metadata_location(table) else []
-
-
 @pytest.mark.acceptance("AT-50")
 def test_a_table_is_flushed_each_time_it_has_gathered_its_bytes(tmp_path: Path) -> None:
     """7.3 MB with a threshold of 1 MiB: a flush within 5 s at each, and less than the threshold left."""
@@ -44,9 +40,9 @@ def test_a_table_is_flushed_each_time_it_has_gathered_its_bytes(tmp_path: Path) 
             if waiting >= MIB:  # Sent no faster than this: a writer that lags behind may flush more at once.
                 deliver(daemon, source)
                 flushes, waiting = flushes + 1, 0
-                wait_until(lambda flushes=flushes: len(snapshots(lake, "ledger")) == flushes, "the flush by bytes", 5)
+                wait_until(lambda flushes=flushes: len(lake.snapshots("ledger")) == flushes, "the flush by bytes", 5)
         deliver(daemon, source)
-        assert len(snapshots(lake, "ledger")) == flushes >= 7
+        assert len(lake.snapshots("ledger")) == flushes >= 7
         flushed = lake.row_count("ledger")
         unflushed = sum(len(frame) for _, frame, events in source.frames if events and events[-1].sequence >= flushed)
         assert unflushed < MIB
@@ -99,7 +95,7 @@ def test_a_flush_of_one_table_leaves_the_others_alone(tmp_path: Path) -> None:
         done = daemon.run("flush")
         assert done.returncode == 0, done.stdout + done.stderr
         assert_lake_equals_oracle(lake, oracle)
-        assert [len(snapshots(lake, table)) for table in ("t1", "t2", "t3")] == [1, 1, 1]
+        assert [len(lake.snapshots(table)) for table in ("t1", "t2", "t3")] == [1, 1, 1]
         done = daemon.run("flush", "nobody_knows_it")
         assert done.returncode != 0
         assert "nobody_knows_it" in done.stdout + done.stderr
@@ -124,7 +120,7 @@ def test_a_commit_whose_answer_was_lost_is_looked_up_and_never_made_twice(tmp_pa
 
         asyncio.run(asyncio.wait_for(scenario(), 120))
         assert_lake_equals_oracle(lake, oracle)
-        found = snapshots(lake, "ledger")
+        found = lake.snapshots("ledger")
         assert len(found) == len({snapshot["summary"]["dolake.commit-id"] for snapshot in found}) == 50
         assert Counter(hits.read_text().split())["catalog.after_swap"] == 50
         assert daemon.run("verify").returncode == 0

@@ -52,6 +52,11 @@ class Lake:
         assert location is not None, f"no table {table}"
         return read_metadata(location)
 
+    def snapshots(self, table: str) -> list[dict[str, Any]]:
+        """The retained snapshots of a local table; none if there is no such table yet."""
+        location = self.metadata_location(table)
+        return [] if location is None else list(read_metadata(location).get("snapshots", []))
+
     def row_count(self, table: str) -> int:
         """Rows as DuckDB counts them; 0 if there is no such table."""
         location = self.metadata_location(table)
