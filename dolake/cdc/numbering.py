@@ -56,14 +56,17 @@ class Numbering:
         """The highest admitted; -1 before the first of all."""
         return self.in_flight[-1].sequence if self.in_flight else self.durable.last_sequence
 
-    def judge(self, epoch: str, sequence: int, content: int) -> Verdict:
+    def judge(self, epoch: str, sequence: int, content: int, begin: int | None = None) -> Verdict:
+        """`begin`: the first number that came in this epoch by this connection, None if any may begin it.
+
+        A source never seen, or in a new epoch, may begin with any sequence, but not behind one that was refused: the batches
+        that were sent after it would be taken for the beginning, and it for a repeat of what is nowhere.
+        """
         last = self.last_sequence
-        if last < 0:
-            return New()  # A source never seen may begin with any sequence.
-        if epoch != self.epoch:
-            if self.is_over(epoch):
-                return Refused(f"epoch: `{epoch}` is over, the source goes on in `{self.epoch}`; start a new epoch")
-            return New()
+        if last >= 0 and epoch != self.epoch and self.is_over(epoch):
+            return Refused(f"epoch: `{epoch}` is over, the source goes on in `{self.epoch}`; start a new epoch")
+        if last < 0 or epoch != self.epoch:
+            return New() if begin is None or sequence == begin else Gap(expected=begin)
         if sequence == last + 1:
             return New()
         if sequence > last + 1:

@@ -71,6 +71,7 @@ class Session:
         self.source = ""
         self.epoch = ""
         self.ack_persisted = False
+        self._begin = ("", -1)
         self._slots: deque[Slot] = deque()
         self._too_large_count = 0
 
@@ -108,6 +109,12 @@ class Session:
         """Notes a message above a limit; True when it was one too many."""
         self._too_large_count += 1
         return self._too_large_count >= TOO_LARGE_MAX
+
+    def begin_of(self, epoch: str, sequence: int) -> int:
+        """The first number that came in an epoch by this connection, which `sequence` may be; of the newest epoch only."""
+        if self._begin[1] < 0 or self._begin[0] != epoch:
+            self._begin = (epoch, sequence)
+        return self._begin[1]
 
     def epoch_of(self, message: CdcBatch | SchemaMessage) -> str:
         """A batch that names no epoch is in its connection's."""

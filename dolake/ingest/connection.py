@@ -138,6 +138,8 @@ class Connection:
         failpoints.hit("ingest.batch_decoded")
         desk = self.desk
         assert desk is not None, "the session lets no batch pass before connect"
+        epoch = self.session.epoch_of(message)
+        begin = self.session.begin_of(epoch, message.sequence)
         if isinstance(message, CdcBatch) and not await self._fits(message, slot):
             return
         while self.unsynced_bytes > CONNECTION_UNSYNCED_BYTES_MAX or desk.lane.unsynced_bytes > UNSYNCED_BYTES_MAX:
@@ -149,8 +151,7 @@ class Connection:
         if not desk.lane.is_serving:
             self._fill(slot, self._refusal(slot, Reason.DEGRADED, "the log of this source has failed and is being recovered"))
             return
-        epoch = self.session.epoch_of(message)
-        verdict = desk.numbering.judge(epoch, message.sequence, message.content)
+        verdict = desk.numbering.judge(epoch, message.sequence, message.content, begin)
         if isinstance(verdict, Repeat):
             self._service.metrics.add("dolake_cdc_duplicate_events_total", message.event_count)
             if verdict.in_flight:

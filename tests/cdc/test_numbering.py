@@ -46,6 +46,17 @@ def test_what_a_batch_is_follows_from_what_came_before(durable, in_flight, epoch
     assert numbering.judge(epoch, sequence, content) == verdict
 
 
+@pytest.mark.parametrize(("durable", "epoch"), [(state(), "a"), (KNOWN, "c")])
+def test_what_was_sent_behind_a_refused_beginning_is_not_taken_for_the_beginning(durable, epoch):
+    """Else the refused batch, sent again, would be acked as a repeat of what is nowhere."""
+    numbering = Numbering(durable)
+    assert numbering.judge(epoch, 500, 1, begin=500) == New()
+    numbering.admit(entry(500, epoch))
+    numbering.abandon()
+    assert numbering.judge(epoch, 501, 2, begin=500) == Gap(expected=500)
+    assert numbering.judge(epoch, 500, 1, begin=500) == New()
+
+
 @pytest.mark.parametrize(
     ("in_flight", "epoch", "sequence", "content", "words"),
     [

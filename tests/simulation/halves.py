@@ -146,7 +146,9 @@ class Link:
                 message = orjson.loads(await self._up.get())
                 await self._ingest.process.runtime.clock.sleep(self._ingest.process.loop.pause_s())
                 if message["type"] == "flush_result":
-                    self._waiting[message["id"]].set_result(message)
+                    future = self._waiting[message["id"]]
+                    if not future.done():  # Whoever asked may have gone.
+                        future.set_result(message)
                 else:
                     service.hear("writer", message)
         except Disconnected:

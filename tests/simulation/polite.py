@@ -13,9 +13,9 @@ import orjson
 
 from dolake.cdc.client import Producer
 from dolake.cdc.dial import TransportClosed
-from dolake.errors import DolakeError
+from dolake.errors import DolakeError, SourceTakenOver
 from dolake.model import DeclaredColumn, DeclaredSchema
-from tests.simulation.faults import Breach
+from tests.simulation.faults import Breach, Chaos
 from tests.simulation.invariants import Event, Journal
 from tests.simulation.loop import Process
 from tests.simulation.network import Disconnected, Wire
@@ -25,8 +25,11 @@ RESTART_S = (0.0, 0.1, 2.0)
 
 
 class PoliteSource:
-    def __init__(self, script: Script, hire: Callable[[str], Process], journal: Journal, dial: Callable[[Process], Wire | None]) -> None:
+    def __init__(
+        self, script: Script, hire: Callable[[str], Process], journal: Journal, dial: Callable[[Process], Wire | None], chaos: Chaos
+    ) -> None:
         """`hire` makes a process for each life of the producer."""
+        self._chaos = chaos
         self._script, self._hire, self._journal, self.dial = script, hire, journal, dial
         self.name = script.source
         self.is_done = False
@@ -51,6 +54,8 @@ class PoliteSource:
             for epoch in self._script.epochs[-1:]:
                 await self._send_all(process, epoch)
             self.is_done = True
+        except SourceTakenOver:
+            self._chaos.count("producer taken over by its own ghost")  # What its last life had sent arrived behind it.
         except DolakeError as error:
             note(f"producer {self.name} ended: {error!r}")
         except Breach as breach:

@@ -131,7 +131,7 @@ class World:
             script = write_script(f"s{number}", self.random, self.journal, self.profile.batches, transactions=self.profile.transactions)
             source: RoughSource | PoliteSource
             if number < self.profile.polite:
-                source = PoliteSource(script, self._process, self.journal, self.dial)
+                source = PoliteSource(script, self._process, self.journal, self.dial, self.chaos)
             else:
                 source = RoughSource(script, self._process(f"source {number}"), self.journal, self.dial, self.profile.rudeness)
             self.sources.append(source)
@@ -149,7 +149,7 @@ class World:
     async def _until(self, reached: Callable[[], bool], seconds: float) -> None:
         """Returns when that is so, after that long, or at the first breach."""
         end_s = self.loop.time() + seconds
-        while not reached() and self.loop.time() < end_s and not self.breaches:
+        while not reached() and self.loop.time() < end_s and not self.breaches:  # noqa: ASYNC110 - in virtual time looking costs nothing
             await asyncio.sleep(0.05)
 
     def _heal(self) -> None:

@@ -1,0 +1,34 @@
+"""Runs many seeds in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+import pyarrow as pa
+
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.world import Outcome, run_world
+
+CHUNK = 20
+
+
+def run_all(seeds: range, mutant: str, jobs: int) -> Iterator[Outcome]:
+    """Outcomes as they come, whichever process they come from."""
+    chunks = [seeds[first : first + CHUNK] for first in range(0, len(seeds), CHUNK)]
+    if jobs <= 1 or len(chunks) == 1:
+        for chunk in chunks:
+            yield from run_chunk(chunk, mutant)
+        return
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_use_one_core) as pool:
+        for done in as_completed([pool.submit(run_chunk, chunk, mutant) for chunk in chunks]):
+            yield from done.result()
+
+
+def run_chunk(seeds: range, mutant: str) -> list[Outcome]:
+    return [run_world(seed, MUTANTS.get(mutant)) for seed in seeds]
+
+
+def _use_one_core() -> None:
+    pa.set_cpu_count(1)
