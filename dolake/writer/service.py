@@ -249,13 +249,14 @@ class WriterService:
     async def _flush_table(self, table: Table, reason: str) -> None:
         try:
             result = await self._flusher.run_flush(table, lambda: self._cuts(table))
+            if result is None:
+                return
+            self._note_result(table, result, reason)
+            if not result.landed and table.stopped is None:
+                await self._catch_up(table)
         finally:
+            # Not before: another flush would take the place of the one that did not land, and nothing would pin its rows.
             table.flushing = False
-        if result is None:
-            return
-        self._note_result(table, result, reason)
-        if not result.landed and table.stopped is None:
-            await self._catch_up(table)
         self.tell()
 
     def _note_result(self, table: Table, result: FlushResult, reason: str) -> None:
