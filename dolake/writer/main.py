@@ -26,6 +26,8 @@ from dolake.writer.flush import Flusher
 from dolake.writer.service import WriterService
 
 REPORT_S = 1.0
+# Sources wait for acks, nobody for a flush: where cores are short the ingest half goes first. Measured: the slowest acks come twice as soon.
+NICENESS = 5
 
 logger = structlog.get_logger("dolake.writer")
 
@@ -43,6 +45,7 @@ async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asy
         link.client.start()
         reporter = runtime.tasks.spawn("report", link.report_regularly())
         ready()
+        os.nice(NICENESS)
         try:
             await service.run(stop)
         finally:
