@@ -131,7 +131,9 @@ def answering() -> Iterator[tuple[int, list[bytes]]]:
         def serve() -> None:
             connection, _ = server.accept()
             with connection:
-                request = connection.recv(4096)
+                request = b""
+                while not request.endswith(b"\r\n\r\n") and (piece := connection.recv(4096)):
+                    request += piece
                 connection.sendall(
                     answers[0] if request.startswith(b"GET /health HTTP/1.0\r\n\r\n") else b"HTTP/1.0 400 Bad Request\r\n\r\n"
                 )
