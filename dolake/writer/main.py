@@ -26,7 +26,7 @@ from dolake.writer.flush import Flusher
 from dolake.writer.service import WriterService
 
 REPORT_S = 1.0
-# Sources wait for acks, nobody for a flush: where cores are short the ingest half goes first. Measured: the slowest acks come twice as soon.
+# Sources wait for acks, nobody for a flush: where cores are short the ingest half goes first (measured: slow acks come twice as soon).
 NICENESS = 5
 
 logger = structlog.get_logger("dolake.writer")
