@@ -115,7 +115,7 @@ class SourceState:
 
 def epoch_hash(epoch: str) -> int:
     """How an ended epoch is remembered: xxh3_64 of its name."""
-    return xxhash.xxh3_64_intdigest(epoch.encode())
+    return xxhash.xxh3_64_intdigest(epoch.encode("utf-8", "surrogatepass"))
 
 
 RECENT_CONTENTS = 64

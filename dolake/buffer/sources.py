@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-import xxhash
-
 from dolake.buffer.segment import LogState, Sibling
-from dolake.model import RECENT_CONTENTS, Entry, RecordKind, SourceState
+from dolake.model import RECENT_CONTENTS, Entry, RecordKind, SourceState, epoch_hash
 
 
 def trim_entry(bound: int) -> Entry:
@@ -39,11 +37,6 @@ def apply_entries(state: LogState, entries: Iterable[Entry]) -> None:
             listed = json.loads(entry.payload)["siblings"]
             state.siblings = tuple(Sibling(one["log"], one["directory"]) for one in listed)
     advance(state.sources, entries)
-
-
-def epoch_hash(epoch: str) -> int:
-    """How an ended epoch is remembered: xxh3_64 of its name."""
-    return xxhash.xxh3_64_intdigest(epoch.encode("utf-8", "surrogatepass"))
 
 
 def advance(sources: dict[str, SourceState], entries: Iterable[Entry]) -> None:
