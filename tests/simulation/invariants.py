@@ -176,11 +176,12 @@ class Journal:
 
     sent: dict[Event, Mapping[str, Any]] = field(default_factory=dict)
     acked: set[Event] = field(default_factory=set)
-    frames: dict[tuple[str, str, int], list[tuple[bytes, tuple[Event, ...]]]] = field(default_factory=dict)
+    frames: dict[tuple[str, str, int], list[bytes]] = field(default_factory=dict)
+    trimmed: set[tuple[str, str, int]] = field(default_factory=set)
     committed: set[Event] = field(default_factory=set)
 
-    def note_sent(self, source: str, epoch: str, sequence: int, frame: bytes, events: tuple[Event, ...]) -> None:
-        self.frames.setdefault((source, epoch, sequence), []).append((frame, events))
+    def note_sent(self, source: str, epoch: str, sequence: int, frame: bytes) -> None:
+        self.frames.setdefault((source, epoch, sequence), []).append(frame)
 
     def note_committed(self, history: Committed) -> None:
         self.committed.update((row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"]) for row in history.fresh)
@@ -193,12 +194,9 @@ class Journal:
             raise Breach(f"{why}, and {missing[0]} is in no table")
 
     def check_durable(self, key: tuple[str, str, int], files: Iterable[bytes], *, status: str) -> Iterator[str]:
-        """I1, as an ack leaves: the batch's bytes are on the platter, or its events in the lake."""
+        """I1, as an ack leaves: the batch's bytes are on the platter, or were until everything of them was committed."""
         sent = self.frames.get(key, [])
-        if any(frame in data for data in files for frame, _ in sent):
-            return
-        events = {event for _, events in sent for event in events}
-        if not sent or not events <= self.committed or (not events and status != "duplicate"):
+        if key not in self.trimmed and not any(frame in data for data in files for frame in sent):
             yield f"I1: an ack ({status}) leaves for {key}, which is not durable"
 
 

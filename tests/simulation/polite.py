@@ -115,7 +115,7 @@ class SimTransport:
             sequence = message["sequenceNumber"]
             events = tuple((self._source.name, message["epoch"], event["sequence"]) for event in message.get("events", ()))
             self._source.events_sent[sequence] = events
-            self._journal.note_sent(self._source.name, message["epoch"], sequence, frame, events)
+            self._journal.note_sent(self._source.name, message["epoch"], sequence, frame)
         try:
             await self._wire.send(frame)
         except Disconnected as error:

@@ -99,7 +99,7 @@ class RoughSource:
 
     async def _send(self, wire: Wire, batch: Batch) -> None:
         frame = batch.frame(self._script.source, retry_count=self._tries, now_ms=self._now_ms())
-        self._journal.note_sent(self._script.source, batch.epoch, batch.sequence, frame, batch.events)
+        self._journal.note_sent(self._script.source, batch.epoch, batch.sequence, frame)
         copies = await wire.send(frame, impatient=True)
         self._expected.extend([(batch.sequence, batch)] * copies)
 
@@ -113,8 +113,8 @@ class RoughSource:
         elif kind == "gap" and self.acked.get(batch.epoch, -1) >= 0:  # A source never seen may begin anywhere.
             frame = batch.frame(source, retry_count=0, now_ms=self._now_ms(), sequence=batch.sequence + 1000)
             self._expected.extend([(batch.sequence + 1000, None)] * await wire.send(frame))
-        elif kind == "reuse" and self._batches[0].sequence < batch.sequence:
-            older = self._batches[self._batches.index(batch) - 1]
+        elif kind == "reuse" and self._batches[0].sequence <= self.acked.get(batch.epoch, -1):  # What was refused was not used.
+            older = self._draw.choice([older for older in self._batches if older.sequence <= self.acked[batch.epoch]])
             frame = older.frame(source, retry_count=1, now_ms=self._now_ms(), body=_other_body(older))
             self._expected.extend([(older.sequence, None)] * await wire.send(frame))
         elif kind == "heartbeat":

@@ -360,6 +360,7 @@ class World:
 
         def visit(_: object, frame: Any) -> None:
             record = decode_record(frame, "", path)
+            self.journal.trimmed.add((record.entry.source, record.entry.epoch, record.entry.sequence))
             if record.entry.kind == RecordKind.BATCH:
                 needed.update({TableName.parse(table): record.offset for table in record.entry.tables})
 
