@@ -61,6 +61,20 @@ def started_at(pid: int) -> str:
         return ""
 
 
+def children_of(parent: int) -> list[int]:
+    """Processes whose parent this is, now."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(fields[1]) == parent:
+                found.append(int(entry.name))
+    return found
+
+
 class Daemon:
     """One data directory and whatever runs over it. A context manager: leaving it ends every process."""
 
@@ -123,7 +137,18 @@ class Daemon:
         pids = {role: pid for role, pid in (ready.pids if ready else {}).items() if started_at(pid) == self._known.get(pid, "")}
         if self._process is not None:
             pids["supervisor"] = self._process.pid
-        self.kill_pids([pids[role] for role in roles or pids if role in pids])
+        if roles:
+            self.kill_pids([pids[role] for role in roles if role in pids])
+        else:
+            self.kill_pids(list({*pids.values(), *self._spares()}))
+
+    def _spares(self) -> list[int]:
+        """Every other child of the supervisor: processes that wait to take a killed one's place."""
+        if self._process is None:
+            return []
+        pids = children_of(self._process.pid)
+        self._known.update({pid: since for pid in pids if (since := started_at(pid))})
+        return pids
 
     def kill_pids(self, pids: list[int]) -> None:
         for pid in pids:
@@ -156,6 +181,7 @@ class Daemon:
     def stop(self, deadline_s: float = 60.0) -> int:
         """SIGTERM; returns the exit code."""
         assert self._process is not None, "the daemon was not started"
+        self._spares()
         self._process.send_signal(signal.SIGTERM)
         code = self._process.wait(deadline_s)
         self._process = None

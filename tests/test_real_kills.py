@@ -1,0 +1,53 @@
+"""Each part of a real daemon killed once under traffic, with a reader looking on. The many rounds are in e2e/."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.harness.daemon import Daemon
+from tests.harness.kills import TARGETS, Killer
+from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.oracle import Oracle
+from tests.harness.reader import PollingReader
+from tests.harness.traffic import drain, steady_traffic
+from tests.harness.waiting import wait_until
+
+SETTINGS = {"DOLAKE_FLUSH_AGE_S": "0.2", "DOLAKE_LOG_SEGMENT_BYTES": "64 KiB"}
+
+
+@pytest.mark.acceptance("AT-01", "AT-53")
+def test_whatever_is_killed_acked_events_are_there_once(tmp_path: Path) -> None:
+    oracle = Oracle(tmp_path / "journal")
+    with (
+        Daemon(tmp_path / "data", SETTINGS) as daemon,
+        Lake(daemon.data) as lake,
+        PollingReader(daemon.data, "ledger", oracle) as reader,
+    ):
+        killer = Killer(daemon.start(), random.Random(1))
+
+        async def scenario() -> None:
+            async with steady_traffic(daemon, oracle) as traffic:
+                for roles in TARGETS:
+                    acked = traffic.source.acked + 20
+                    await asyncio.to_thread(wait_until, lambda acked=acked: traffic.source.acked >= acked, "some traffic between kills")
+                    await asyncio.to_thread(killer.kill, roles)
+            await drain(daemon)
+
+        asyncio.run(scenario())
+        assert_lake_equals_oracle(lake, oracle)
+        assert reader.close() == []
+        assert len(reader.seen_counts) > 1
+        done = daemon.run("verify")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert daemon.stop() == 0
+
+
+def test_children_do_not_outlive_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+    with Daemon(tmp_path / "data", SETTINGS) as daemon:
+        before = daemon.start().wait_ready()
+        daemon.kill("supervisor")
+        daemon.wait_children_gone(before)
