@@ -213,7 +213,7 @@ def _decode_any(frame: bytes) -> Message:
         raise _Wrong
     if isinstance(message, SchemaEnvelope):
         return _schema(message, frame)
-    if isinstance(message, Connect) and not validation.is_source_name(message.source_do_id):
+    if message.source_do_id is not UNSET and not validation.is_source_name(message.source_do_id):
         raise _Wrong
     return message  # type: ignore[no-any-return]
 
