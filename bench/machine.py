@@ -49,16 +49,11 @@ class Memory:
     def bytes_max(self, role: str) -> int:
         return max((size for _, size in self.samples.get(role, [])), default=0)
 
-    def slope_bytes_per_s(self, role: str) -> float:
-        """How fast memory still grows in the second half of the run: least squares."""
-        samples = self.samples.get(role, [])
-        samples = samples[len(samples) // 2 :]
-        if len(samples) < 2:
-            return 0.0
-        middle_s = sum(at for at, _ in samples) / len(samples)
-        middle = sum(size for _, size in samples) / len(samples)
-        spread = sum((at - middle_s) ** 2 for at, _ in samples)
-        return sum((at - middle_s) * (size - middle) for at, size in samples) / spread if spread else 0.0
+    def grown_bytes(self, role: str) -> int:
+        """How much higher the last third of the run went than the middle one: about nothing where memory is flat."""
+        sizes = [size for _, size in self.samples.get(role, [])]
+        third = len(sizes) // 3
+        return max(sizes[-third:]) - max(sizes[third : 2 * third]) if third else 0
 
 
 @contextlib.asynccontextmanager

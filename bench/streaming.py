@@ -52,7 +52,7 @@ async def run_throughput(directory: Path, event_count: int) -> dict[str, Any]:
             "sender_cpu_us_per_event": round(own_cpu_s / event_count * 1e6, 3),
             **{f"{role}_cpu_us_per_event": round(seconds / event_count * 1e6, 3) for role, seconds in used.items()},
             **{f"{role}_rss_mib_max": round(memory.bytes_max(role) / 2**20) for role in HALVES},
-            **{f"{role}_rss_mib_per_min": round(memory.slope_bytes_per_s(role) * 60 / 2**20, 1) for role in HALVES},
+            **{f"{role}_rss_mib_grown_in_last_third": round(memory.grown_bytes(role) / 2**20, 1) for role in HALVES},
             "rss_mib_over_time": {role: [(round(at, 1), size >> 20) for at, size in memory.samples.get(role, [])][::4] for role in HALVES},
         }
 

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import orjson
-import pytest
 
 from bench import events
 from bench.__main__ import table
@@ -43,11 +42,12 @@ def test_the_events_are_as_large_as_the_figures_say_and_each_is_valid() -> None:
     assert 260 <= size <= 285
 
 
-def test_the_slope_is_that_of_the_second_half() -> None:
-    memory = Memory({"writer": [(float(at), 100 + max(0, at - 10) * 3) for at in range(21)], "ingest": [(0.0, 5)]})
-    assert memory.slope_bytes_per_s("writer") == pytest.approx(3.0)
-    assert memory.slope_bytes_per_s("ingest") == 0
-    assert (memory.bytes_max("writer"), memory.bytes_max("nobody")) == (130, 0)
+def test_memory_that_is_flat_has_not_grown_however_it_swings() -> None:
+    swinging = [(float(at), 100 + at % 3) for at in range(30)]
+    growing = [(float(at), 100 + at) for at in range(30)]
+    memory = Memory({"writer": swinging, "ingest": growing, "http": [(0.0, 5)]})
+    assert (memory.grown_bytes("writer"), memory.grown_bytes("ingest"), memory.grown_bytes("http")) == (0, 10, 0)
+    assert (memory.bytes_max("ingest"), memory.bytes_max("nobody")) == (129, 0)
 
 
 def test_the_table_names_each_figure_and_leaves_series_out() -> None:
