@@ -16,7 +16,7 @@ from tests.harness.network import TcpProxy
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.shop_lake import assert_shop_is_complete
 from tests.harness.source import Source
-from tests.harness.traffic import drain, url_of
+from tests.harness.traffic import drain, steady_traffic, url_of
 from tests.harness.waiting import wait_until, wait_until_async
 from tests.shop import STREAM
 
@@ -83,6 +83,31 @@ def test_the_whole_daemon_says_it_too_and_goes_on_when_the_store_is_mended(tmp_p
             wait_until(lambda: settings["DOLAKE_S3_ENDPOINT"] in daemon.tail(), "the daemon to name the endpoint")
             proxy.heal()
             daemon.wait_ready()
+
+
+def test_a_store_that_is_killed_and_comes_back_misses_nothing(tmp_path: Path) -> None:
+    """Acks go on while it is away; what they promised is in the tables once it is back."""
+    oracle = Oracle(tmp_path / "journal")
+    with S3Server(tmp_path / "s3") as server:
+        settings = {**server.settings(), "DOLAKE_FLUSH_AGE_S": "0.2"}
+        with Daemon(tmp_path / "data", settings) as daemon, Lake(daemon.data, settings) as lake:
+            daemon.start()
+
+            async def scenario() -> None:
+                async with steady_traffic(daemon, oracle) as traffic:
+                    for _ in range(3):
+                        acked = traffic.source.acked + 50
+                        await asyncio.to_thread(wait_until, lambda acked=acked: traffic.source.acked >= acked, "acks with the store")
+                        server.kill()
+                        acked = traffic.source.acked + 50
+                        await asyncio.to_thread(wait_until, lambda acked=acked: traffic.source.acked >= acked, "acks without the store")
+                        await asyncio.to_thread(server.start)
+                await drain(daemon, 120)
+
+            asyncio.run(scenario())
+            assert_lake_equals_oracle(lake, oracle)
+            done = daemon.run("verify")
+            assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.acceptance("AT-09")

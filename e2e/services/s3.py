@@ -123,6 +123,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments:
         print("usage: python -m e2e.services.s3 DIRECTORY [BUCKET...]", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with S3Server(Path(arguments[0]).absolute(), arguments[1:] or ("lake",)) as server:
         for name, value in server.settings().items():
             print(f"export {name}={value}", flush=True)
