@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import dolake.buffer.wal
 import dolake.ingest.service
 import dolake.writer.main
 import dolake.writer.service
+from dolake.buffer.recovery import Recovered, recover
 from dolake.buffer.segment import LogState, read_whole, scan_segment, segment_names
 from dolake.buffer.sources import apply_entries
 from dolake.buffer.tail import LogReader
@@ -18,6 +20,7 @@ from dolake.iceberg.metadata import LoadedTable
 from dolake.iceberg.plan import Delta, Verdict
 from dolake.ingest.lane import Lane, Submission
 from dolake.model import Entry, SourceState
+from dolake.storage.disk import Disk, SharedCounter
 from tests.simulation.disk import DiskDoor, SimFile
 from tests.simulation.world import ROOT, Rules
 
@@ -50,6 +53,30 @@ class _DoorWithoutWarehouseNames(DiskDoor):
             self.enter("no sync_directory", path)
         else:
             super().sync_directory(path)
+
+
+class _DoorThatRetries(DiskDoor):
+    """A sync that failed is tried again, and believed."""
+
+    def create(self, path: str) -> SimFile:
+        file = super().create(path)
+        sync = file.sync
+
+        def sync_twice() -> None:
+            try:
+                sync()
+            except OSError:
+                sync()
+
+        file.sync = sync_twice
+        return file
+
+
+def _recover_without_sources(disk: Disk, directory: str, counter: SharedCounter) -> Recovered:
+    """What the log knows of its sources is gone after each start."""
+    found = recover(disk, directory, counter)
+    found.state.sources.clear()
+    return found
 
 
 @dataclass
@@ -140,6 +167,8 @@ def _low_as_read(positions: dict[str, int], pins: Sequence[Any]) -> tuple[dict[s
 MUTANTS: dict[str, Rules] = {
     "fsync removed": Rules(door=_DoorWithoutLogSync),
     "ack before fsync": Rules(patches=((dolake.ingest.service, "Lane", _HastyLane),)),
+    "failed sync retried": Rules(door=_DoorThatRetries),
+    "numbering forgotten by recovery": Rules(patches=((dolake.buffer.wal, "recover", _recover_without_sources),)),
     "writer reads past the synced end": Rules(patches=((LogReader, "synced_end", _end_of_what_is_there),)),
     "warehouse bytes not synced": Rules(door=_DoorWithoutWarehouseSync),
     "warehouse names not synced": Rules(door=_DoorWithoutWarehouseNames),
