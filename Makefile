@@ -40,7 +40,8 @@ bench: venv
 	$(BIN)/python -m bench
 
 faults: venv
-	E2E_ROUNDS=20 SIMULATION_SEEDS=10000 $(BIN)/python -m pytest tests/simulation tests/test_real_flushes.py e2e
+	$(BIN)/python -m tests.simulation --seeds 0..10000 --jobs 2
+	E2E_ROUNDS=20 $(BIN)/python -m pytest tests/test_real_flushes.py e2e
 
 lint: venv
 	$(BIN)/ruff format --check .
