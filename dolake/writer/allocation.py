@@ -2,7 +2,7 @@
 
 Measured with the writer's own work, per event: Arrow's default pool hands pages back and faults them in again all the
 time, a fifth of all processor time. glibc's allocator costs nothing like that, but keeps an arena for each thread, each
-with holes of its own; two arenas and a bounded top halve what a busy writer holds beyond its rows.
+with holes of its own; two arenas, and large blocks by themselves, halve what a busy writer holds beyond its rows.
 """
 
 from __future__ import annotations
@@ -26,5 +26,5 @@ def settle_allocation() -> None:
     with contextlib.suppress(AttributeError, OSError):  # Another C library than glibc.
         adjust = ctypes.CDLL(None).mallopt
         adjust(_M_ARENA_MAX, 2)
-        adjust(_M_MMAP_THRESHOLD, 16 * _MIB)
+        adjust(_M_MMAP_THRESHOLD, 4 * _MIB)
         adjust(_M_TRIM_THRESHOLD, 32 * _MIB)
