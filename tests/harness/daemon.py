@@ -121,7 +121,7 @@ class Daemon:
 
     def wait_ready(self, deadline_s: float = 60.0, *, roles: tuple[str, ...] = HALVES) -> Ready:
         """Until `ready.json` names living processes and HTTP says that the daemon can ack (and commit, if the writer is asked for)."""
-        return wait_until(lambda: self._ready_with(roles), f"the daemon over {self.data} to be ready\n{self.tail()}", deadline_s)
+        return wait_until(lambda: self._ready_with(roles), lambda: f"the daemon over {self.data} to be ready\n{self.tail()}", deadline_s)
 
     def _ready_with(self, roles: tuple[str, ...]) -> Ready | None:
         assert self._process is None or self._process.poll() is None, f"dolake ended with {self._process.poll()}:\n{self.tail()}"
@@ -169,7 +169,7 @@ class Daemon:
             now = self._ready_with(HALVES)
             return now is not None and all(now.pids[role] != killed.pids[role] for role in roles)
 
-        wait_until(replaced, f"{roles} to be replaced and ready\n{self.tail()}", deadline_s)
+        wait_until(replaced, lambda: f"{roles} to be replaced and ready\n{self.tail()}", deadline_s)
         return time.monotonic() - started
 
     def wait_children_gone(self, killed: Ready, deadline_s: float = 30.0) -> None:

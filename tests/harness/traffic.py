@@ -89,7 +89,8 @@ async def drain(daemon: Daemon, deadline_s: float = 60.0) -> None:
 
     asking = asyncio.get_running_loop().create_task(flushed())
     try:
-        await wait_until_async(asking.done, f"everything to be committed; the last answer was {outcome}\n{daemon.tail()}", deadline_s)
+        what = lambda: f"everything to be committed; the last answer was {outcome}\n{daemon.tail()}"  # noqa: E731
+        await wait_until_async(asking.done, what, deadline_s)
         asking.result()
     finally:
         asking.cancel()

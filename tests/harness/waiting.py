@@ -16,19 +16,19 @@ class WaitedTooLong(AssertionError):
     """What was waited for did not come. A test's failure, not its skip."""
 
 
-def wait_until(condition: Callable[[], T], what: str, deadline_s: float = 30.0) -> T:
-    """The first true value of `condition`; raises WaitedTooLong after `deadline_s`."""
+def wait_until(condition: Callable[[], T], what: str | Callable[[], str], deadline_s: float = 30.0) -> T:
+    """The first true value of `condition`; raises WaitedTooLong after `deadline_s`. `what` is asked for only then."""
     end = time.monotonic() + deadline_s
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > end:
-            raise WaitedTooLong(f"waited {deadline_s:g} s for {what}")
+            raise _too_long(what, deadline_s)
         time.sleep(_PAUSE_S)
 
 
-async def wait_until_async(condition: Callable[[], T], what: str, deadline_s: float = 30.0) -> T:
+async def wait_until_async(condition: Callable[[], T], what: str | Callable[[], str], deadline_s: float = 30.0) -> T:
     """As `wait_until`, beside other tasks of the loop."""
     end = time.monotonic() + deadline_s
     while True:
@@ -36,5 +36,9 @@ async def wait_until_async(condition: Callable[[], T], what: str, deadline_s: fl
         if value:
             return value
         if time.monotonic() > end:
-            raise WaitedTooLong(f"waited {deadline_s:g} s for {what}")
+            raise _too_long(what, deadline_s)
         await asyncio.sleep(_PAUSE_S)
+
+
+def _too_long(what: str | Callable[[], str], deadline_s: float) -> WaitedTooLong:
+    return WaitedTooLong(f"waited {deadline_s:g} s for {what if isinstance(what, str) else what()}")
