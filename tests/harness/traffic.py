@@ -89,8 +89,9 @@ async def drain(daemon: Daemon, deadline_s: float = 60.0) -> None:
 
     asking = asyncio.get_running_loop().create_task(flushed())
     try:
-        what = lambda: f"everything to be committed; the last answer was {outcome}\n{daemon.tail()}"  # noqa: E731
-        await wait_until_async(asking.done, what, deadline_s)
+        await wait_until_async(
+            asking.done, lambda: f"everything to be committed; the last answer was {outcome}\n{daemon.tail()}", deadline_s
+        )
         asking.result()
     finally:
         asking.cancel()
