@@ -113,6 +113,7 @@ class LocalStore:
 
     def _anchor(self, directory: str) -> None:
         """Makes the names of a directory and of all above it durable, unless they are known to be."""
+        climbed = []
         while directory not in self._anchored and directory != os.path.dirname(directory):
             parent = os.path.dirname(directory)
             try:
@@ -121,8 +122,10 @@ class LocalStore:
                 # Some of those above the warehouse may be closed to us: they were there before, and are their owner's matter.
                 if self._is_ours(parent):
                     raise
-            self._anchored.add(directory)
+            climbed.append(directory)
             directory = parent
+        # Only now: had one above failed, none below it would be durable, and the next settle must climb again.
+        self._anchored.update(climbed)
 
     def _create(self, path: str) -> File:
         """A new file at `path`, in place of what an earlier try left there."""

@@ -89,6 +89,24 @@ def test_directories_that_another_process_made_are_made_durable_too(tmp_path: Pa
     assert f"{tmp_path}/warehouse/t" in syncs.taken()
 
 
+def test_after_a_failed_settle_the_next_one_syncs_every_directory_above_again(tmp_path: Path) -> None:
+    class FailsOnce(SyncedDisk):
+        def sync_directory(self, path: str) -> None:
+            if path == f"{tmp_path}/warehouse" and path not in self.paths:
+                self.paths.append(path)
+                raise OSError(errno.EIO, "Input/output error")
+            super().sync_directory(path)
+
+    disk = FailsOnce()
+    store = LocalStore(f"file://{tmp_path}/warehouse", disk)
+    store.put(f"{store.root}/t/data/a", b"abc")
+    with pytest.raises(StoreUnreachable, match="Input/output error"):
+        store.settle([f"{store.root}/t/data/a"])
+    before = len(disk.paths)
+    store.settle([f"{store.root}/t/data/a"])
+    assert disk.paths[before : before + 3] == [f"{tmp_path}/warehouse/t/data", f"{tmp_path}/warehouse/t", f"{tmp_path}/warehouse"]
+
+
 def test_a_failed_sync_is_reported_with_its_path(tmp_path: Path) -> None:
     disk = SyncedDisk()
     store = LocalStore(f"file://{tmp_path}/warehouse", disk)
