@@ -28,6 +28,13 @@ class CatalogServer:
         self.chaos, self.style, self._loop, self._watch = chaos, style, loop, watch
         self.rows: dict[TableName, LoadedTable] = {}
         self.latency_s = 0.0
+        self.put_foreign: Callable[[str, bytes], None] | None = None
+
+    def door(self, store: ObjectStore, process: Process) -> CatalogDoor:
+        return CatalogDoor(self, store, process)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def insert(self, table: LoadedTable) -> LoadedTable:
         if table.name in self.rows:
@@ -54,6 +61,32 @@ class CatalogServer:
         self._watch(before, after)
         return after
 
+    def disturb(self, name: TableName) -> None:
+        """Somebody else's program sets a property, or adds a snapshot without rows, as others may."""
+        current = self.rows.get(name)
+        if current is None or self.put_foreign is None:
+            return
+        number = self.chaos.random.getrandbits(62)
+        updates: list[dict[str, Any]] = [{"action": "set-properties", "updates": {"somebody.else": str(number)}}]
+        now_ms = int((START_S + self._loop.time()) * 1000)
+        if current.head is not None and self.chaos.random.random() < 0.5:
+            self.chaos.count("foreign snapshot")
+            snapshot = {
+                "snapshot-id": number,
+                "parent-snapshot-id": current.head_id,
+                "sequence-number": current.metadata["last-sequence-number"] + 1,
+                "timestamp-ms": max(now_ms, current.metadata["last-updated-ms"] + 1),
+                "manifest-list": current.head["manifest-list"],
+                "schema-id": current.head["schema-id"],
+                "summary": {"operation": "append"},
+            }
+            updates.append({"action": "add-snapshot", "snapshot": snapshot})
+            updates.append({"action": "set-snapshot-ref", "ref-name": "main", "type": "branch", "snapshot-id": number})
+        location = f"{current.location}/metadata/foreign-{number}.metadata.json"
+        after = LoadedTable(name, apply_updates(current, updates, now_ms), location)
+        self.put_foreign(location, to_bytes(after.metadata))
+        self.rows[name] = after
+
     def land_later(self, request: Callable[[], LoadedTable]) -> None:
         def land() -> None:
             try:
@@ -77,6 +110,8 @@ class CatalogDoor:
         self._process.hold(self._server.latency_s)
         if self._server.chaos.draw("load_lost"):
             raise CatalogUnreachable("no answer")
+        if self._server.chaos.draw("foreign_change"):
+            self._server.disturb(table)
         row = self._server.rows.get(table)
         if row is not None and self._server.style == "row":
             try:
@@ -112,6 +147,9 @@ class CatalogDoor:
     def _request(self, detail: str, request: Callable[[], LoadedTable]) -> LoadedTable:
         chaos = self._server.chaos
         self._process.step("request", detail)
+        if chaos.draw("foreign_change_between"):
+            for name in sorted(self._server.rows):
+                self._server.disturb(name)
         self._process.hold(SLOW_S_MAX if chaos.draw("swap_slow") else self._server.latency_s)
         fault = chaos.draw("swap_lost_before", "swap_lost_after", "swap_late", "swap_conflict_after_own")
         if fault == "swap_late":

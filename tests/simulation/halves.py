@@ -15,7 +15,6 @@ from dolake.storage.local import LocalStore
 from dolake.storage.store import ObjectStore
 from dolake.writer.main import make_service
 from dolake.writer.service import WriterService
-from tests.simulation.catalog import CatalogDoor
 from tests.simulation.loop import Process
 from tests.simulation.network import Disconnected, Pipe, Wire
 from tests.simulation.store import StoreDoor
@@ -81,7 +80,7 @@ class WriterHalf:
             store: ObjectStore
             store = StoreDoor(world.warehouse, self.process) if world.warehouse else LocalStore(world.settings.warehouse.uri, disk)
             await runtime.tasks.run(store.probe, runtime.random.uuid())
-            catalog = CatalogDoor(world.catalog, store, self.process)
+            catalog = world.catalog.door(store, self.process)
             service = make_service(runtime, disk, catalog, store, CommitPolicy(snapshots_kept=world.snapshots_kept), world.settings)
             service.report = self._report
             self.service = service

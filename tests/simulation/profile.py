@@ -16,6 +16,7 @@ CATALOG = {
     "swap_conflict_after_own": 0.15,
     "swap_slow": 0.2,
 }
+FOREIGN = {"foreign_change": 0.02, "foreign_change_between": 0.05}
 NETWORK = {"wire_cut": 0.02, "frame_twice": 0.02}
 
 
@@ -27,6 +28,7 @@ class Profile:
     logs: int
     local: bool
     catalog_style: str
+    partition_by: tuple[str, ...]
     chances: dict[str, float]
     strikes: int
     strike_kinds: tuple[str, ...]
@@ -48,7 +50,7 @@ class Profile:
     def draw(cls, draw: random.Random) -> Profile:
         local = draw.random() < 0.4
         chances = dict(QUIET_DISK)
-        for kinds, likely in ((DISK, 0.35), (STORE, 0.5), (CATALOG, 0.6), (NETWORK, 0.6)):
+        for kinds, likely in ((DISK, 0.35), (STORE, 0.5), (CATALOG, 0.6), (FOREIGN, 0.2), (NETWORK, 0.6)):
             if draw.random() < likely:
                 scale = draw.choice([0.3, 1.0, 2.0])
                 chances |= {name: chance * scale for name, chance in kinds.items()}
@@ -62,7 +64,8 @@ class Profile:
             batches=draw.choice([6, 12, 24]),
             logs=1 if draw.random() < 0.8 else 2,
             local=local,
-            catalog_style=draw.choice(["row", "row", "service"]),
+            catalog_style=draw.choice(["row", "service", "sql"]) if local else draw.choice(["row", "row", "service"]),
+            partition_by=draw.choice([(), (), (), (), ("id",)]),
             chances=chances,
             strikes=draw.choice([0, 4, 8, 12]),
             strike_kinds=tuple(kinds),

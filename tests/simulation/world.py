@@ -37,6 +37,7 @@ from tests.simulation.polite import PoliteSource
 from tests.simulation.profile import Profile
 from tests.simulation.rough import RoughSource
 from tests.simulation.sources import write_script
+from tests.simulation.sqlcatalog import SqlServer
 from tests.simulation.store import PlatterStore, Warehouse
 
 ROOT = "/data"
@@ -89,10 +90,16 @@ class World:
         self.snapshots_kept = self.profile.snapshots_kept
         self.warehouse = None if self.profile.local else Warehouse(self.chaos, self.loop, "s3://lake/w", self.note)
         self.objects = self.warehouse or PlatterStore(self.disk)
-        self.catalog = CatalogServer(self.chaos, self.loop, style=self.profile.catalog_style, watch=self._check_change)
+        self.catalog: CatalogServer | SqlServer
+        if self.profile.catalog_style == "sql":
+            self.catalog = SqlServer(self.chaos, seed, self._check_change)
+        else:
+            self.catalog = CatalogServer(self.chaos, self.loop, style=self.profile.catalog_style, watch=self._check_change)
         self.catalog.latency_s = self.profile.catalog_s
         if self.warehouse is not None:
             self.warehouse.latency_s = self.profile.store_s
+            if isinstance(self.catalog, CatalogServer):
+                self.catalog.put_foreign = self.warehouse.store
         self.journal = Journal()
         self.tables: dict[str, Committed] = {}
         self.ingest: IngestHalf | None = None
@@ -119,6 +126,7 @@ class World:
             for task in asyncio.all_tasks(self.loop):
                 task._log_destroy_pending = False
             self.loop.close()
+            self.catalog.close()
         for complaint in self.loop.complaints:
             self.note(f"unhandled: {complaint}")
         self.chaos.counts["events committed"] = sum(len(table.rows) for table in self.tables.values())
@@ -404,6 +412,7 @@ def make_settings(profile: Profile) -> Settings:
             "data": ROOT,
             "log": {"directories": directories, "segment_bytes": 4096, "backlog_bytes": profile.backlog_bytes},
             "flush": {"age_s": profile.flush_age_s, "rows": profile.flush_rows},
+            "tables": {"*": {"partition_by": profile.partition_by}},
             "warehouse": {"uri": f"file://{ROOT}/warehouse" if profile.local else "s3://lake/w"},
         }
     )

@@ -1,0 +1,90 @@
+"""The product's own SQL catalog over one SQLite database in memory, behind the same faults as the simulated one.
+
+A statement either happens or it does not, and no answer of a local database comes late: what can go wrong is that a process
+dies around it, that the database does not answer, and that an answer is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import create_engine
+
+from dolake.errors import CatalogUnreachable
+from dolake.iceberg.catalog import SqlTableCatalog
+from dolake.iceberg.metadata import LoadedTable, Requirement, Update
+from dolake.model import TableName
+from dolake.storage.store import ObjectStore
+from tests.simulation.catalog import Watch
+from tests.simulation.faults import Chaos, fingerprint
+from tests.simulation.loop import Process
+
+
+class SqlServer:
+    """The database; `rows` is what the doors have seen succeed, in the order in which it did."""
+
+    def __init__(self, chaos: Chaos, seed: int, watch: Watch) -> None:
+        self.chaos, self._watch = chaos, watch
+        self.uri = f"sqlite:///file:simulation-{seed}?mode=memory&cache=shared&uri=true"
+        self.rows: dict[TableName, LoadedTable] = {}
+        self.latency_s = 0.0
+        self._keeper = create_engine(self.uri).connect()  # A database in memory lasts as long as its last connection.
+        self._catalogs: list[SqlTableCatalog] = []
+
+    def door(self, store: ObjectStore, process: Process) -> SqlDoor:
+        catalog = SqlTableCatalog(self.uri, store, process.runtime)
+        self._catalogs.append(catalog)
+        return SqlDoor(self, catalog, process)
+
+    def accept(self, after: LoadedTable) -> LoadedTable:
+        before = self.rows.get(after.name)
+        self.rows[after.name] = after
+        self._watch(before, after)
+        return after
+
+    def close(self) -> None:
+        for catalog in self._catalogs:
+            catalog.close()
+        self._keeper.close()
+        self._keeper.engine.dispose()
+
+
+class SqlDoor:
+    """iceberg.catalog.TableCatalog for one process."""
+
+    def __init__(self, server: SqlServer, catalog: SqlTableCatalog, process: Process) -> None:
+        self._server, self._catalog, self._process = server, catalog, process
+
+    def load(self, table: TableName) -> LoadedTable | None:
+        self._process.step("load", str(table))
+        if self._server.chaos.draw("load_lost"):
+            raise CatalogUnreachable("database is locked")
+        return self._catalog.load(table)
+
+    def create(self, table: TableName, metadata: dict[str, Any]) -> LoadedTable:
+        return self._request(f"create {table}", lambda: self._catalog.create(table, metadata))
+
+    def swap(self, base: LoadedTable, requirements: Sequence[Requirement], updates: Sequence[Update]) -> LoadedTable:
+        detail = f"swap {base.name} {fingerprint(repr((requirements, updates)).encode())}"
+        return self._request(detail, lambda: self._catalog.swap(base, requirements, updates))
+
+    def list_tables(self) -> list[TableName]:
+        self._process.step("list_tables")
+        return self._catalog.list_tables()
+
+    def drop(self, table: TableName) -> None:
+        self._process.step("drop", str(table))
+        self._catalog.drop(table)
+
+    def _request(self, detail: str, request: Callable[[], LoadedTable]) -> LoadedTable:
+        self._process.step("request", detail)
+        self._process.hold(self._server.latency_s)
+        fault = self._server.chaos.draw("swap_lost_before", "swap_lost_after")
+        if fault == "swap_lost_before":
+            raise CatalogUnreachable("database is locked")
+        after = self._server.accept(request())
+        if fault is not None:
+            raise CatalogUnreachable("disk I/O error")
+        self._process.step("answer", detail)
+        return after
