@@ -28,6 +28,7 @@ class CatalogServer:
         self.chaos, self.style, self._loop, self._watch = chaos, style, loop, watch
         self.rows: dict[TableName, LoadedTable] = {}
         self.latency_s = 0.0
+        self._lurking: list[Callable[[], None]] = []
         self.put_foreign: Callable[[str, bytes], None] | None = None
 
     def door(self, store: ObjectStore, process: Process) -> CatalogDoor:
@@ -88,6 +89,8 @@ class CatalogServer:
         self.rows[name] = after
 
     def land_later(self, request: Callable[[], LoadedTable]) -> None:
+        """Some time later, or at the worst of times: right behind somebody's look at the table."""
+
         def land() -> None:
             try:
                 request()
@@ -96,7 +99,15 @@ class CatalogServer:
             else:
                 self.chaos.count("late request landed")
 
-        self._loop.call_later(self.chaos.random.choice(LATE_S) * self.chaos.random.random(), land, context=Context())
+        if self.chaos.random.random() < 0.5:
+            self._loop.call_later(self.chaos.random.choice(LATE_S) * self.chaos.random.random(), land, context=Context())
+        else:
+            self._lurking.append(land)
+
+    def looked_at(self) -> None:
+        """A load has been answered."""
+        if self._lurking and self.chaos.random.random() < 0.5:
+            self._lurking.pop(0)()
 
 
 class CatalogDoor:
@@ -118,6 +129,7 @@ class CatalogDoor:
                 self._store.size(row.metadata_location)
             except ObjectMissing as error:
                 raise CatalogUnreachable(f"{row.metadata_location} is not in the warehouse") from error
+        self._server.looked_at()
         return row
 
     def create(self, table: TableName, metadata: dict[str, Any]) -> LoadedTable:

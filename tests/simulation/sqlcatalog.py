@@ -1,4 +1,4 @@
-"""The product's own SQL catalog over one SQLite database in memory, behind the same faults as the simulated one.
+"""The product's own SQL catalog over one SQLite file, behind the same faults as the simulated one.
 
 A statement either happens or it does not, and no answer of a local database comes late: what can go wrong is that a process
 dies around it, that the database does not answer, and that an answer is lost.
@@ -6,10 +6,10 @@ dies around it, that the database does not answer, and that an answer is lost.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
 from typing import Any
-
-from sqlalchemy import create_engine
 
 from dolake.errors import CatalogUnreachable
 from dolake.iceberg.catalog import SqlTableCatalog
@@ -24,12 +24,13 @@ from tests.simulation.loop import Process
 class SqlServer:
     """The database; `rows` is what the doors have seen succeed, in the order in which it did."""
 
-    def __init__(self, chaos: Chaos, seed: int, watch: Watch) -> None:
+    def __init__(self, chaos: Chaos, watch: Watch) -> None:
         self.chaos, self._watch = chaos, watch
-        self.uri = f"sqlite:///file:simulation-{seed}?mode=memory&cache=shared&uri=true"
+        # In memory where there is such a folder: SQLite's syncs are real, and nothing here depends on them.
+        self._folder = TemporaryDirectory(prefix="simulation-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+        self.uri = f"sqlite:///{self._folder.name}/catalog.db"
         self.rows: dict[TableName, LoadedTable] = {}
         self.latency_s = 0.0
-        self._keeper = create_engine(self.uri).connect()  # A database in memory lasts as long as its last connection.
         self._catalogs: list[SqlTableCatalog] = []
 
     def door(self, store: ObjectStore, process: Process) -> SqlDoor:
@@ -46,8 +47,7 @@ class SqlServer:
     def close(self) -> None:
         for catalog in self._catalogs:
             catalog.close()
-        self._keeper.close()
-        self._keeper.engine.dispose()
+        self._folder.cleanup()
 
 
 class SqlDoor:

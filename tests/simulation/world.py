@@ -92,7 +92,7 @@ class World:
         self.objects = self.warehouse or PlatterStore(self.disk)
         self.catalog: CatalogServer | SqlServer
         if self.profile.catalog_style == "sql":
-            self.catalog = SqlServer(self.chaos, seed, self._check_change)
+            self.catalog = SqlServer(self.chaos, self._check_change)
         else:
             self.catalog = CatalogServer(self.chaos, self.loop, style=self.profile.catalog_style, watch=self._check_change)
         self.catalog.latency_s = self.profile.catalog_s
