@@ -17,6 +17,7 @@ from pyiceberg.manifest import ManifestEntryStatus, read_manifest_list
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.metadata import EPOCH, INSTANCE, LoadedTable, offsets_in
 from dolake.storage.store import ObjectStore
+from dolake.writer.table import ACCEPTED_PROPERTY
 from tests.simulation.faults import Breach
 
 
@@ -115,6 +116,8 @@ def _check_new_rows(
                 yield f"I10: {file.file_path} holds {len(rows)} rows, its entry says {file.record_count}"
             yield from _note_rows(history, after, rows, old, new)
     yield from _check_objects(named, objects)
+    if int(after.properties.get(ACCEPTED_PROPERTY, -1)) != len(history.rows):
+        yield f"I13: {after.name} says {after.properties.get(ACCEPTED_PROPERTY)} events were accepted, {len(history.rows)} rows are there"
     if counted != int(snapshot["summary"].get("added-records", 0)):
         yield f"I13: {after.name}: the summary says {snapshot['summary'].get('added-records')} rows were added, {counted} were"
 
@@ -177,15 +180,25 @@ class Journal:
     sent: dict[Event, Mapping[str, Any]] = field(default_factory=dict)
     acked: set[Event] = field(default_factory=set)
     frames: dict[tuple[str, str, int], list[bytes]] = field(default_factory=dict)
+    whole: dict[Event, frozenset[Event]] = field(default_factory=dict)
     trimmed: set[tuple[str, str, int]] = field(default_factory=set)
     committed: set[Event] = field(default_factory=set)
 
     def note_sent(self, source: str, epoch: str, sequence: int, frame: bytes) -> None:
         self.frames.setdefault((source, epoch, sequence), []).append(frame)
 
-    def note_committed(self, history: Committed) -> None:
-        self.committed.update((row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"]) for row in history.fresh)
+    def note_committed(self, history: Committed) -> set[Event]:
+        """What the last snapshot brought."""
+        fresh = {(row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"]) for row in history.fresh}
         history.fresh.clear()
+        self.committed |= fresh
+        return fresh
+
+    def check_whole(self, fresh: set[Event]) -> Iterator[str]:
+        """No snapshot holds a part of a transaction. One whose source went on in another epoch is not waited for."""
+        for event in sorted(fresh & self.whole.keys()):
+            if not self.whole[event] <= self.committed:
+                yield f"{event} is committed without the rest of its transaction in this table, {sorted(self.whole[event])}"
 
     def expect_committed(self, events: Iterable[Event], why: str) -> None:
         """Raises Breach if the daemon has said that these are in the lake and they are not."""

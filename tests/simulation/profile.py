@@ -5,7 +5,15 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-DISK = {"sync_eio": 0.01, "write_eio": 0.003, "write_enospc": 0.01, "sync_directory_eio": 0.005}
+DISK = {
+    "sync_eio": 0.01,
+    "write_eio": 0.003,
+    "write_enospc": 0.01,
+    "sync_directory_eio": 0.005,
+    "read_eio": 0.002,
+    "rename_eio": 0.005,
+    "create_eio": 0.003,
+}
 QUIET_DISK = {"write_split": 0.05, "cache_evicted": 0.05}
 STORE = {"put_lost_before": 0.1, "put_lost_after": 0.1, "put_late": 0.1, "get_lost": 0.05}
 CATALOG = {

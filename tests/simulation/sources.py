@@ -89,8 +89,10 @@ class _ScriptWriter:
             elif draw < 0.25 and transactions:
                 name = f"{self._epoch}/{self._event}"
                 parts = self._draw.randint(2, 3)
+                first = self._event
                 for part in range(parts):
                     self._add_batch(self._draw.randint(1, 3), (name, part == parts - 1))
+                self._note_transaction(range(first, self._event))
             else:
                 self._add_batch(self._draw.randint(1, 4), None)
 
@@ -112,6 +114,13 @@ class _ScriptWriter:
         )
         self.batches.append(batch)
         self._sequence += 1
+
+    def _note_transaction(self, numbers: range) -> None:
+        """What of a transaction lies in one table must be committed together."""
+        events = [(self._source, self._epoch, number) for number in numbers]
+        for table in self._tables:
+            whole = frozenset(event for event in events if self._journal.sent[event]["table"] == table)
+            self._journal.whole.update(dict.fromkeys(whole, whole))
 
     def _add_event(self) -> dict[str, Any]:
         table = self._draw.choice(self._tables)

@@ -44,6 +44,7 @@ ROOT = "/data"
 CHAOS_S_MAX = 60.0
 DRAIN_S_MAX = 240.0
 FREEZE_S_MAX = 5.0
+TRANSACTION_S_MAX = 60.0
 
 
 @dataclass(frozen=True)
@@ -342,7 +343,15 @@ class World:
                 self.note(breach)
         except (DolakeError, OSError, ValueError) as error:
             self.note(f"I10: {after.name} cannot be read after a commit: {error!r}")
-        self.journal.note_committed(history)
+        fresh = self.journal.note_committed(history)
+        if self.loop.time() < TRANSACTION_S_MAX:  # Later one may have been given up.
+            for breach in self.journal.check_whole({event for event in fresh if self._is_single(event[0])}):
+                self.note(breach)
+
+    def _is_single(self, name: str) -> bool:
+        """Whether a source has one epoch, and keeps to its batches."""
+        source = next(source for source in self.sources if source.name == name)
+        return isinstance(source, RoughSource) and len(source.script.epochs) == 1
 
     def _durable_end(self, log_id: str) -> int:
         """The end of a log as a power cut would leave it now."""
