@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,8 @@ from dolake.failpoints import REGISTRY
 # The same examples in every run, so that a change is judged by what it changed; `make faults` draws new ones.
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.register_profile("searching", deadline=None, print_blob=True)
+# Whoever starts the tests in the background makes them ignore Ctrl-C, and so every daemon and command that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
