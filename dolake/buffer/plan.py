@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -81,9 +81,36 @@ class OpenTransaction:
     tables: frozenset[str]
 
 
-def plan_cut(position: int, table: str, transactions: Iterable[OpenTransaction]) -> int:
-    """Where a flush of `table` may end in a log that was read up to `position`: before every open transaction of it."""
-    return min([position, *(open_.start for open_ in transactions if table in open_.tables)])
+@dataclass(frozen=True)
+class EndedTransaction:
+    """A transaction that was read whole: its first batch is at `start`, its last at `last`, others' batches in between."""
+
+    start: int
+    last: int
+    tables: frozenset[str]
+
+
+def plan_cut(position: int, table: str, transactions: Iterable[OpenTransaction], ended: Collection[EndedTransaction] = ()) -> int:
+    """Where a flush of `table` may end in a log that was read up to `position`: inside no transaction of it.
+
+    Before every open one, then; and where that is in the midst of one that has ended, before that one too.
+    """
+    cut = min([position, *(open_.start for open_ in transactions if table in open_.tables)])
+    while torn := [one.start for one in ended if table in one.tables and one.start < cut <= one.last]:
+        cut = min(torn)
+    return cut
+
+
+def plan_kept(transactions: Collection[OpenTransaction], ended: Iterable[EndedTransaction]) -> tuple[EndedTransaction, ...]:
+    """The ended transactions that a cut before an open one could still fall into, directly or by way of another."""
+    kept = []
+    if transactions:
+        lowest = min(open_.start for open_ in transactions)
+        for one in sorted(ended, key=lambda one: one.last, reverse=True):
+            if one.last >= lowest:
+                kept.append(one)
+                lowest = min(lowest, one.start)
+    return tuple(kept)
 
 
 def plan_overdue(

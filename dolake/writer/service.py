@@ -220,7 +220,10 @@ class WriterService:
     # -- flushing
 
     def _cuts(self, table: Table) -> dict[str, int]:
-        return {log_id: plan_cut(tail.position, str(table.name), tail.transactions.open()) for log_id, tail in self.tails.items()}
+        return {
+            log_id: plan_cut(tail.position, str(table.name), tail.transactions.open(), tail.transactions.ended)
+            for log_id, tail in self.tails.items()
+        }
 
     async def _schedule(self) -> None:
         while True:

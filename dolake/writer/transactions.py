@@ -1,4 +1,4 @@
-"""Which source transactions are open in a log: those whose `last` batch has not been read yet.
+"""Which source transactions are open in a log: those whose `last` batch has not been read yet. And which ended ones they overlap.
 
 A flush never cuts inside one (design §3), within bounds: one that is open too long, grows too large or whose epoch ended
 is given up, and its `last` is awaited no longer.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from dolake.buffer.plan import OpenTransaction, plan_overdue
+from dolake.buffer.plan import EndedTransaction, OpenTransaction, plan_kept, plan_overdue
 from dolake.model import Record, TableName
 
 
@@ -19,6 +19,7 @@ class OpenTransactions:
     def __init__(self) -> None:
         self._open: dict[str, OpenTransaction] = {}
         self._given_up: dict[str, str] = {}
+        self.ended: tuple[EndedTransaction, ...] = ()
         self.cut_count = 0
 
     def note(self, record: Record, now_s: float) -> None:
@@ -35,15 +36,18 @@ class OpenTransactions:
             # The source went on without closing it: it is over, whether whole or not.
             del self._open[entry.source]
             current = None
+        tables = frozenset(str(TableName.parse(table)) for table in entry.tables)
         if mark.last:
             self._open.pop(entry.source, None)
             self._given_up.pop(entry.source, None)
+            if current is not None:
+                self.ended = plan_kept(self.open(), (*self.ended, EndedTransaction(current.start, record.offset, current.tables | tables)))
         elif self._given_up.get(entry.source) != mark.id:
             before = current or OpenTransaction(entry.source, entry.epoch, mark.id, record.offset, 0, now_s, frozenset())
             self._open[entry.source] = replace(
                 before,
                 size_bytes=before.size_bytes + record.size_bytes,
-                tables=before.tables | {str(TableName.parse(table)) for table in entry.tables},
+                tables=before.tables | tables,
             )
 
     def expire(self, now_s: float) -> list[OpenTransaction]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dolake.buffer.plan import plan_cut
 from dolake.model import Entry, Record, RecordKind, TransactionMark
 from dolake.writer.transactions import OpenTransactions
 
@@ -41,6 +42,29 @@ def test_sources_are_apart():
     transactions.note(record(2, "a", source="other"), 0)
     transactions.note(record(3, "a", last=True), 0)
     assert starts(transactions) == {"other": 2}
+
+
+def test_a_cut_falls_into_no_transaction_that_has_ended_either():
+    """Two sources' transactions overlap: the cut before the open one would tear the other."""
+    transactions = OpenTransactions()
+    transactions.note(record(5, "a"), 0)
+    transactions.note(record(11, "b", source="other"), 0)
+    transactions.note(record(15, "a", last=True), 0)
+    transactions.note(record(16, None), 0)
+    assert plan_cut(17, "default.t", transactions.open(), transactions.ended) == 5
+    assert plan_cut(17, "default.u", transactions.open(), transactions.ended) == 17
+    transactions.note(record(17, "b", source="other", last=True), 0)
+    assert plan_cut(18, "default.t", transactions.open(), transactions.ended) == 18
+    assert transactions.ended == ()
+
+
+def test_a_chain_of_overlapping_transactions_is_cut_before_its_first():
+    transactions = OpenTransactions()
+    for offset, source in ((1, "x"), (3, "y"), (7, "z")):
+        transactions.note(record(offset, source, source=source), 0)
+    transactions.note(record(4, "x", source="x", last=True), 0)
+    transactions.note(record(10, "y", source="y", last=True), 0)
+    assert plan_cut(11, "default.t", transactions.open(), transactions.ended) == 1
 
 
 def test_another_transaction_of_the_source_ends_the_one_before():
