@@ -19,23 +19,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
-import stat
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 import structlog
 
 from dolake.clock import Runtime
-from dolake.errors import ConfigurationError, DaemonUnreachable, DolakeError, Mistake, RequestRefused
+from dolake.errors import DaemonUnreachable, DolakeError, RequestRefused
+from dolake.local_socket import bind_local, open_local, remove_local
 
 Message = dict[str, Any]
 
 MESSAGE_BYTES_MAX = 32 * 1024 * 1024
 _UNSENT_BYTES_MAX = 2 * MESSAGE_BYTES_MAX  # A peer that does not read is cut off above this.
-_SOCKET_PATH_BYTES_MAX = 100  # sun_path holds 108 on Linux, 104 elsewhere.
 _RECONNECT_S_FIRST, _RECONNECT_S_MAX = 0.02, 0.25
 _HELLO_S_MAX = 5.0
 
@@ -128,7 +125,7 @@ class ControlHub:
 
     async def start(self) -> None:
         """Listens; what an earlier process left behind at the path is replaced. Only the holder of the log's lock calls this."""
-        listener = _bind(self._path)
+        listener = bind_local(self._path)
         self._inode = os.stat(self._path).st_ino
         self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MESSAGE_BYTES_MAX)
 
@@ -141,9 +138,7 @@ class ControlHub:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(self._path).st_ino == self._inode:
-                os.unlink(self._path)
+        remove_local(self._path, self._inode)
 
     def connected(self, role: str) -> bool:
         return self._peer(role) is not None
@@ -290,7 +285,7 @@ class ControlClient:
 
     async def connect(self) -> None:
         """One connection, one hello. Raises OSError if nobody listens."""
-        connection = _Connection(*await _open(self._path))
+        connection = _Connection(*await open_local(self._path, MESSAGE_BYTES_MAX))
         connection.role = "hub"
         connection.send({"type": "hello", "role": self._role, "pid": os.getpid()})
         self._connection = connection
@@ -325,51 +320,3 @@ async def ask_once(path: str, what: str, *, runtime: Runtime, timeout_s: float |
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
-
-
-def _bind(path: str) -> socket.socket:
-    """A listening socket at `path`, made beside it and renamed over it, so that nobody ever finds a half-made one."""
-    if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise ConfigurationError([Mistake("data", path, "must not hold anything but dolake's own socket under this name")])
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    new = f"{path}.{os.getpid()}"
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new)
-        with _short(new) as short:
-            listener.bind(short)
-        os.chmod(new, 0o600)  # Before it listens: until then nobody can connect.
-        listener.listen(64)
-        os.rename(new, path)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-async def _open(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        link.setblocking(False)
-        with _short(path) as short:
-            await asyncio.get_running_loop().sock_connect(link, short)
-        return await asyncio.open_unix_connection(sock=link, limit=MESSAGE_BYTES_MAX)
-    except OSError:
-        link.close()
-        raise
-
-
-@contextlib.contextmanager
-def _short(path: str) -> Iterator[str]:
-    """A name for `path` that fits into a socket address: through a symbolic link that lives as long as the call."""
-    if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES_MAX:
-        yield path
-        return
-    directory, name = os.path.split(os.path.abspath(path))
-    with tempfile.TemporaryDirectory(prefix="dolake-", dir="/tmp" if os.path.isdir("/tmp") else None) as short:
-        link = os.path.join(short, "d")
-        os.symlink(directory, link)
-        try:
-            yield os.path.join(link, name)
-        finally:
-            os.unlink(link)

@@ -26,7 +26,7 @@ LAYERS = [
     ["query", "verify", "compaction"],
     ["cdc", "buffer", "parquet", "iceberg"],
     ["storage", "metrics", "auth", "config", "control"],
-    ["model", "clock", "failpoints", "column_types"],
+    ["model", "clock", "failpoints", "column_types", "local_socket"],
     ["errors"],
 ]
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
@@ -47,8 +47,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "botocore": ("storage/",),
     "fcntl": ("storage/",),
     "mmap": ("storage/",),
-    "starlette": ("http.py",),
-    "uvicorn": ("http.py",),
+    "starlette": ("http/",),
+    "uvicorn": ("http/",),
     "prometheus_client": ("metrics.py",),
     "pydantic": ("config/",),
     "typer": ("cli/",),

@@ -119,7 +119,7 @@ def load_half(role: str) -> Half:
     module, name = {
         "ingest": ("dolake.ingest.main", "run_ingest"),
         "writer": ("dolake.writer.main", "run_writer"),
-        "http": ("dolake.http", "run_http"),
+        "http": ("dolake.http.app", "run_http"),
     }[role]
     half: Half = getattr(importlib.import_module(module), name)
     return half

@@ -15,7 +15,7 @@ from dolake.clock import real_runtime
 from dolake.config import load_settings
 from dolake.control import ControlHub, Message
 from dolake.errors import LogFailed
-from dolake.http import run_http
+from dolake.http.app import run_http
 from dolake.metrics import Metrics
 
 Check = Callable[[httpx.AsyncClient], Awaitable[None]]

@@ -1,0 +1,1 @@
+"""The `http` process: everything HTTP of a daemon."""
