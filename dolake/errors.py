@@ -170,6 +170,27 @@ class SchemaRejected(DolakeError):
         self.table, self.field, self.rule = table, field, rule
 
 
+class Unauthorized(DolakeError):
+    """Nobody knows who this is: no token, a wrong, expired or revoked one. HTTP 401, nack `unauthorized`: come with a good token."""
+
+    exit_code = 5
+
+    def __init__(self, reason: str, *, presented: bool = True) -> None:
+        super().__init__(reason)
+        self.presented = presented
+
+    @property
+    def challenge(self) -> str:
+        """The WWW-Authenticate header of the answer (RFC 6750, section 3: no error code where no token was sent)."""
+        return 'Bearer realm="dolake"' + (', error="invalid_token"' if self.presented else "")
+
+
+class Forbidden(DolakeError):
+    """It is known who this is, and they may not: HTTP 403, nack `forbidden`. The sentence names what was asked for and the scope."""
+
+    exit_code = 5
+
+
 class BatchRefused(DolakeError):
     """A daemon will never take this message, however often it is sent: `reason` is the nack's, nothing after it was taken."""
 

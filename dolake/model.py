@@ -10,6 +10,7 @@ from enum import IntEnum, StrEnum
 import xxhash
 
 TABLE_PART = re.compile(r"[A-Za-z0-9_]{1,128}")
+_PATTERN_PART = re.compile(r"[A-Za-z0-9_*]{1,128}")
 DEFAULT_NAMESPACE = "default"
 # Refused from sources (design.md §4): dolake's own tables and the changelog twins of mirror tables.
 RESERVED_NAMESPACE = "dolake"
@@ -39,6 +40,23 @@ class TableName:
 
     def __str__(self) -> str:
         return f"{self.namespace}.{self.name}"
+
+
+def normal_pattern(pattern: str) -> str:
+    """`orders` is `default.orders`; a lone `*` is every table. Raises ValueError with the rule broken."""
+    if pattern == "*":
+        return pattern
+    parts = pattern.split(".")
+    if len(parts) == 1:
+        parts = [DEFAULT_NAMESPACE, *parts]
+    if len(parts) != 2 or not all(_PATTERN_PART.fullmatch(part) for part in parts):
+        raise ValueError("a table pattern is `name` or `namespace.name`, each part of letters, digits, `_` and `*`")
+    return ".".join(parts)
+
+
+def pattern_expression(pattern: str) -> re.Pattern[str]:
+    """What a table pattern matches, as an expression over full names (`namespace.name`). Raises ValueError as `normal_pattern`."""
+    return re.compile(".*".join(re.escape(part) for part in normal_pattern(pattern).split("*")))
 
 
 class Operation(StrEnum):

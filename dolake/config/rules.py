@@ -11,8 +11,9 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dolake.config.settings import Settings, normal_pattern
+from dolake.config.settings import Settings
 from dolake.errors import Mistake
+from dolake.model import normal_pattern
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from dolake.model import DEFAULT_NAMESPACE, TableName
+from dolake.model import TableName, normal_pattern, pattern_expression
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 _UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1024 * GIB, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)")
-_PATTERN_PART = re.compile(r"[A-Za-z0-9_*]{1,128}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
@@ -242,21 +241,8 @@ def file_uri(path: str) -> str:
     return "file://" + path
 
 
-def normal_pattern(pattern: str) -> str:
-    """`orders` is `default.orders`; a lone `*` is every table. Raises ValueError with the rule broken."""
-    if pattern == "*":
-        return pattern
-    parts = pattern.split(".")
-    if len(parts) == 1:
-        parts = [DEFAULT_NAMESPACE, *parts]
-    if len(parts) != 2 or not all(_PATTERN_PART.fullmatch(part) for part in parts):
-        raise ValueError("a table pattern is `name` or `namespace.name`, each part of letters, digits, `_` and `*`")
-    return ".".join(parts)
-
-
 def _matches(pattern: str, name: str) -> bool:
-    expression = ".*".join(re.escape(part) for part in normal_pattern(pattern).split("*"))
-    return re.fullmatch(expression, name) is not None
+    return pattern_expression(pattern).fullmatch(name) is not None
 
 
 def _specificity(pattern: str) -> tuple[bool, int, int, str]:

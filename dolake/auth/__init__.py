@@ -1,0 +1,1 @@
+"""Who may do what: tokens and their scopes, and the certificates of the ports."""
