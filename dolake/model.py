@@ -16,6 +16,7 @@ DEFAULT_NAMESPACE = "default"
 RESERVED_NAMESPACE = "dolake"
 RESERVED_SUFFIX = "__changes"
 RESERVED_COLUMN_PREFIX = "_cdc_"
+ROW_ID_COLUMN = "_cdc_row_id"
 
 
 @dataclass(frozen=True, order=True)

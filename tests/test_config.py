@@ -140,6 +140,25 @@ def test_the_order_of_patterns_in_the_file_does_not_matter(tmp_path: Path) -> No
     assert one.settings_for("a.xzy") == other.settings_for("a.xzy")
 
 
+def test_columns_left_out_and_masked_add_up_over_all_patterns(tmp_path: Path) -> None:
+    toml = """
+    mask_key = "sixteen letters!"
+    [tables."*"]
+    drop = ["ssn"]
+    mask = ["email", "_cdc_row_id"]
+    [tables."public.*"]
+    mask = ["phone", "email"]
+    [tables."public.people"]
+    drop = ["note"]
+    """
+    settings = load(tmp_path, toml)
+    people, other = settings.settings_for("public.people"), settings.settings_for("a.b")
+    assert (people.drop, people.mask) == (("note", "ssn"), ("phone", "email", "_cdc_row_id"))
+    assert (other.drop, other.mask) == (("ssn",), ("email", "_cdc_row_id"))
+    assert settings.mask_key == "sixteen letters!"
+    assert "sixteen" not in repr(settings)
+
+
 # toml, environment, flags → the key that is named, the value shown, a part of the rule
 WRONG: dict[str, tuple[str, dict[str, str], dict[str, object], str, str, str]] = {
     "port too high": ("port = 70000", {}, {}, "port", "70000", "at most 65535"),
@@ -185,6 +204,10 @@ WRONG: dict[str, tuple[str, dict[str, str], dict[str, object], str, str, str]] =
     "pattern's flush above memory": ('[tables."x"]\nflush = {bytes = "1 GiB"}', {}, {}, "tables.x.flush.bytes", str(1024 * MIB), "memory"),
     "partition column twice": ('[tables."x"]\npartition_by = ["a", "a"]', {}, {}, "tables.x.partition_by", "['a', 'a']", "once"),
     "partition column empty": ('[tables."x"]\npartition_by = [""]', {}, {}, "tables.x.partition_by.0", "", "empty"),
+    "mask without a key": ('[tables."x"]\nmask = ["email"]', {}, {}, "mask_key", "nothing", "required by tables.x.mask"),
+    "mask key too short": ("", {"DOLAKE_MASK_KEY": "short"}, {}, "mask_key", "a secret, not shown", "at least 16 characters"),
+    "a column of dolake's dropped": ('[tables."x"]\ndrop = ["_CDC_lsn"]', {}, {}, "tables.x.drop", "_CDC_lsn", "columns of the source"),
+    "row ids dropped": ('[tables."x"]\ndrop = ["_cdc_row_id"]', {}, {}, "tables.x.drop", "_cdc_row_id", "only _cdc_row_id may be masked"),
     "snapshots none": ("", {"DOLAKE_COMMIT_SNAPSHOTS_KEPT": "0"}, {}, "commit.snapshots_kept", "0", "at least 1"),
 }  # fmt: skip
 

@@ -25,6 +25,8 @@ def config() -> None:
     print('| `mode` | `"changelog"` | every event is a row; the only mode so far |')
     print("| `flush.age_s`, `flush.bytes`, `flush.rows` | those of `[flush]` | when this table is due |")
     print("| `partition_by` | `[]` | columns by whose values the table's files are kept apart (identity partitions) |")
+    print("| `drop` | `[]` | columns left out of the table; adds up over all patterns that match |")
+    print("| `mask` | `[]` | columns of which only the HMAC-SHA-256 under `mask_key` is kept; adds up over all patterns that match |")
     print("\n## Other variables\n")
     print("| variable | meaning |\n|---|---|")
     for variable, meaning in OTHER_VARIABLES.items():

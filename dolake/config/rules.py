@@ -79,6 +79,10 @@ def _credentials(settings: Settings) -> Iterator[Breach]:
     if (s3.access_key is None) != (s3.secret_key is None):
         missing, given = ("secret_key", "access_key") if s3.secret_key is None else ("access_key", "secret_key")
         yield _breach(f"s3.{missing}", "nothing", f"must be given together with s3.{given}", f"s3.{given}")
+    masking = next((pattern for pattern, table in settings.tables.items() if table.mask), None)
+    if masking is not None and settings.mask_key is None:
+        rule = f"is required by tables.{masking}.mask: without a key short values could be guessed from their hashes"
+        yield _breach("mask_key", "nothing", rule, f"tables.{masking}.mask")
 
 
 def _patterns(settings: Settings) -> Iterator[Breach]:

@@ -11,13 +11,14 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from dolake.model import TableName, normal_pattern, pattern_expression
+from dolake.model import RESERVED_COLUMN_PREFIX, ROW_ID_COLUMN, TableName, normal_pattern, pattern_expression
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 _UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1024 * GIB, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)")
+MASK_KEY_LENGTH_MIN = 16
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
@@ -127,12 +128,17 @@ class FlushOverrides(Section):
     rows: Count | None = None
 
 
+ColumnName = Annotated[str, Field(min_length=1)]
+
+
 class TableOverrides(Section):
     """One `[tables."pattern"]`. What is absent is left to less specific patterns, then to [flush]."""
 
     mode: Literal["changelog"] | None = None
     flush: FlushOverrides = FlushOverrides()
-    partition_by: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+    partition_by: tuple[ColumnName, ...] | None = None
+    drop: tuple[ColumnName, ...] = ()
+    mask: tuple[ColumnName, ...] = ()
 
     @field_validator("mode", mode="before")
     @classmethod
@@ -148,6 +154,14 @@ class TableOverrides(Section):
             raise ValueError("must name each column once")
         return value
 
+    @field_validator("drop", "mask")
+    @classmethod
+    def _of_the_source(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for name in value:
+            if name.casefold().startswith(RESERVED_COLUMN_PREFIX) and not (info.field_name == "mask" and name == ROW_ID_COLUMN):
+                raise ValueError(f"must name columns of the source, not dolake's own; only {ROW_ID_COLUMN} may be masked")
+        return value
+
 
 class TableSettings(Section):
     """What holds for one table, every value decided."""
@@ -157,6 +171,8 @@ class TableSettings(Section):
     flush_bytes: int
     flush_rows: int
     partition_by: tuple[str, ...]
+    drop: tuple[str, ...]
+    mask: tuple[str, ...]
 
 
 class Settings(Section):
@@ -172,6 +188,9 @@ class Settings(Section):
     s3: S3Settings = S3Settings()
     commit: CommitSettings = CommitSettings()
     limits: LimitSettings = LimitSettings()
+    mask_key: str | None = Field(
+        default=None, repr=False, description="secret of at least 16 characters under which masked columns are hashed"
+    )
     tables: Mapping[str, TableOverrides] = Field(default={}, description="settings for the tables that a pattern matches")
 
     @model_validator(mode="before")
@@ -196,6 +215,13 @@ class Settings(Section):
     def _given(cls, value: str) -> str:
         if not value or "\0" in value:
             raise ValueError("must be a path")
+        return value
+
+    @field_validator("mask_key")
+    @classmethod
+    def _long_enough(cls, value: str | None) -> str | None:
+        if value is not None and len(value) < MASK_KEY_LENGTH_MIN:
+            raise ValueError(f"must have at least {MASK_KEY_LENGTH_MIN} characters, so that it cannot be guessed")
         return value
 
     @property
@@ -225,6 +251,9 @@ class Settings(Section):
             flush_bytes=first(self.flush.bytes, *(table.flush.bytes for table in chosen)),
             flush_rows=first(self.flush.rows, *(table.flush.rows for table in chosen)),
             partition_by=first((), *(table.partition_by for table in chosen)),
+            # These add up: a pattern that says nothing of a column never uncovers what a wider one hides.
+            drop=tuple(dict.fromkeys(name for table in chosen for name in table.drop)),
+            mask=tuple(dict.fromkeys(name for table in chosen for name in table.mask)),
         )
 
     def to_json(self) -> str:

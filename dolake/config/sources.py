@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from dolake.config.rules import breaches
-from dolake.config.settings import Settings
+from dolake.config.settings import Settings, TableOverrides
 from dolake.errors import ConfigurationError, Mistake
 
 PREFIX = "DOLAKE_"
@@ -39,7 +39,7 @@ _AWS_VARIABLES = {
     "AWS_SESSION_TOKEN": "s3.session_token",
 }
 _KEYS_TOGETHER = ("s3.access_key", "s3.secret_key", "s3.session_token")
-_SECRETS = ("s3.secret_key", "s3.session_token")
+_SECRETS = ("s3.secret_key", "s3.session_token", "mask_key")
 _VALUE_LENGTH_MAX = 200
 _NO_DATA = os.path.join(os.sep, "nonexistent")  # Stands in for a missing DIR while the rest is checked; never used.
 
@@ -245,7 +245,7 @@ def _rule(problem: Mapping[str, Any], draft: _Draft) -> str:
         return str(context["error"])
     if kind == "extra_forbidden":
         *sections, name = (str(part) for part in problem["loc"])
-        names = [key for key, _ in setting_keys()] if sections[:1] != ["tables"] else [*sections[:-1], "mode", "flush", "partition_by"]
+        names = [key for key, _ in setting_keys()] if sections[:1] != ["tables"] else [*sections[:-1], *TableOverrides.model_fields]
         return "must not be set: no setting has this name" + _nearest(".".join([*sections, name]), names)
     for word, rule in (("int", "must be a whole number"), ("float", "must be a number"), ("string", "must be text")):
         if kind.startswith(word):
