@@ -208,6 +208,8 @@ WRONG: dict[str, tuple[str, dict[str, str], dict[str, object], str, str, str]] =
     "mask key too short": ("", {"DOLAKE_MASK_KEY": "short"}, {}, "mask_key", "a secret, not shown", "at least 16 characters"),
     "a column of dolake's dropped": ('[tables."x"]\ndrop = ["_CDC_lsn"]', {}, {}, "tables.x.drop", "_CDC_lsn", "columns of the source"),
     "row ids dropped": ('[tables."x"]\ndrop = ["_cdc_row_id"]', {}, {}, "tables.x.drop", "_cdc_row_id", "only _cdc_row_id may be masked"),
+    "log level unknown": ('log_level = "loud"', {}, {}, "log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
+    "log format unknown": ("", {"DOLAKE_LOG_FORMAT": "xml"}, {}, "log_format", "xml", "'auto', 'console' or 'json'"),
     "snapshots none": ("", {"DOLAKE_COMMIT_SNAPSHOTS_KEPT": "0"}, {}, "commit.snapshots_kept", "0", "at least 1"),
 }  # fmt: skip
 
@@ -288,3 +290,26 @@ def test_the_command_line_exits_with_2_and_a_line_for_each_mistake(tmp_path: Pat
     assert "70000" in lines[0]
     assert "at most 65535" in lines[0]
     assert os.listdir(tmp_path) == []
+
+
+STARTS = ["log level unknown", "log format unknown", "directory in another", "warehouse climbs", "bucket name", "key without secret"]
+
+
+@pytest.mark.acceptance("AT-100")
+@pytest.mark.parametrize("case", STARTS)
+def test_a_daemon_that_is_told_nonsense_says_one_line_and_leaves_nothing_behind(tmp_path: Path, case: str) -> None:
+    toml, environment, _, field, value, rule = WRONG[case]
+    lake = tmp_path / "lake"
+    lake.mkdir()
+    (lake / "dolake.toml").write_text(toml.replace("{here}", str(lake)), encoding="utf-8")
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("DOLAKE_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "dolake", "serve", "--data", str(lake), "--port", "0", "--http-port", "0"],
+        capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env={**kept, **environment},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"dolake: {field}: ")
+    assert rule in line
+    assert value in line
+    assert (os.listdir(lake), os.listdir(tmp_path)) == (["dolake.toml"], ["lake"])

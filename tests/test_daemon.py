@@ -7,8 +7,10 @@ ones do together is tested with whole daemons.
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -378,29 +380,70 @@ LOGGING = """
 import logging, sys
 import structlog
 from dolake.daemon.diagnostics import configure_logging
-configure_logging("writer")
+configure_logging("writer"{more})
 log = structlog.get_logger("dolake.test")
+log.debug("whisper")
 log.info("first", table="a.b", size_bytes=7, odd=object)
 logging.getLogger("somebody").warning("careful: %s", "now")
 logging.getLogger("somebody").info("chatter")
 try:
-    1 / 0
-except ZeroDivisionError:
+    try:
+        int("a row's value")
+    except ValueError as error:
+        raise OSError(5, "the disk") from error
+except OSError:
     log.exception("broken")
 """
 
 
+def logged(more: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", LOGGING.replace("{more}", more)], capture_output=True, text=True, timeout=60, check=True)
+
+
 def test_log_lines_are_json_on_stderr_one_each_with_libraries_warnings_among_them() -> None:
-    done = subprocess.run([sys.executable, "-c", LOGGING], capture_output=True, text=True, timeout=60, check=True)
+    done = logged()
     assert done.stdout == ""
     first, warning, broken = [json.loads(line) for line in done.stderr.splitlines()]
     assert (first["event"], first["level"], first["process"], first["size_bytes"]) == ("first", "info", "writer", 7)
     assert (warning["event"], warning["level"]) == ("careful: now", "warning")
-    assert "ZeroDivisionError" in broken["exception"]
+    for line in (first, warning, broken):
+        assert datetime.datetime.fromisoformat(line["time"]).utcoffset() == datetime.timedelta(0)
+        assert {"time", "level", "process", "pid", "event"} <= set(line)
+    assert "OSError: [Errno 5] the disk" in broken["exception"]
+
+
+def test_a_trace_says_where_and_what_but_never_quotes_what_may_be_a_row() -> None:
+    broken = json.loads(logged().stderr.splitlines()[-1])
+    assert "ValueError (its words may quote a row and are left out)" in broken["exception"]
+    assert "a row's value" not in broken["exception"].replace('int("a row\'s value")', "")
+
+
+@pytest.mark.parametrize(("level", "events"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_a_level_leaves_out_what_is_below_it(level: str, events: int) -> None:
+    assert len(logged(f", level={level!r}").stderr.splitlines()) == events
+
+
+def test_lines_for_people_name_the_process_and_have_no_colours_in_a_pipe() -> None:
+    lines = logged(", format='console'").stderr.splitlines()
+    assert "first" in lines[0]
+    assert "process=writer" in lines[0]
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_on_a_terminal_lines_are_for_people() -> None:
+    ours, theirs = pty.openpty()
+    try:
+        subprocess.run([sys.executable, "-c", LOGGING.replace("{more}", "")], stderr=theirs, timeout=60, check=True)
+        seen = os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "\x1b[" in seen
+    assert '"event"' not in seen
 
 
 def test_a_log_that_nobody_reads_ends_nothing() -> None:
-    program = LOGGING + "print('alive')"
+    program = LOGGING.replace("{more}", "") + "print('alive')"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stderr is not None
     process.stderr.close()

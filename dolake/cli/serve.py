@@ -17,29 +17,57 @@ Port = Annotated[int | None, typer.Option("--port", help="Websocket port for sou
 HttpPort = Annotated[int | None, typer.Option("--http-port", help="Port of health and metrics; 0 takes a free one. Default 8181.")]
 Warehouse = Annotated[str | None, typer.Option("--warehouse", metavar="URI", help="file:///path or s3://bucket/prefix.")]
 
+LogLevel = Annotated[str | None, typer.Option("--log-level", help="debug, info, warning or error. Default info.")]
+LogFormat = Annotated[str | None, typer.Option("--log-format", help="auto, console or json. Default auto: JSON unless on a terminal.")]
+
 
 @serve_app.command()
 def serve(
-    data: Data = None, config: Config = None, host: Host = None, port: Port = None, http_port: HttpPort = None, warehouse: Warehouse = None
+    data: Data = None,
+    config: Config = None,
+    host: Host = None,
+    port: Port = None,
+    http_port: HttpPort = None,
+    warehouse: Warehouse = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
 ) -> int:
     """Run a whole daemon in the foreground. DIR/ready.json says where it listens. Ctrl-C flushes and stops."""
     from dolake.daemon.supervisor import serve as run
 
-    flags = {"host": host, "port": port, "http_port": http_port, "warehouse.uri": warehouse}
+    flags = {"host": host, "port": port, "http_port": http_port, "warehouse.uri": warehouse, **_logging(log_level, log_format)}
     return run(settings_from(data, config, writing=True, **flags))
 
 
 @ingest_app.command()
-def ingest(data: Data = None, config: Config = None, host: Host = None, port: Port = None) -> int:
+def ingest(
+    data: Data = None,
+    config: Config = None,
+    host: Host = None,
+    port: Port = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+) -> int:
     """Run the ingest half alone: it takes batches, writes them to the log, and acks them once they are on disk."""
     from dolake.daemon.child import run_alone
 
-    return run_alone("ingest", settings_from(data, config, writing=True, host=host, port=port))
+    return run_alone("ingest", settings_from(data, config, writing=True, host=host, port=port, **_logging(log_level, log_format)))
 
 
 @writer_app.command()
-def writer(data: Data = None, config: Config = None, warehouse: Warehouse = None) -> int:
+def writer(
+    data: Data = None,
+    config: Config = None,
+    warehouse: Warehouse = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+) -> int:
     """Run the writer half alone: it reads the log and commits tables."""
     from dolake.daemon.child import run_alone
 
-    return run_alone("writer", settings_from(data, config, writing=True, **{"warehouse.uri": warehouse}))
+    flags = {"warehouse.uri": warehouse, **_logging(log_level, log_format)}
+    return run_alone("writer", settings_from(data, config, writing=True, **flags))
+
+
+def _logging(level: str | None, format: str | None) -> dict[str, str | None]:
+    return {"log_level": level, "log_format": format}

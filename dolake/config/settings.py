@@ -182,6 +182,10 @@ class Settings(Section):
     host: str = Field(default="127.0.0.1", description="address to listen on; only loopback until there are tokens")
     port: Port = Field(default=8765, description="websocket port for sources; 0 takes a free one")
     http_port: Port = Field(default=8181, description="port of health and metrics; 0 takes a free one")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="the least that is put on stderr")
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="lines on stderr: for people, or JSON; auto is for people on a terminal, JSON otherwise"
+    )
     log: LogSettings = LogSettings()
     flush: FlushSettings = FlushSettings()
     warehouse: WarehouseSettings = Field(default_factory=WarehouseSettings.model_construct)

@@ -46,6 +46,7 @@ def main(arguments: list[str]) -> int:
     channel.setblocking(True)
     settings = Settings.from_json(_read_line(channel))
     channel.setblocking(False)
+    configure_logging(role, level=settings.log_level, format=settings.log_format)
 
     def prepare(stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> int:
 
 def run_alone(role: str, settings: Settings) -> int:
     """Runs one half without a supervisor, until a signal."""
-    configure_logging(role)
+    configure_logging(role, level=settings.log_level, format=settings.log_format)
     listen = bind(settings, key="port") if role == "ingest" else None
     os.makedirs(settings.data, exist_ok=True)
 

@@ -24,7 +24,7 @@ import structlog
 from dolake.clock import Runtime, real_runtime
 from dolake.config import Settings
 from dolake.daemon.child import INTERRUPTED, ROLES, arm_failpoints
-from dolake.daemon.diagnostics import configure_logging
+from dolake.daemon.diagnostics import configure_logging, report_surprise
 from dolake.daemon.listening import address_of, bind
 from dolake.daemon.plan import QUICK_DEATH_S, Death, End, plan_restart
 from dolake.daemon.ready import ReadyFile
@@ -44,7 +44,8 @@ Command = Callable[[str, Sequence[int]], Sequence[str]]
 
 def serve(settings: Settings) -> int:
     """Runs a whole daemon in the foreground; returns the exit code."""
-    configure_logging("supervisor")
+    configure_logging("supervisor", level=settings.log_level, format=settings.log_format)
+    sys.excepthook = report_surprise
     arm_failpoints()
     with contextlib.ExitStack() as held:
         listeners = {"ingest": held.enter_context(bind(settings, key="port")), "http": held.enter_context(bind(settings, key="http_port"))}
