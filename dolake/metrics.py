@@ -48,7 +48,7 @@ METRICS: dict[str, Metric] = {
     "dolake_cdc_takeovers_total": _counter("Connections closed because the source connected again"),
     "dolake_cdc_lost_batches_total": _counter("Batches a source was acked for and no log holds any more: a disk is gone"),
     "dolake_cdc_ack_seconds": _histogram("From a batch's arrival to its ack"),
-    "dolake_wal_appended_bytes_total": _counter("Bytes of records written", "log"),
+    "dolake_wal_appended_bytes_total": _counter("Bytes of records written, as they are stored", "log"),
     "dolake_wal_records_total": _counter("Records written", "log"),
     "dolake_wal_sync_seconds": _histogram("One group commit: write and fdatasync", "log"),
     "dolake_wal_backlog_bytes": _gauge("Bytes in the log that are not committed yet", "log"),

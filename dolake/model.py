@@ -76,6 +76,13 @@ class RecordKind(IntEnum):
     SIBLINGS = 4
 
 
+class Codec(IntEnum):
+    """How a record's payload is stored. One byte: never renumber."""
+
+    PLAIN = 0
+    ZSTD = 1
+
+
 @dataclass(frozen=True)
 class TransactionMark:
     """A source transaction that spans batches; `last` on its final one."""
@@ -107,12 +114,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Record:
-    """An entry as it stands in a log. `offset` is its place in the log; `size_bytes` its whole length there."""
+    """An entry as it stands in a log. `offset` is its place in the log.
+
+    `stored_bytes` is its whole length there, `size_bytes` what that would be with the payload plain: what holds it in memory
+    counts these, what counts disk the others.
+    """
 
     log_id: str
     offset: int
     entry: Entry
     size_bytes: int
+    stored_bytes: int
+    codec: Codec = Codec.PLAIN
 
 
 @dataclass

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from dolake.buffer.codec import Unpacker
 from dolake.buffer.record import Frame, decode_record
 from dolake.buffer.recovery import check_complete
 from dolake.buffer.segment import SEALED, LogState, ScannedSegment, SegmentName, read_whole, scan_segment, segment_names
@@ -22,7 +23,8 @@ class SegmentView:
     """One segment as it stands: offsets `first_offset` ≤ o < `end`; `state` is sealed, open or quarantined.
 
     `tables`: last offset of each. `torn`: unsealed bytes at the end that are no record, as a crash leaves them.
-    `problem` is why it cannot be used, empty if it can; then `records` are those above the damage.
+    `problem` is why it cannot be used, empty if it can; then `records` are those above the damage. Records are without their
+    payloads: nobody looks at rows here, and unpacked they may be many times the file.
     """
 
     path: str
@@ -35,6 +37,11 @@ class SegmentView:
     tables: dict[str, int]
     records: list[Record] = field(repr=False)
     problem: str
+
+    @property
+    def plain_bytes(self) -> int:
+        """What the file would take if no payload in it were packed."""
+        return self.size_bytes + sum(record.size_bytes - record.stored_bytes for record in self.records)
 
 
 def inspect_log(disk: Disk, directory: str) -> Iterator[SegmentView]:
@@ -117,13 +124,14 @@ def _published(disk: Disk, directory: str) -> int:
 def _look(disk: Disk, directory: str, name: SegmentName) -> tuple[ScannedSegment | None, list[Record], DolakeError | None] | None:
     """What a segment holds; None if it was trimmed meanwhile. One sealed meanwhile is read under its new name."""
     records: list[Record] = []
+    unpacker = Unpacker()
     for _ in range(_ATTEMPT_COUNT):
         path = f"{directory}/{name.file}"
 
         def visit(state: LogState, frame: Frame, path: str = path) -> None:
-            record = decode_record(frame, state.log_id, path)
+            record = decode_record(frame, state.log_id, path, unpacker)
             apply_entries(state, [record.entry])
-            records.append(record)
+            records.append(replace(record, entry=replace(record.entry, payload=b"")))
 
         try:
             data = read_whole(disk, path)

@@ -7,7 +7,7 @@ A segment is a row of frames with nothing between them. Every number is little e
      8  u64  salt                 drawn once a segment: recycled or misplaced blocks never validate
     16  u32  length               of the whole frame, from its crc to the end of its payload
     20  u8   kind                 1 batch, 2 schema, 3 trim, 4 siblings; 128 header, 129 footer, 130 pad
-    21  u8   codec                0: the payload as it was received
+    21  u8   codec                of the payload. 0: as it was received; 1: one zstd frame that states its content's size
     22  u8   flags                1: part of a source transaction; 2: its last batch
     23  u8   zero
     24  u64  offset               dense and rising; header, footer and pad take none (the header: the first to come)
@@ -23,20 +23,24 @@ A segment is a row of frames with nothing between them. Every number is little e
     84  u32  size of the tables   ┘
     88       source, epoch, lsn, transaction id (UTF-8), tables, payload
 
-`tables` is a row of (u32 event count, u16 size of the name, name). A frame can be checked by itself, because the crc it
-is chained to is inside it: that is how the scan of a damaged segment finds where it goes on (segment.py).
+`tables` is a row of (u32 event count, u16 size of the name, name). Both crcs and the length are of what is stored, packed or
+not; `content` is of the events as they came, so that a repeat is known whatever the setting was. A frame can be checked by
+itself, because the crc it is chained to is inside it: that is how the scan of a damaged segment finds where it goes on
+(segment.py).
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import google_crc32c
 
-from dolake.errors import DolakeError, LogRefused
-from dolake.model import Entry, Record, RecordKind, TransactionMark
+from dolake.buffer.codec import BadContent, Packer, Unpacker, plain_size
+from dolake.errors import DolakeError, LogCorrupt, LogRefused
+from dolake.model import Codec, Entry, Record, RecordKind, TransactionMark
 
 FIXED = struct.Struct("<IIQIBBBBQqqQqIIIIII")
 FIXED_SIZE = FIXED.size
@@ -50,7 +54,9 @@ FOOTER_KIND = 129
 PAD_KIND = 130
 _STRUCTURE_KINDS = frozenset((HEADER_KIND, FOOTER_KIND, PAD_KIND))
 _RECORD_KINDS = frozenset(int(kind) for kind in RecordKind)
-_CODEC_PLAIN = 0
+_CODECS = frozenset(int(codec) for codec in Codec)
+_AS_IT_IS = Packer(Codec.PLAIN)
+_PACKED_KINDS = frozenset((RecordKind.BATCH, RecordKind.SCHEMA))
 _IN_TRANSACTION = 1
 _LAST_OF_TRANSACTION = 2
 
@@ -104,11 +110,17 @@ def salt_bytes(salt: int) -> bytes:
 
 def encode_structure(kind: int, *, offset: int, synced_upto: int, salt: int, previous: int, payload: bytes) -> tuple[int, list[bytes]]:
     """A header, footer or pad frame: its crc and its parts."""
-    return _encode(kind, 0, offset, synced_upto, salt, previous, (-1, 0, -1, 0), (b"", b"", b"", b"", b""), payload)
+    nothing = (b"", b"", b"", b"", b"")
+    return _encode(kind, Codec.PLAIN, 0, offset, synced_upto, salt, previous, (-1, 0, -1, 0), nothing, payload)
 
 
-def encode_record(entry: Entry, *, offset: int, synced_upto: int, salt: int, previous: int) -> tuple[int, list[bytes]]:
-    """An entry as a frame: its crc and its parts; the payload is a part of its own and not copied. Raises ValueError."""
+def encode_record(
+    entry: Entry, *, offset: int, synced_upto: int, salt: int, previous: int, packer: Packer = _AS_IT_IS
+) -> tuple[int, list[bytes]]:
+    """An entry as a frame: its crc and its parts; the payload is a part of its own, and not copied unless it is packed.
+
+    The log's own records (trim, siblings) are never packed: recovery reads them without unpacking anything. Raises ValueError.
+    """
     mark = entry.transaction
     flags = 0 if mark is None else _IN_TRANSACTION | (_LAST_OF_TRANSACTION if mark.last else 0)
     texts = (
@@ -119,14 +131,16 @@ def encode_record(entry: Entry, *, offset: int, synced_upto: int, salt: int, pre
         _encode_tables(entry.tables),
     )
     numbers = (entry.sequence, entry.content, entry.last_event_sequence, entry.event_count)
+    codec, stored = packer.pack(entry.payload) if entry.kind in _PACKED_KINDS else (Codec.PLAIN, entry.payload)
     try:
-        return _encode(int(entry.kind), flags, offset, synced_upto, salt, previous, numbers, texts, entry.payload)
+        return _encode(int(entry.kind), codec, flags, offset, synced_upto, salt, previous, numbers, texts, stored)
     except struct.error as error:
         raise ValueError(f"source {entry.source!r}, sequence {entry.sequence}: does not fit a record: {error}") from error
 
 
 def _encode(
     kind: int,
+    codec: Codec,
     flags: int,
     offset: int,
     synced_upto: int,
@@ -138,7 +152,7 @@ def _encode(
 ) -> tuple[int, list[bytes]]:
     sizes = tuple(len(text) for text in texts)
     length = FIXED_SIZE + sum(sizes) + len(payload)
-    fixed = FIXED.pack(0, previous, salt, length, kind, _CODEC_PLAIN, flags, 0, offset, synced_upto, *numbers, *sizes)
+    fixed = FIXED.pack(0, previous, salt, length, kind, codec, flags, 0, offset, synced_upto, *numbers, *sizes)
     head = b"".join((fixed[4:], *texts))
     crc = int(google_crc32c.extend(google_crc32c.extend(0, head), payload))
     return crc, [_U32.pack(crc) + head, payload]
@@ -164,13 +178,36 @@ def parse_frame(data: bytes, position: int) -> Frame:
     return Frame._make((position, *fields[:7], *fields[8:14], sizes, head, payload))
 
 
-def decode_record(frame: Frame, log_id: str, path: str) -> Record:
-    """The record in a verified frame. Raises LogRefused for what a newer dolake wrote: it is never skipped."""
+def decode_record(frame: Frame, log_id: str, path: str, unpacker: Unpacker | None = None) -> Record:
+    """The record in a verified frame. Raises LogRefused for what a newer dolake wrote: it is never skipped.
+
+    Raises LogCorrupt for a payload that does not unpack to what it says, however good its checksum is.
+    """
+    entry = decode_stored(frame, path)
+    codec = Codec(frame.codec)
+    if codec is not Codec.PLAIN:
+        try:
+            entry = replace(entry, payload=(unpacker or Unpacker()).unpack(codec, frame.payload))
+        except BadContent as error:
+            raise LogCorrupt(path=path, position=frame.position, end=frame.end, reason=str(error)) from None
+    return Record(log_id, frame.offset, entry, frame.length - len(frame.payload) + len(entry.payload), frame.length, codec)
+
+
+def record_size(frame: Frame) -> int:
+    """`size_bytes` of the record in a frame, without unpacking it. What cannot be known is found out by `decode_record`."""
+    try:
+        return frame.length - len(frame.payload) + plain_size(Codec(frame.codec), frame.payload)
+    except ValueError:
+        return frame.length
+
+
+def decode_stored(frame: Frame, path: str) -> Entry:
+    """The entry in a verified frame, its payload as it is stored: enough for what a log knows after it. Raises LogRefused."""
     if frame.kind not in _RECORD_KINDS:
         raise LogRefused(
             f"{path}: byte {frame.position}: record kind {frame.kind} is not known here; open it with the version that wrote it"
         )
-    if frame.codec != _CODEC_PLAIN:
+    if frame.codec not in _CODECS:
         raise LogRefused(f"{path}: byte {frame.position}: codec {frame.codec} is not known; open it with the version that wrote it")
     position = FIXED_SIZE - 4
     texts = []
@@ -179,7 +216,7 @@ def decode_record(frame: Frame, log_id: str, path: str) -> Record:
         position += size
     source, epoch, last_lsn, transaction_id = texts
     mark = TransactionMark(transaction_id, bool(frame.flags & _LAST_OF_TRANSACTION)) if frame.flags & _IN_TRANSACTION else None
-    entry = Entry(
+    return Entry(
         kind=RecordKind(frame.kind),
         source=source,
         epoch=epoch,
@@ -192,7 +229,6 @@ def decode_record(frame: Frame, log_id: str, path: str) -> Record:
         last_lsn=last_lsn,
         transaction=mark,
     )
-    return Record(log_id, frame.offset, entry, frame.length)
 
 
 def decode_tables(frame: Frame) -> dict[str, int]:

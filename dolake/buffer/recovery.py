@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import xxhash
 
-from dolake.buffer.record import FOOTER_KIND, BadFrame, Frame, decode_record, parse_frame
+from dolake.buffer.record import FOOTER_KIND, BadFrame, Frame, decode_stored, parse_frame
 from dolake.buffer.segment import (
     NEW,
     OPEN,
@@ -133,7 +133,7 @@ class _Visitor:
         self._path = path
 
     def __call__(self, state: LogState, frame: Frame) -> None:
-        apply_entries(state, [decode_record(frame, state.log_id, self._path).entry])
+        apply_entries(state, [decode_stored(frame, self._path)])
 
 
 def _scan_all(disk: Disk, directory: str, names: list[SegmentName]) -> tuple[list[_Found], list[ScannedSegment]]:

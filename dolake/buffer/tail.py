@@ -10,7 +10,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from dolake.buffer.record import FIXED, FOOTER_KIND, HEADER_KIND, BadFrame, decode_record, parse_frame, salt_crc
+from dolake.buffer.codec import Unpacker
+from dolake.buffer.record import FIXED, FOOTER_KIND, HEADER_KIND, BadFrame, decode_record, parse_frame, record_size, salt_crc
 from dolake.buffer.recovery import apply_frame
 from dolake.buffer.segment import (
     OPEN,
@@ -38,7 +39,10 @@ _CHUNK_BYTES_MIN = 256 << 10
 
 @dataclass
 class _Cursor:
-    """A place in a segment: the next frame begins at `position`, holds `offset`, is chained to `crc`."""
+    """A place in a segment: the next frame begins at `position`, holds `offset`, is chained to `crc`.
+
+    `packed` is the share of its size that the last record takes in the file: how much there is to read for what is wanted.
+    """
 
     name: SegmentName
     path: str
@@ -48,6 +52,7 @@ class _Cursor:
     position: int
     offset: int
     crc: int
+    packed: float = 1.0
 
 
 class LogReader:
@@ -59,6 +64,7 @@ class LogReader:
         self._disk = disk
         self._counter: SharedCounter | None = None
         self._cursor: _Cursor | None = None
+        self._unpacker = Unpacker()
         self.log_id = self._read_log_id()
 
     def first_offset(self) -> int:
@@ -76,7 +82,7 @@ class LogReader:
         return self._sealed_end() if end is None else end
 
     def read(self, start: int, size_bytes_max: int) -> list[Record]:
-        """Records from `start` on, at most `size_bytes_max` of them but at least one; empty if none is synced yet.
+        """Records from `start` on, at most `size_bytes_max` of them (unpacked) but at least one; empty if none is synced yet.
 
         Raises LogCorrupt where the log cannot be read on, or `start` was trimmed; LogRefused for another or a newer log.
         """
@@ -134,7 +140,7 @@ class LogReader:
         """Reads on from the cursor. Raises BadFrame if not even one record can be had."""
         records: list[Record] = []
         while cursor.offset < end and (room > 0 or not records):
-            data = cursor.file.read_at(cursor.position, max(room, _CHUNK_BYTES_MIN))
+            data = cursor.file.read_at(cursor.position, max(int(room * cursor.packed), _CHUNK_BYTES_MIN))
             position = 0
             while cursor.offset < end:
                 try:
@@ -151,10 +157,12 @@ class LogReader:
                         return records, False
                     raise
                 if frame.is_record and frame.offset >= start:
-                    if records and frame.length > room:
+                    if records and record_size(frame) > room:
                         return records, False
-                    records.append(decode_record(frame, cursor.log_id, cursor.path))
-                    room -= frame.length
+                    record = decode_record(frame, cursor.log_id, cursor.path, self._unpacker)
+                    records.append(record)
+                    room -= record.size_bytes
+                    cursor.packed = record.stored_bytes / record.size_bytes
                 cursor.position += frame.length
                 cursor.crc = frame.crc
                 position = frame.end
@@ -171,7 +179,7 @@ class LogReader:
                 return cursor
             moved = self._open(cursor.name._replace(state=SEALED))
             if moved.salt == cursor.salt:  # The same bytes under the name of a sealed one: go on at the same place.
-                moved.position, moved.offset, moved.crc = cursor.position, cursor.offset, cursor.crc
+                moved.position, moved.offset, moved.crc, moved.packed = cursor.position, cursor.offset, cursor.crc, cursor.packed
                 cursor.file.close()
                 self._cursor = moved
                 return moved

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import xxhash
 
+from dolake.buffer.codec import Packer
 from dolake.buffer.record import encode_record
 from dolake.buffer.segment import NEW, OPEN, SEALED, LogState, SegmentName, encode_footer, encode_header, encode_pad
 from dolake.errors import LogFull
@@ -80,12 +81,12 @@ class UnsealedSegment:
             undo.pop_all()
         return cls(disk, directory, first_offset, salt, file, crc, parts)
 
-    def encode(self, entries: Sequence[Entry], *, synced_upto: int) -> tuple[int, list[bytes]]:
+    def encode(self, entries: Sequence[Entry], *, synced_upto: int, packer: Packer) -> tuple[int, list[bytes]]:
         """A group's last crc and its parts. Raises ValueError for an entry that does not fit the format."""
         parts: list[bytes] = []
         crc = self._crc
         for offset, entry in enumerate(entries, self.end):
-            crc, pieces = encode_record(entry, offset=offset, synced_upto=synced_upto, salt=self._salt, previous=crc)
+            crc, pieces = encode_record(entry, offset=offset, synced_upto=synced_upto, salt=self._salt, previous=crc, packer=packer)
             parts += pieces
         return crc, parts
 

@@ -14,6 +14,7 @@ from posixpath import dirname
 from typing import NoReturn
 
 from dolake.buffer import reserve
+from dolake.buffer.codec import Packer
 from dolake.buffer.recovery import Recovered, recover, verify_sealed
 from dolake.buffer.segment import NEW, LogState, Sibling, segment_names
 from dolake.buffer.sources import apply_entries, siblings_entry, trim_entry
@@ -23,7 +24,7 @@ from dolake.buffer.unsealed import UnsealedSegment, is_full
 from dolake.clock import Randomness
 from dolake.errors import LogCorrupt, LogFailed, LogFull, LogRefused
 from dolake.failpoints import hit
-from dolake.model import Entry, SourceState
+from dolake.model import Codec, Entry, SourceState
 from dolake.storage.disk import Disk, Lock, SharedCounter
 
 LOCK = "lock"
@@ -34,10 +35,12 @@ class LogSettings:
     """A segment is sealed when its records reach `segment_bytes`; a group is never split between two.
 
     `reserve_bytes` are kept for a trim on a full disk: its record, and where it begins a segment the state in the header.
+    `codec` is how new payloads are stored; those that are there are read whatever it is.
     """
 
     segment_bytes: int = 64 << 20
     reserve_bytes: int | None = None
+    codec: Codec = Codec.PLAIN
 
     @property
     def reserve(self) -> int:
@@ -53,6 +56,8 @@ class Log:
         self.directory, self.log_id = directory, found.state.log_id
         self.torn_tail_count, self.lost_count = found.torn_tail_count, found.lost_count
         self.synced_end = found.end
+        self.appended_bytes = 0  # stored by this object: what the backlog has grown by
+        self._packer = Packer(settings.codec)
         self._state, self._segments = found.state, found.segments
         self._disk, self._settings, self._random = disk, settings, random
         self._lock, self._counter = lock, counter
@@ -130,9 +135,11 @@ class Log:
             return range(self.synced_end, self.synced_end)
         with self._at_risk():
             segment = self._segment_to_write()
-        group = segment.encode(entries, synced_upto=self.synced_end - 1)
+        group = segment.encode(entries, synced_upto=self.synced_end - 1, packer=self._packer)
+        size_bytes = segment.size_bytes
         with self._at_risk():
             segment.append(entries, group)
+        self.appended_bytes += segment.size_bytes - size_bytes
         offsets = range(self.synced_end, segment.end)
         self.synced_end = segment.end
         apply_entries(self._state, entries)

@@ -72,6 +72,7 @@ def _segment(segment: SegmentView) -> dict[str, Any]:
         "first_offset": segment.first_offset,
         "end": segment.end,
         "size_bytes": segment.size_bytes,
+        "plain_bytes": segment.plain_bytes,
         "torn": segment.torn,
         "tables": segment.tables,
         "problem": segment.problem,
@@ -82,6 +83,8 @@ def _segment_in_words(segment: SegmentView) -> str:
     words = (
         f"{segment.path.rsplit('/', 1)[-1]}  {segment.state}, offsets {segment.first_offset} to {segment.end}, {segment.size_bytes:,} bytes"
     )
+    if segment.plain_bytes != segment.size_bytes:
+        words += f" ({segment.plain_bytes:,} plain)"
     if segment.torn:
         words += ", torn at its end as a crash leaves it"
     if segment.tables:
@@ -100,7 +103,9 @@ def _record(record: Record) -> dict[str, Any]:
         "event_count": entry.event_count,
         "tables": dict(entry.tables),
         "last_lsn": entry.last_lsn,
+        "codec": record.codec.name.lower(),
         "size_bytes": record.size_bytes,
+        "stored_bytes": record.stored_bytes,
     }
 
 
@@ -111,4 +116,5 @@ def _record_in_words(record: Record) -> str:
         words += f" of {entry.source!r}{f' epoch {entry.epoch!r}' if entry.epoch else ''}, sequence {entry.sequence}"
     if entry.tables:
         words += "; " + ", ".join(f"{table}: {count} events" for table, count in entry.tables.items())
-    return f"{words}; {record.size_bytes:,} bytes"
+    packed = f", {record.codec.name.lower()} {record.stored_bytes:,}" if record.stored_bytes != record.size_bytes else ""
+    return f"{words}; {record.size_bytes:,} bytes{packed}"

@@ -51,10 +51,15 @@ class Section(BaseModel):
 
 
 class LogSettings(Section):
+    """Where the log lies and how it is stored."""
+
     directories: tuple[str, ...] = Field(default=(), description="the log's directories, one disk each; DIR/log unless set")
     segment_bytes: Annotated[Bytes, Field(ge=4 * KIB, le=GIB)] = Field(default=64 * MIB, description="size at which a segment is sealed")
     backlog_bytes: Bytes | None = Field(
-        default=None, description="unflushed bytes of one log above which batches are refused; 20 % of its disk unless set"
+        default=None, description="unflushed bytes of one log, as stored, above which batches are refused; 20 % of its disk unless set"
+    )
+    compression: Literal["none", "zstd"] = Field(
+        default="none", description="how new batches are stored in the log: none, or zstd (a tenth of the disk for some processor time)"
     )
 
     @field_validator("directories", mode="before")

@@ -181,12 +181,13 @@ class Lane:
         began_s = self._runtime.clock.monotonic_s()
         try:
             async with self.lock:
+                before_bytes = self.log.appended_bytes
                 offsets = await self._runtime.tasks.run(self.log.append_group, entries)
         except LogFull as error:
             self._refuse(Reason.STORAGE_FULL, str(error))
             return
         failpoints.hit("ingest.before_ack")
-        self._note_group(group, offsets, self._runtime.clock.monotonic_s() - began_s)
+        self._note_group(group, offsets, self.log.appended_bytes - before_bytes, self._runtime.clock.monotonic_s() - began_s)
         sources = self.log.sources
         for offset in offsets:
             submission = self._group.popleft()
@@ -204,17 +205,16 @@ class Lane:
         group, self._waiting = self._waiting[:count], self._waiting[count:]
         return group
 
-    def _note_group(self, group: list[Submission], offsets: range, seconds: float) -> None:
-        size_bytes = sum(len(submission.entry.payload) for submission in group)
+    def _note_group(self, group: list[Submission], offsets: range, stored_bytes: int, seconds: float) -> None:
         events = sum(submission.entry.event_count for submission in group)
-        self.unsynced_bytes -= size_bytes
-        self._log_backlog_bytes += size_bytes
+        self.unsynced_bytes -= sum(len(submission.entry.payload) for submission in group)
+        self._log_backlog_bytes += stored_bytes
         if len(self.groups) >= _GROUPS_KEPT:  # Nobody reads the log: count in coarser steps.
             older, newer = self.groups.pop(), self.groups.pop()
             self.groups.append(_Group(older.end, older.event_count + newer.event_count, newer.time_ms))
         self.groups.append(_Group(offsets.stop, events, self._runtime.clock.now_ms()))
         self._metrics.add("dolake_wal_records_total", len(group), log=self.log_id)
-        self._metrics.add("dolake_wal_appended_bytes_total", size_bytes, log=self.log_id)
+        self._metrics.add("dolake_wal_appended_bytes_total", stored_bytes, log=self.log_id)
         self._metrics.add("dolake_cdc_events_total", events)
         self._metrics.observe("dolake_wal_sync_seconds", seconds, log=self.log_id)
         self._metrics.set("dolake_wal_synced_offset", offsets.stop, log=self.log_id)

@@ -28,7 +28,10 @@ from dolake.ingest.lane import Lane
 from dolake.ingest.pressure import plan_backlog_bytes_max
 from dolake.ingest.progress import Message, WriterView
 from dolake.metrics import Metrics
+from dolake.model import Codec
 from dolake.storage.disk import Disk
+
+_CODECS = {"none": Codec.PLAIN, "zstd": Codec.ZSTD}
 
 logger = structlog.get_logger("dolake.ingest")
 
@@ -69,9 +72,8 @@ class IngestService:
     async def start(self) -> None:
         """Opens the logs. Raises why, if none can be served."""
         settings = self._settings.log
-        logs = await self.runtime.tasks.run(
-            Logs, self._disk, settings.directories, LogSettings(settings.segment_bytes), self.runtime.random
-        )
+        of_each = LogSettings(settings.segment_bytes, codec=_CODECS[settings.compression])
+        logs = await self.runtime.tasks.run(Logs, self._disk, settings.directories, of_each, self.runtime.random)
         if not logs.serving:
             logs.close()
             raise next(iter(logs.failed.values()))

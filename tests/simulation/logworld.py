@@ -15,7 +15,7 @@ from dolake.buffer.recovery import read_whole
 from dolake.buffer.segment import scan_segment, segment_names
 from dolake.buffer.wal import Log, LogSettings
 from dolake.errors import LogCorrupt, LogFailed, LogFull, LogRefused
-from dolake.model import Entry, Record, RecordKind
+from dolake.model import Codec, Entry, Record, RecordKind
 from tests.simulation.disk import Cut, DiskDoor, SimDisk
 from tests.simulation.faults import Breach, Chaos, Trace
 from tests.simulation.loop import Process, ProcessKilled, SimLoop
@@ -95,7 +95,7 @@ class LogWorld:
         log.trim(low)
 
     def _open(self, door: DiskDoor, process: Process) -> Log:
-        settings = LogSettings(segment_bytes=self.random.choice([512, 2048, 8192]))
+        settings = LogSettings(segment_bytes=self.random.choice([512, 2048, 8192]), codec=self.random.choice(list(Codec)))
         while True:
             try:
                 try:
@@ -134,7 +134,7 @@ class LogWorld:
         self._ack(group, offsets.start)
 
     def _entry(self, source: str, sequence: int) -> Entry:
-        payload = f"{source}/{sequence}/".encode() + self.random.randbytes(self.random.choice([0, 30, 700]))
+        payload = f"{source}/{sequence}/".encode() + self.random.randbytes(self.random.choice([0, 15, 350])).hex().encode()
         entry = Entry(RecordKind.BATCH, source, "", sequence, 1, hash_of(payload), payload, {"t": 1}, sequence)
         self.sent[payload] = entry
         return entry

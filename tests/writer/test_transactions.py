@@ -12,7 +12,7 @@ def record(
 ) -> Record:
     mark = TransactionMark(transaction, last) if transaction is not None else None
     entry = Entry(RecordKind.BATCH, source, epoch, offset, 1, 0, b"", {table: 1}, transaction=mark)
-    return Record("log", offset, entry, size)
+    return Record("log", offset, entry, size, size)
 
 
 def starts(transactions: OpenTransactions) -> dict[str, int]:
