@@ -3,12 +3,13 @@
 `hit("wal.before_sync")` does nothing unless armed. Armed by the environment variable DOLAKE_FAILPOINTS, a list of
 `name=action` separated by `;`. An action is
 
-    [COUNT*][PERCENT%]raise[(text)] | errno(EIO) | sleep(seconds) | pause(path) | kill[(path)]
+    [COUNT*][PERCENT%]raise[(text)] | errno(EIO[, path]) | sleep(seconds) | pause(path) | kill[(path)]
 
 `3*off->kill` style chains are written `3*off->1*kill`: the first three hits do nothing, the fourth kills, later ones do
-nothing. `pause` waits until the file at `path` is gone, `kill` is SIGKILL to this process; `kill(path)` only if the
-file at `path` is there, which it takes away first: so a process that is started again with the same environment is killed
-once for each time a test puts the file. Every hit of an armed
+nothing. `name@/mnt/disk2=action` acts only where the moment concerns a file whose path begins so: a disk that fails alone.
+`errno(EIO, path)` fails only while the file at `path` is there. `pause` waits until the file at `path` is gone, `kill` is
+SIGKILL to this process; `kill(path)` only if the file at `path` is there, which it takes away first: so a process that is
+started again with the same environment is killed once for each time a test puts the file. Every hit of an armed
 registry is counted; with DOLAKE_FAILPOINT_HITS=path the counts are also appended there, a name a line, so that a test
 can see what a killed process reached. POINTS names them all: a test holds it against the code.
 """
@@ -103,9 +104,9 @@ class _Arm:
 
 @dataclass
 class Registry:
-    """Armed failpoints and their hit counts."""
+    """Armed failpoints and their hit counts. `arms` are by name, and then by the beginning of the paths they are for."""
 
-    arms: dict[str, _Arm] = field(default_factory=dict)
+    arms: dict[str, dict[str, _Arm]] = field(default_factory=dict)
     hits: Counter[str] = field(default_factory=Counter)
     hits_path: str | None = None
 
@@ -114,9 +115,11 @@ class Registry:
         return bool(self.arms) or self.hits_path is not None
 
     def arm(self, name: str, action: str) -> None:
+        """`name` may be `name@PREFIX`. Raises ValueError."""
+        name, _, prefix = name.partition("@")
         if name not in POINTS:
             raise ValueError(f"no failpoint is named {name}; the names are {', '.join(sorted(POINTS))}")
-        self.arms[name] = _Arm([_parse_step(step) for step in action.split("->")])
+        self.arms.setdefault(name, {})[prefix] = _Arm([_parse_step(step) for step in action.split("->")])
 
     def disarm(self, name: str | None = None) -> None:
         if name is None:
@@ -124,14 +127,16 @@ class Registry:
         else:
             self.arms.pop(name, None)
 
-    def hit(self, name: str) -> None:
+    def hit(self, name: str, path: str) -> None:
         self.hits[name] += 1
         if self.hits_path is not None:
             with open(self.hits_path, "a", encoding="utf-8") as hits:
                 hits.write(name + "\n")
-        arm = self.arms.get(name)
-        if arm is None or arm.position >= len(arm.steps):
-            return
+        for prefix, arm in self.arms.get(name, {}).items():
+            if path.startswith(prefix) and arm.position < len(arm.steps):
+                self._step(name, arm)
+
+    def _step(self, name: str, arm: _Arm) -> None:
         step = arm.steps[arm.position]
         arm.used += 1
         if step.count is not None and arm.used >= step.count:
@@ -149,16 +154,23 @@ def _parse_step(text: str) -> _Step:
     if match is None:
         raise ValueError(f"not a failpoint action: {text!r}; write e.g. 2*off->1*kill, errno(EIO), sleep(0.5)")
     count, percent, action, argument = match.groups()
-    if action == "errno" and not hasattr(errno, argument or ""):
-        raise ValueError(f"no errno is named {argument!r}")
+    if action == "errno" and not hasattr(errno, _error_name(argument or "")):
+        raise ValueError(f"no errno is named {_error_name(argument or '')!r}")
     return _Step(action, argument or "", int(count) if count else None, float(percent) if percent else 100.0)
+
+
+def _error_name(argument: str) -> str:
+    return argument.partition(",")[0].strip()
 
 
 def _act(name: str, step: _Step) -> None:
     if step.action == "raise":
         raise FailpointRaised(step.argument or name)
     if step.action == "errno":
-        number = getattr(errno, step.argument)
+        _, separator, path = step.argument.partition(",")
+        if separator and not os.path.exists(path.strip()):
+            return
+        number = getattr(errno, _error_name(step.argument))
         raise OSError(number, os.strerror(number), name)
     if step.action == "sleep":
         time.sleep(float(step.argument))
@@ -185,7 +197,7 @@ def arm_from_environment(environment: dict[str, str]) -> None:
         REGISTRY.arm(name.strip(), action)
 
 
-def hit(name: str) -> None:
-    """Marks a moment; breaks here if a test has asked for it."""
+def hit(name: str, path: str = "") -> None:
+    """Marks a moment, and the file or directory it concerns; breaks here if a test has asked for it."""
     if REGISTRY.active:
-        REGISTRY.hit(name)
+        REGISTRY.hit(name, path)

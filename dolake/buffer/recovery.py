@@ -83,11 +83,11 @@ def recover(disk: Disk, directory: str, counter: SharedCounter) -> Recovered:
     publish_end(counter, state.log_id, end)
     old = [found.segment for found in kept if found.segment.name.state == OPEN] + leftovers
     for segment in old:
-        hit("recover.unlink_old")
+        hit("recover.unlink_old", segment.path)
         disk.unlink(segment.path)
     if old:
         disk.sync_directory(directory)
-    hit("recover.done")
+    hit("recover.done", directory)
     return recovered
 
 
@@ -142,7 +142,7 @@ def _scan_all(disk: Disk, directory: str, names: list[SegmentName]) -> tuple[lis
     leftovers: list[ScannedSegment] = []
     for name in names:
         path = f"{directory}/{name.file}"
-        hit("recover.scan")
+        hit("recover.scan", path)
         data = read_whole(disk, path)
         try:
             segment = scan_segment(data, path, name, apply_frame(path))
@@ -206,13 +206,13 @@ def _seal_copy(disk: Disk, directory: str, found: _Found) -> SealedSegment:
         previous=segment.crc,
     )
     path = f"{directory}/{SegmentName(first_offset, SEALED, False).file}"
-    hit("recover.copy")
+    hit("recover.copy", path)
     file = disk.create(path + NEW)
     try:
         file.write_at(0, [body, *footer])
-        hit("recover.copy_written")
+        hit("recover.copy_written", path)
         file.sync()
-        hit("recover.copy_sync")
+        hit("recover.copy_sync", path)
     except OSError:
         with suppress(OSError):
             disk.unlink(path + NEW)
@@ -220,7 +220,7 @@ def _seal_copy(disk: Disk, directory: str, found: _Found) -> SealedSegment:
     finally:
         file.close()
     disk.rename(path + NEW, path)
-    hit("recover.copy_rename")
+    hit("recover.copy_rename", path)
     disk.sync_directory(directory)
-    hit("recover.copy_dirsync")
+    hit("recover.copy_dirsync", path)
     return SealedSegment(path, first_offset, segment.end, len(body) + sum(map(len, footer)), segment.tables)

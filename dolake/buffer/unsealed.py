@@ -62,22 +62,22 @@ class UnsealedSegment:
         path = f"{directory}/{SegmentName(first_offset, OPEN, False).file}"
         with ExitStack() as undo:
             try:
-                hit("wal.roll_create")
+                hit("wal.roll_create", path)
                 file = disk.create(path + NEW)
                 undo.callback(file.close)
                 undo.callback(_forget, disk, path + NEW)
                 file.write_at(0, parts)
-                hit("wal.roll_written")
+                hit("wal.roll_written", path)
                 file.sync()
-                hit("wal.roll_sync")
+                hit("wal.roll_sync", path)
                 disk.rename(path + NEW, path)
             except OSError as error:
                 if is_full(error):
                     raise LogFull(f"{path}: {error.strerror}: make room on this disk") from error
                 raise
-            hit("wal.roll_rename")
+            hit("wal.roll_rename", path)
             disk.sync_directory(directory)
-            hit("wal.roll_dirsync")
+            hit("wal.roll_dirsync", path)
             undo.pop_all()
         return cls(disk, directory, first_offset, salt, file, crc, parts)
 
@@ -94,10 +94,10 @@ class UnsealedSegment:
         """Writes an encoded group and syncs it: when this returns it is on disk. Only then does anything here move on."""
         crc, parts = group
         self._write(parts)
-        hit("wal.after_write")
-        hit("wal.before_sync")
+        hit("wal.after_write", self.path)
+        hit("wal.before_sync", self.path)
         self._file.sync()
-        hit("wal.after_sync")
+        hit("wal.after_sync", self.path)
         for offset, entry in enumerate(entries, self.end):
             self._tables.update(dict.fromkeys(entry.tables, offset))
         self.end += len(entries)
@@ -120,14 +120,14 @@ class UnsealedSegment:
         )
         parts += footer
         self._write(parts)
-        hit("wal.seal_footer")
+        hit("wal.seal_footer", self.path)
         self._file.sync()
-        hit("wal.seal_sync")
+        hit("wal.seal_sync", self.path)
         sealed_path = f"{self._directory}/{SegmentName(self.first_offset, SEALED, False).file}"
         self._disk.rename(self.path, sealed_path)
-        hit("wal.seal_rename")
+        hit("wal.seal_rename", sealed_path)
         self._disk.sync_directory(self._directory)
-        hit("wal.seal_dirsync")
+        hit("wal.seal_dirsync", sealed_path)
         self.close()
         size_bytes = self.size_bytes + sum(map(len, parts))
         return SealedSegment(sealed_path, self.first_offset, self.end, size_bytes, self._tables)
@@ -142,7 +142,7 @@ class UnsealedSegment:
 
     def _write(self, parts: Sequence[bytes]) -> None:
         try:
-            hit("wal.before_write")
+            hit("wal.before_write", self.path)
             self._file.write_at(self.size_bytes, parts)
         except OSError as error:
             if not is_full(error):

@@ -169,7 +169,7 @@ class Log:
         with self._at_risk():
             for segment in doomed:
                 verify_sealed(self._disk, segment)
-            hit("trim.before_record")
+            hit("trim.before_record", self.directory)
         # The record also opens the next segment, if none is: the newest one carries the state that the others take with them.
         stated = trim_entry(doomed[-1].end)
         try:
@@ -179,14 +179,14 @@ class Log:
                 raise
             self.append_group([stated])
         with self._at_risk():
-            hit("trim.after_record")
+            hit("trim.after_record", self.directory)
             for segment in doomed:
-                hit("trim.before_unlink")
+                hit("trim.before_unlink", segment.path)
                 self._disk.unlink(segment.path)
                 self._segments.remove(segment)
-                hit("trim.after_unlink")
+                hit("trim.after_unlink", segment.path)
             self._disk.sync_directory(self.directory)
-            hit("trim.done")
+            hit("trim.done", self.directory)
         reserve.hold(self._disk, self.directory, self._settings.reserve)
         return [segment.path for segment in doomed]
 

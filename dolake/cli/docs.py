@@ -51,8 +51,9 @@ def failpoints() -> None:
 
     print("# Failpoints\n")
     print("Armed by `DOLAKE_FAILPOINTS`, a list of `name=action` separated by `;`, in every process of a daemon. An action is")
+    print("`[COUNT*][PERCENT%]raise[(text)] | errno(EIO[, path]) | sleep(seconds) | pause(path) | kill[(path)]`; `3*off->1*kill` kills")
     print(
-        "`[COUNT*][PERCENT%]raise[(text)] | errno(EIO) | sleep(seconds) | pause(path) | kill`; `3*off->1*kill` kills at the fourth hit.\n"
+        "at the fourth hit. `wal.before_sync@/mnt/disk2=errno(EIO, /tmp/broken)` fails the log on one disk while `/tmp/broken` is there.\n"
     )
     print("| name | the moment |\n|---|---|")
     for name in sorted(registry.POINTS):
