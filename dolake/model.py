@@ -17,6 +17,8 @@ RESERVED_NAMESPACE = "dolake"
 RESERVED_SUFFIX = "__changes"
 RESERVED_COLUMN_PREFIX = "_cdc_"
 ROW_ID_COLUMN = "_cdc_row_id"
+# Under this name dead letters are sent again; their tables are already called what they are called in the lake.
+DEAD_LETTERS_SOURCE = "_dead_letters"
 
 
 @dataclass(frozen=True, order=True)

@@ -210,6 +210,12 @@ WRONG: dict[str, tuple[str, dict[str, str], dict[str, object], str, str, str]] =
     "row ids dropped": ('[tables."x"]\ndrop = ["_cdc_row_id"]', {}, {}, "tables.x.drop", "_cdc_row_id", "only _cdc_row_id may be masked"),
     "log level unknown": ('log_level = "loud"', {}, {}, "log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
     "log format unknown": ("", {"DOLAKE_LOG_FORMAT": "xml"}, {}, "log_format", "xml", "'auto', 'console' or 'json'"),
+    "namespace with a dot": ('[sources.x]\nnamespace = "a.b"', {}, {}, "sources.x.namespace", "a.b", "letters, digits and `_`"),
+    "namespace with two stars": ('[sources.x]\nnamespace = "*_*"', {}, {}, "sources.x.namespace", "*_*", "at most one `*`"),
+    "namespace of dolake's": ('[sources.x]\nnamespace = "dolake"', {}, {}, "sources.x.namespace", "dolake", "not `dolake`"),
+    "source's unknown key": ('[sources."x"]\nnamespaces = "a"', {}, {}, "sources.x.namespaces", "a", "did you mean sources.x.namespace"),
+    "source pattern empty": ('[sources.""]\nnamespace = "a"', {}, {}, "sources.", "", "1 to 256 characters"),
+    "sources in the environment": ("", {"DOLAKE_SOURCES_X": "m"}, {}, "DOLAKE_SOURCES_X", "m", "dolake.toml"),
     "snapshots none": ("", {"DOLAKE_COMMIT_SNAPSHOTS_KEPT": "0"}, {}, "commit.snapshots_kept", "0", "at least 1"),
 }  # fmt: skip
 

@@ -27,6 +27,13 @@ def config() -> None:
     print("| `partition_by` | `[]` | columns by whose values the table's files are kept apart (identity partitions) |")
     print("| `drop` | `[]` | columns left out of the table; adds up over all patterns that match |")
     print("| `mask` | `[]` | columns of which only the HMAC-SHA-256 under `mask_key` is kept; adds up over all patterns that match |")
+    print("\n## Sources\n")
+    print('In `dolake.toml` only, under `[sources."name"]`; `*` stands for anything, and the most specific pattern wins, as above.\n')
+    print("| key | default | meaning |\n|---|---|---|")
+    print(
+        "| `namespace` | the source's own | where its tables live; a `*` in it stands for the source's own namespace. Without one, "
+        "tables of one name in several of its schemas are one table. Rows still in the log follow a change of this setting |"
+    )
     print("\n## Other variables\n")
     print("| variable | meaning |\n|---|---|")
     for variable, meaning in OTHER_VARIABLES.items():

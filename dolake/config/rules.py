@@ -15,6 +15,8 @@ from dolake.config.settings import Settings
 from dolake.errors import Mistake
 from dolake.model import normal_pattern
 
+SOURCE_NAME_MAX = 256
+
 
 @dataclass(frozen=True)
 class Breach:
@@ -30,6 +32,7 @@ def breaches(settings: Settings, *, writing: bool) -> Iterator[Breach]:
     yield from _sizes(settings)
     yield from _credentials(settings)
     yield from _patterns(settings)
+    yield from _sources(settings)
     yield from _places(settings, writing)
     yield from _apart(settings)
 
@@ -97,6 +100,13 @@ def _patterns(settings: Settings) -> Iterator[Breach]:
             rule_text = f"must not be given beside tables.{seen[normal]}: both mean {normal}"
             yield Breach((), Mistake(f"tables.{pattern}", pattern, rule_text))
         seen.setdefault(normal, pattern)
+
+
+def _sources(settings: Settings) -> Iterator[Breach]:
+    for pattern in settings.sources:
+        if not 1 <= len(pattern) <= SOURCE_NAME_MAX:
+            rule = f"a source pattern has 1 to {SOURCE_NAME_MAX} characters, `*` for anything"
+            yield Breach((), Mistake(f"sources.{pattern}", pattern, rule))
 
 
 def _places(settings: Settings, writing: bool) -> Iterator[Breach]:

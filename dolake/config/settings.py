@@ -13,11 +13,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from dolake.model import RESERVED_COLUMN_PREFIX, ROW_ID_COLUMN, TableName, normal_pattern, pattern_expression
+from dolake.model import RESERVED_COLUMN_PREFIX, RESERVED_NAMESPACE, ROW_ID_COLUMN, TableName, normal_pattern, pattern_expression
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 _UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1024 * GIB, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)")
+_PATTERN_PART = re.compile(r"[A-Za-z0-9_*]{1,128}")
 MASK_KEY_LENGTH_MIN = 16
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
@@ -180,6 +181,27 @@ class TableSettings(Section):
     mask: tuple[str, ...]
 
 
+class SourceOverrides(Section):
+    """One `[sources."pattern"]`. What is absent is left to less specific patterns."""
+
+    namespace: str | None = None
+
+    @field_validator("namespace")
+    @classmethod
+    def _one_namespace(cls, value: str | None) -> str | None:
+        if value is not None and (value.count("*") > 1 or not _PATTERN_PART.fullmatch(value) or value == RESERVED_NAMESPACE):
+            raise ValueError(
+                "must be 1 to 128 letters, digits and `_`, at most one `*` among them for the source's own namespace; not `dolake`"
+            )
+        return value
+
+
+class SourceSettings(Section):
+    """What holds for one source. `namespace` None: its tables are called as it calls them."""
+
+    namespace: str | None
+
+
 class Settings(Section):
     """Everything that can be set. Paths are absolute once loaded."""
 
@@ -201,6 +223,7 @@ class Settings(Section):
         default=None, repr=False, description="secret of at least 16 characters under which masked columns are hashed"
     )
     tables: Mapping[str, TableOverrides] = Field(default={}, description="settings for the tables that a pattern matches")
+    sources: Mapping[str, SourceOverrides] = Field(default={}, description="settings for the sources that a pattern matches")
 
     @model_validator(mode="before")
     @classmethod
@@ -250,20 +273,22 @@ class Settings(Section):
         """Each setting comes from the most specific pattern that sets it: the exact name, then the longest literal prefix."""
         name = str(table) if isinstance(table, TableName) else normal_pattern(table)
         chosen = [self.tables[pattern] for pattern in sorted(self.tables, key=_specificity) if _matches(pattern, name)]
-
-        def first(default: Any, *values: Any) -> Any:
-            return next((value for value in values if value is not None), default)
-
         return TableSettings(
-            mode=first("changelog", *(table.mode for table in chosen)),
-            flush_age_s=first(self.flush.age_s, *(table.flush.age_s for table in chosen)),
-            flush_bytes=first(self.flush.bytes, *(table.flush.bytes for table in chosen)),
-            flush_rows=first(self.flush.rows, *(table.flush.rows for table in chosen)),
-            partition_by=first((), *(table.partition_by for table in chosen)),
+            mode=_first("changelog", *(table.mode for table in chosen)),
+            flush_age_s=_first(self.flush.age_s, *(table.flush.age_s for table in chosen)),
+            flush_bytes=_first(self.flush.bytes, *(table.flush.bytes for table in chosen)),
+            flush_rows=_first(self.flush.rows, *(table.flush.rows for table in chosen)),
+            partition_by=_first((), *(table.partition_by for table in chosen)),
             # These add up: a pattern that says nothing of a column never uncovers what a wider one hides.
             drop=tuple(dict.fromkeys(name for table in chosen for name in table.drop)),
             mask=tuple(dict.fromkeys(name for table in chosen for name in table.mask)),
         )
+
+    def source_settings_for(self, source: str) -> SourceSettings:
+        """The same for a source. Its name may hold anything, so `*` is all that a pattern of sources knows."""
+        matching = [pattern for pattern in self.sources if re.fullmatch(_any_for_stars(pattern), source, re.DOTALL)]
+        chosen = [self.sources[pattern] for pattern in sorted(matching, key=_literal_specificity)]
+        return SourceSettings(namespace=_first(None, *(one.namespace for one in chosen)))
 
     def to_json(self) -> str:
         """Everything, secrets too: for a child process's pipe, never for a log."""
@@ -285,5 +310,16 @@ def _matches(pattern: str, name: str) -> bool:
 
 def _specificity(pattern: str) -> tuple[bool, int, int, str]:
     """Sorts the most specific first; equal ones by name, so that the choice never depends on the order in the file."""
-    normal = normal_pattern(pattern)
-    return ("*" in normal, -len(normal.split("*")[0]), -len(normal.replace("*", "")), normal)
+    return _literal_specificity(normal_pattern(pattern))
+
+
+def _literal_specificity(pattern: str) -> tuple[bool, int, int, str]:
+    return ("*" in pattern, -len(pattern.split("*")[0]), -len(pattern.replace("*", "")), pattern)
+
+
+def _any_for_stars(pattern: str) -> str:
+    return ".*".join(re.escape(part) for part in pattern.split("*"))
+
+
+def _first(default: Any, *values: Any) -> Any:
+    return next((value for value in values if value is not None), default)

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from dolake.config.rules import breaches
-from dolake.config.settings import Settings, TableOverrides
+from dolake.config.settings import Settings, SourceOverrides, TableOverrides
 from dolake.errors import ConfigurationError, Mistake
 
 PREFIX = "DOLAKE_"
@@ -39,6 +39,7 @@ _AWS_VARIABLES = {
     "AWS_SESSION_TOKEN": "s3.session_token",
 }
 _KEYS_TOGETHER = ("s3.access_key", "s3.secret_key", "s3.session_token")
+_PATTERNS: dict[str, type[BaseModel]] = {"tables": TableOverrides, "sources": SourceOverrides}
 _SECRETS = ("s3.secret_key", "s3.session_token", "mask_key")
 _VALUE_LENGTH_MAX = 200
 _NO_DATA = os.path.join(os.sep, "nonexistent")  # Stands in for a missing DIR while the rest is checked; never used.
@@ -110,7 +111,7 @@ def setting_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterato
     for name, about in model.model_fields.items():
         if isinstance(about.annotation, type) and issubclass(about.annotation, BaseModel):
             yield from setting_keys(about.annotation, f"{prefix}{name}.")
-        elif name != "tables":
+        elif name not in _PATTERNS:
             yield prefix + name, about
 
 
@@ -167,8 +168,8 @@ def _read_environment(draft: _Draft, variables: Mapping[str, str]) -> None:
             continue
         if variable in keys:
             draft.set(keys[variable], variables[variable], variable)
-        elif variable.startswith(PREFIX + "TABLES"):
-            draft.mistake(variable, variables[variable], f"must not be set: table patterns are set in {FILE_NAME}")
+        elif variable.startswith((PREFIX + "TABLES", PREFIX + "SOURCES")):
+            draft.mistake(variable, variables[variable], f"must not be set: patterns of tables and sources are set in {FILE_NAME}")
         else:
             draft.mistake(variable, variables[variable], "must not be set: no setting has this name" + _nearest(variable, keys))
 
@@ -245,7 +246,8 @@ def _rule(problem: Mapping[str, Any], draft: _Draft) -> str:
         return str(context["error"])
     if kind == "extra_forbidden":
         *sections, name = (str(part) for part in problem["loc"])
-        names = [key for key, _ in setting_keys()] if sections[:1] != ["tables"] else [*sections[:-1], *TableOverrides.model_fields]
+        inside = _PATTERNS.get(sections[0]) if sections else None
+        names = [key for key, _ in setting_keys()] if inside is None else [".".join([*sections, key]) for key in inside.model_fields]
         return "must not be set: no setting has this name" + _nearest(".".join([*sections, name]), names)
     for word, rule in (("int", "must be a whole number"), ("float", "must be a number"), ("string", "must be text")):
         if kind.startswith(word):

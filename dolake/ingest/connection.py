@@ -142,6 +142,10 @@ class Connection:
         begin = self.session.begin_of(epoch, message.sequence)
         if isinstance(message, CdcBatch) and not await self._fits(message, slot):
             return
+        tables = message.tables if isinstance(message, CdcBatch) else (message.schema.table,)
+        if mistakes := self._service.names.mistakes(message.source, tables):
+            self._answer(slot, invalid(InvalidMessage(mistakes, slot.sequence, slot.correlation_id)))
+            return
         while self.unsynced_bytes > CONNECTION_UNSYNCED_BYTES_MAX or desk.lane.unsynced_bytes > UNSYNCED_BYTES_MAX:
             await desk.lane.turn()
         if self._gone or self._closing:

@@ -20,7 +20,7 @@ from dolake.cdc.answer import AckStatus, BufferStats, Limits, Lost, Status, no_f
 from dolake.cdc.session import CloseCode
 from dolake.cdc.wire import Connect
 from dolake.clock import Runtime
-from dolake.config import Settings
+from dolake.config import Settings, TableNames
 from dolake.errors import DolakeError, LogFailed
 from dolake.ingest.connection import Connection
 from dolake.ingest.desk import SourceDesk
@@ -60,6 +60,7 @@ class IngestService:
         self.writer_line: WriterLine | None = None
         self.is_stopping = False
         self.lanes: dict[str, Lane] = {}
+        self.names = TableNames(settings)
         self.desks: dict[str, SourceDesk] = {}
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._logs: Logs | None = None
