@@ -23,6 +23,8 @@ class Reason(enum.StrEnum):
     DEGRADED = "degraded"
     INTERNAL_ERROR = "internal_error"
     SHUTTING_DOWN = "shutting_down"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
 
 
 SHOULD_RETRY = frozenset({Reason.BUFFER_FULL, Reason.STORAGE_FULL, Reason.DEGRADED, Reason.INTERNAL_ERROR, Reason.SHUTTING_DOWN})

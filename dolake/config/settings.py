@@ -11,8 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from dolake.config.access import AuthSettings, TokenSettings
+from dolake.config.section import Section
 from dolake.model import RESERVED_COLUMN_PREFIX, RESERVED_NAMESPACE, ROW_ID_COLUMN, TableName, normal_pattern, pattern_expression
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
@@ -43,12 +45,6 @@ Port = Annotated[int, BeforeValidator(_number), Field(ge=0, le=65535)]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1, le=2**53)]
 Bytes = Annotated[int, BeforeValidator(_size), Field(ge=1, le=2**53)]
 Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, le=86_400, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """Frozen; unknown keys are mistakes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class LogSettings(Section):
@@ -206,7 +202,7 @@ class Settings(Section):
     """Everything that can be set. Paths are absolute once loaded."""
 
     data: str = Field(description="the data directory, DIR below: log, warehouse, catalog and control files; required")
-    host: str = Field(default="127.0.0.1", description="address to listen on; only loopback until there are tokens")
+    host: str = Field(default="127.0.0.1", description="address to listen on; only loopback while there are no tokens")
     port: Port = Field(default=8765, description="websocket port for sources; 0 takes a free one")
     http_port: Port = Field(default=8181, description="port of health and metrics; 0 takes a free one")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="the least that is put on stderr")
@@ -219,11 +215,13 @@ class Settings(Section):
     s3: S3Settings = S3Settings()
     commit: CommitSettings = CommitSettings()
     limits: LimitSettings = LimitSettings()
+    auth: AuthSettings = AuthSettings()
     mask_key: str | None = Field(
         default=None, repr=False, description="secret of at least 16 characters under which masked columns are hashed"
     )
     tables: Mapping[str, TableOverrides] = Field(default={}, description="settings for the tables that a pattern matches")
     sources: Mapping[str, SourceOverrides] = Field(default={}, description="settings for the sources that a pattern matches")
+    tokens: Mapping[str, TokenSettings] = Field(default={}, description="the tokens that are good, by name")
 
     @model_validator(mode="before")
     @classmethod

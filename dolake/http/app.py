@@ -6,6 +6,9 @@ It owns no state: each request is answered from what the ingest half (the hub of
     GET /ready         200 when batches can be acked, else 503 with the reasons
     GET /ready/writer  200 when flushes can be committed, else 503 with the reasons
     GET /metrics       Prometheus text
+
+Where there are tokens, `/metrics` asks for one with `read`. Health and readiness stay open, for load balancers have none; the
+reasons, which name tables and directories, are only for who may read.
 """
 
 from __future__ import annotations
@@ -23,19 +26,23 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from dolake.auth.gate import Gate
+from dolake.auth.tokens import TokenBook
 from dolake.clock import Runtime, real_runtime
 from dolake.config import Settings
 from dolake.control import ControlClient
-from dolake.errors import DaemonUnreachable, DolakeError
+from dolake.errors import DaemonUnreachable, DolakeError, Forbidden, Unauthorized
+from dolake.http.entrance import Entrance
 from dolake.metrics import Metrics, observe_process, render
 
 _ANSWER_S_MAX = 2.0
 _RETRY_AFTER_S = "1"
 
 
-def build_app(client: ControlClient, runtime: Runtime) -> Starlette:
-    """The routes over a control client that somebody else keeps connected."""
+def build_app(client: ControlClient, runtime: Runtime, gate: Gate) -> Starlette:
+    """The routes over a control client that somebody else keeps connected. `gate` knows who may read."""
     own = Metrics()
+    entrance = Entrance(gate, own)
     own.set("dolake_process_started_seconds", runtime.clock.now_ms() / 1000, process="http")
 
     async def ask(what: str) -> dict[str, Any]:
@@ -44,21 +51,22 @@ def build_app(client: ControlClient, runtime: Runtime) -> Starlette:
     async def health(_: Request) -> Response:
         return JSONResponse({"alive": True})
 
-    async def ready(_: Request) -> Response:
+    async def ready(request: Request) -> Response:
         try:
             answer = await ask("ready")
         except DolakeError as error:
             return _readiness(False, [_absence(error)])
-        return _readiness(bool(answer.get("ready")), answer.get("reasons", []))
+        return _readiness(bool(answer.get("ready")), entrance.told(request, answer.get("reasons", [])))
 
-    async def ready_writer(_: Request) -> Response:
+    async def ready_writer(request: Request) -> Response:
         try:
             answer = (await ask("ready")).get("writer") or {}
         except DolakeError as error:
             return _readiness(False, [_absence(error)])
-        return _readiness(bool(answer.get("ready")), answer.get("reasons", []))
+        return _readiness(bool(answer.get("ready")), entrance.told(request, answer.get("reasons", [])))
 
-    async def metrics(_: Request) -> Response:
+    async def metrics(request: Request) -> Response:
+        entrance.require_reader(request)
         observe_process(own, "http")
         processes: dict[str, Any] = {}
         with contextlib.suppress(DolakeError):
@@ -76,7 +84,9 @@ def build_app(client: ControlClient, runtime: Runtime) -> Starlette:
         Route("/ready/writer", ready_writer),
         Route("/metrics", metrics),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _refusal})
+    return Starlette(
+        routes=routes, exception_handlers={HTTPException: _refusal, Unauthorized: entrance.refused, Forbidden: entrance.refused}
+    )
 
 
 def _readiness(ready: bool, reasons: list[str]) -> Response:
@@ -111,14 +121,29 @@ class _Server(uvicorn.Server):
 
 
 async def run_http(
-    settings: Settings, *, listen: socket.socket, ready: Callable[[], None], stop: asyncio.Event, runtime: Runtime | None = None
+    settings: Settings,
+    *,
+    listen: socket.socket,
+    ready: Callable[[], None],
+    stop: asyncio.Event,
+    runtime: Runtime | None = None,
+    gate: Gate | None = None,
 ) -> int:
-    """Serves on `listen` until `stop`; calls `ready` once requests are answered. Returns the exit code."""
+    """Serves on `listen` until `stop`; calls `ready` once requests are answered. Returns the exit code.
+
+    `gate` knows who may read; unless given, the settings say it once and for all.
+    """
     runtime = runtime or real_runtime()
+    gate = gate or Gate(runtime.clock, TokenBook(settings.tokens))
     client = ControlClient(settings.control_path, role="http", runtime=runtime)
     client.start()
     config = uvicorn.Config(
-        build_app(client, runtime), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1, server_header=False
+        build_app(client, runtime, gate),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        server_header=False,
     )
     server = _Server(config, ready)
     serving = runtime.tasks.spawn("http-server", server.serve(sockets=[listen]))

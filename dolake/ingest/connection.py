@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from dolake import failpoints
+from dolake.auth.principal import Principal
 from dolake.cdc import message as wire
 from dolake.cdc.answer import (
     Ack,
@@ -32,7 +33,7 @@ from dolake.cdc.message import CdcBatch, Message, SchemaMessage
 from dolake.cdc.numbering import Gap, Refused, Repeat
 from dolake.cdc.session import CloseCode, OutOfTurn, Session, Slot, State, correlation_id_of
 from dolake.cdc.wire import Connect, FlushRequest, Heartbeat
-from dolake.errors import DolakeError, InvalidMessage, Mistake
+from dolake.errors import DolakeError, Forbidden, InvalidMessage, Mistake, Unauthorized
 from dolake.ingest.desk import SourceDesk
 from dolake.ingest.lane import UNSYNCED_BYTES_MAX
 from dolake.ingest.pressure import plan_retry_ms
@@ -48,8 +49,11 @@ FLUSHES_WAITING_MAX = 8
 class Connection:
     """Made by `IngestService.connect`. `receive` is called with one frame at a time, `closed` when the transport is gone."""
 
-    def __init__(self, service: IngestService, send: Callable[[bytes], None], close: Callable[[int, str], None]) -> None:
+    def __init__(
+        self, service: IngestService, send: Callable[[bytes], None], close: Callable[[int, str], None], principal: Principal
+    ) -> None:
         self._service, self._send, self._close = service, send, close
+        self._principal = principal
         self.session = Session()
         self.desk: SourceDesk | None = None
         self.unsynced_bytes = 0
@@ -69,6 +73,8 @@ class Connection:
             self._send(b"pong")
             return
         self._service.metrics.add("dolake_cdc_received_bytes_total", len(frame))
+        if not self._is_still_welcome(frame):
+            return
         received_s = self._service.runtime.clock.monotonic_s()
         limit = self._service.limits.max_payload_bytes
         if len(frame) > limit:
@@ -116,7 +122,34 @@ class Connection:
         else:
             self._close_when_answered(CloseCode.NORMAL, "")
 
+    def _is_still_welcome(self, frame: bytes) -> bool:
+        """Whether the token is still good, and what it allows now. If not, nothing that comes is even looked into."""
+        try:
+            self._principal = self._service.gate.still(self._principal)
+        except Unauthorized as error:
+            sequence, correlation_id = wire.identity_of(frame)
+            self._answer(Slot(sequence), nack(Reason.UNAUTHORIZED, sequence, str(error), correlation_id))
+            self._close_when_answered(CloseCode.POLICY, "the token is not good any more")
+            return False
+        return True
+
+    def _is_within_scope(self, message: CdcBatch | SchemaMessage, slot: Slot) -> bool:
+        """Costs one look at each table of a batch, nothing for its events."""
+        try:
+            self._principal.require_tables(message.tables if isinstance(message, CdcBatch) else [message.schema.table])
+        except Forbidden as error:
+            self._answer(slot, nack(Reason.FORBIDDEN, slot.sequence, str(error), slot.correlation_id))
+            return False
+        return True
+
     async def _take_connect(self, connect: Connect) -> None:
+        try:
+            self._principal.require_source(connect.source_do_id)
+        except Forbidden as error:
+            correlation_id = correlation_id_of(connect)
+            self._answer(Slot(0, correlation_id), nack(Reason.FORBIDDEN, 0, str(error), correlation_id))
+            self._close_when_answered(CloseCode.POLICY, "the token is not for this source")
+            return
         try:
             desk = self._service.desk(connect.source_do_id)
             if not desk.lane.is_serving:
@@ -138,6 +171,8 @@ class Connection:
         failpoints.hit("ingest.batch_decoded")
         desk = self.desk
         assert desk is not None, "the session lets no batch pass before connect"
+        if not self._is_within_scope(message, slot):
+            return
         epoch = self.session.epoch_of(message)
         begin = self.session.begin_of(epoch, message.sequence)
         if isinstance(message, CdcBatch) and not await self._fits(message, slot):
@@ -206,7 +241,8 @@ class Connection:
         task.add_done_callback(self._flushes.discard)
 
     async def _flush(self, request: FlushRequest) -> None:
-        result = await self._service.flush(None, request.reason)
+        patterns = None if self._principal.is_admin else self._principal.tables  # A source flushes what it may write.
+        result = await self._service.flush(None, request.reason, patterns)
         self.send(FlushResponse(result=result, correlation_id=request.correlation_id))
 
     # -- out

@@ -7,13 +7,16 @@ nothing that was acked. Its doors (clock, tasks, disk, the line to the writer) a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
 import structlog
 from msgspec import UNSET
 
+from dolake.auth.gate import Gate
+from dolake.auth.principal import ANYBODY, Principal
+from dolake.auth.tokens import TokenBook
 from dolake.buffer.logs import Logs
 from dolake.buffer.wal import Log, LogSettings
 from dolake.cdc.answer import AckStatus, BufferStats, Limits, Lost, Status, no_flush
@@ -47,8 +50,9 @@ class WriterLine(Protocol):
 class IngestService:
     """`start`, then `connect` for each client. `ended` fails with the reason when no log is left; `stop` ends in order."""
 
-    def __init__(self, runtime: Runtime, disk: Disk, settings: Settings) -> None:
+    def __init__(self, runtime: Runtime, disk: Disk, settings: Settings, gate: Gate | None = None) -> None:
         self.runtime, self._disk, self._settings = runtime, disk, settings
+        self.gate = gate or Gate(runtime.clock, TokenBook(settings.tokens))
         self.limits = Limits(
             max_payload_bytes=settings.limits.payload_bytes,
             max_event_bytes=settings.limits.event_bytes,
@@ -115,9 +119,11 @@ class IngestService:
 
     # -- connections
 
-    def connect(self, send: Callable[[bytes], None], close: Callable[[int, str], None] = lambda code, reason: None) -> Connection:
+    def connect(
+        self, send: Callable[[bytes], None], close: Callable[[int, str], None] = lambda code, reason: None, principal: Principal = ANYBODY
+    ) -> Connection:
         """A new client: answers go out through `send`; `close(code, reason)` is called when the server ends the connection."""
-        connection = Connection(self, send, close)
+        connection = Connection(self, send, close, principal)
         self._connections.add(connection)
         self.metrics.set("dolake_cdc_connections_count", len(self._connections))
         return connection
@@ -209,13 +215,17 @@ class IngestService:
             if desk.lane.is_serving and desk.has_unpersisted:
                 desk.note_committed(self.writer.committed_bound(desk.lane.log_id, desk.source))
 
-    async def flush(self, tables: list[str] | None, reason: str) -> dict[str, Any]:
-        """The result of a flush of what the logs hold now: asks the writer and waits for its commit."""
+    async def flush(self, tables: list[str] | None, reason: str, patterns: Sequence[str] | None = None) -> dict[str, Any]:
+        """The result of a flush of what the logs hold now: asks the writer and waits for its commit.
+
+        Of these tables, or of those that one of the `patterns` matches; of all of them unless either is given.
+        """
         until = {lane.log_id: lane.log.synced_end for lane in self.lanes.values() if lane.is_serving}
         if self.writer_line is None:
             return no_flush("the writer half is not connected")
         try:
-            answer = await self.writer_line.request("writer", {"type": "flush", "tables": tables, "reason": reason, "until": until})
+            request = {"type": "flush", "tables": tables, "patterns": patterns, "reason": reason, "until": until}
+            answer = await self.writer_line.request("writer", request)
         except DolakeError as error:
             return no_flush(str(error))
         result = answer.get("result")

@@ -7,7 +7,7 @@ apart from the tails, which go on for the others.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -304,7 +304,7 @@ class WriterService:
             await table.decode(self._runtime)
 
     async def flush(
-        self, names: Sequence[TableName] | None, until: Mapping[str, int], timeout_s: float = FLUSH_TIMEOUT_S
+        self, names: Collection[TableName] | None, until: Mapping[str, int], timeout_s: float = FLUSH_TIMEOUT_S
     ) -> dict[str, Any]:
         """Commits what the logs hold of these tables (all) below `until`; the `result` of the protocol's flush_response."""
         began_s = self._runtime.clock.monotonic_s()
@@ -335,10 +335,10 @@ class WriterService:
         }
         return {**result, "error": error} if error else result
 
-    def _named(self, names: Sequence[TableName] | None) -> list[Table]:
+    def _named(self, names: Collection[TableName] | None) -> list[Table]:
         return [table for name, table in self.tables.items() if names is None or name in names]
 
-    def _unflushed(self, names: Sequence[TableName] | None, until: Mapping[str, int]) -> str:
+    def _unflushed(self, names: Collection[TableName] | None, until: Mapping[str, int]) -> str:
         """What a flush still waits for; empty when it is done. Asks the tables to go on the way."""
         for log_id, end in until.items():
             tail = self.tails.get(log_id)
