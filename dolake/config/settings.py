@@ -125,9 +125,9 @@ class LimitSettings(Section):
 
 
 class FlushOverrides(Section):
-    age_s: Seconds | None = None
-    bytes: Bytes | None = None
-    rows: Count | None = None
+    age_s: Seconds | None = Field(default=None, description="a row of this table waits at most this long for its flush to begin")
+    bytes: Bytes | None = Field(default=None, description="this table is flushed when it holds this many bytes")
+    rows: Count | None = Field(default=None, description="this table is flushed when it holds this many rows")
 
 
 ColumnName = Annotated[str, Field(min_length=1)]
@@ -136,11 +136,16 @@ ColumnName = Annotated[str, Field(min_length=1)]
 class TableOverrides(Section):
     """One `[tables."pattern"]`. What is absent is left to less specific patterns, then to [flush]."""
 
-    mode: Literal["changelog"] | None = None
+    mode: Literal["changelog"] | None = Field(default=None, description="`changelog`: every event is a row; the only mode so far")
     flush: FlushOverrides = FlushOverrides()
-    partition_by: tuple[ColumnName, ...] | None = None
-    drop: tuple[ColumnName, ...] = ()
-    mask: tuple[ColumnName, ...] = ()
+    partition_by: tuple[ColumnName, ...] | None = Field(
+        default=None, description="columns by whose values the table's files are kept apart (identity partitions); none unless set"
+    )
+    drop: tuple[ColumnName, ...] = Field(default=(), description="columns left out of the table; adds up over all patterns that match")
+    mask: tuple[ColumnName, ...] = Field(
+        default=(),
+        description="columns of which only the HMAC-SHA-256 under `mask_key` is kept; adds up over all patterns that match",
+    )
 
     @field_validator("mode", mode="before")
     @classmethod
@@ -180,7 +185,11 @@ class TableSettings(Section):
 class SourceOverrides(Section):
     """One `[sources."pattern"]`. What is absent is left to less specific patterns."""
 
-    namespace: str | None = None
+    namespace: str | None = Field(
+        default=None,
+        description="where the source's tables live, its own namespaces unless set; a `*` in it stands for the source's own. Without one, "
+        "tables of one name in several of its schemas are one table. Rows still in the log follow a change of this setting",
+    )
 
     @field_validator("namespace")
     @classmethod
