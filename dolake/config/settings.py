@@ -119,9 +119,19 @@ class CommitSettings(Section):
 
 
 class LimitSettings(Section):
+    """What a source may send: sizes of one message, and how much in a second."""
+
     payload_bytes: Annotated[Bytes, Field(ge=KIB, le=GIB)] = Field(default=16 * MIB, description="largest message of a source")
     event_bytes: Annotated[Bytes, Field(ge=64, le=GIB)] = Field(default=MIB, description="largest single event")
     batch_events: Count = Field(default=10_000, description="most events in one batch")
+    columns: Annotated[Count, Field(le=2000)] = Field(default=1000, description="most columns of a table")
+    messages_per_s: Count = Field(
+        default=1000, description="messages that one connection may send in a second, as much as two seconds of them at once"
+    )
+    events_per_s: Count | None = Field(
+        default=None,
+        description="events that one connection may send in a second, as much as two seconds of them at once; no limit unless set",
+    )
 
 
 class FlushOverrides(Section):

@@ -37,6 +37,7 @@ from dolake.errors import DolakeError, Forbidden, InvalidMessage, Mistake, Unaut
 from dolake.ingest.desk import SourceDesk
 from dolake.ingest.lane import UNSYNCED_BYTES_MAX
 from dolake.ingest.pressure import plan_retry_ms
+from dolake.ingest.rates import Bucket
 from dolake.model import Entry
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Connection:
         self.session = Session()
         self.desk: SourceDesk | None = None
         self.unsynced_bytes = 0
+        self._rates = service.rates()
         self._epoch = ""  # of the numbers this client knows: its connect's, then its last batch's
         self._closing: tuple[int, str] | None = None
         self._gone = False
@@ -69,13 +71,15 @@ class Connection:
         if self._gone or self._closing:
             return
         frame = frame.encode("utf-8", "surrogatepass") if isinstance(frame, str) else frame
+        received_s = self._service.runtime.clock.monotonic_s()
+        if not self._rates.messages.take(1, received_s) and await self._came_too_soon(frame):
+            return
         if frame == b"ping":
             self._send(b"pong")
             return
         self._service.metrics.add("dolake_cdc_received_bytes_total", len(frame))
         if not self._is_still_welcome(frame):
             return
-        received_s = self._service.runtime.clock.monotonic_s()
         limit = self._service.limits.max_payload_bytes
         if len(frame) > limit:
             sequence, correlation_id = wire.identity_of(frame)
@@ -101,6 +105,23 @@ class Connection:
         if not self._gone:
             self._close(code, reason)
             self.closed()
+
+    async def _came_too_soon(self, frame: bytes) -> bool:
+        """Refuses a batch above the messages that one connection may send (True); lets anything else wait until it may come.
+
+        Either way nothing more is read for a while: whoever does not heed the nacks is held by TCP, and costs no more than
+        one who keeps to the limit.
+        """
+        clock, bucket = self._service.runtime.clock, self._rates.messages
+        batch = wire.numbered_identity_of(frame) if self.desk is not None else None
+        if batch is not None:
+            slot = Slot(*batch)
+            text = f"this connection may send {bucket.per_s} messages a second"
+            self._answer(slot, self._refusal(slot, Reason.RATE_LIMITED, text, bucket))
+        await clock.sleep(bucket.wait_s(1, clock.monotonic_s()))
+        while batch is None and not bucket.take(1, clock.monotonic_s()):
+            await clock.sleep(bucket.wait_s(1, clock.monotonic_s()))
+        return batch is not None or self._gone or self._closing is not None
 
     async def _take(self, message: Message, received_s: float) -> None:
         try:
@@ -175,7 +196,7 @@ class Connection:
             return
         epoch = self.session.epoch_of(message)
         begin = self.session.begin_of(epoch, message.sequence)
-        if isinstance(message, CdcBatch) and not await self._fits(message, slot):
+        if not await self._fits(message, slot):
             return
         tables = message.tables if isinstance(message, CdcBatch) else (message.schema.table,)
         if mistakes := self._service.names.mistakes(message.source, tables):
@@ -207,25 +228,32 @@ class Connection:
             self._submit(desk, message, epoch, slot)
 
     def _submit(self, desk: SourceDesk, message: CdcBatch | SchemaMessage, epoch: str, slot: Slot) -> None:
-        pressure = desk.lane.pressure(len(message.payload))
+        pressure, events = desk.lane.pressure(len(message.payload)), self._rates.events
         if self._service.is_stopping:
             self._fill(slot, self._refusal(slot, Reason.SHUTTING_DOWN, "this daemon is stopping"))
         elif pressure.full:
             text = "the backlog is full: batches arrive faster than they are committed, or nothing is committed"
             self._fill(slot, self._refusal(slot, Reason.BUFFER_FULL, text))
+        elif events is not None and not events.take(message.event_count, self._service.runtime.clock.monotonic_s()):
+            text = f"this connection may send {events.per_s} events a second"
+            self._fill(slot, self._refusal(slot, Reason.RATE_LIMITED, text, events))
         else:
             self.unsynced_bytes += len(message.payload)
             self._epoch = epoch
             desk.admit(message.entry(epoch), self, slot)
 
-    async def _fits(self, batch: CdcBatch, slot: Slot) -> bool:
+    async def _fits(self, message: CdcBatch | SchemaMessage, slot: Slot) -> bool:
         limits = self._service.limits
-        if batch.event_count > limits.max_batch_events:
-            mistake = Mistake("events", f"{batch.event_count} events", f"holds at most {limits.max_batch_events} events")
+        if isinstance(message, SchemaMessage):
+            what, count, most = "columns", len(message.schema.columns), self._service.columns_max
+        else:
+            what, count, most = "events", message.event_count, limits.max_batch_events
+        if count > most:
+            mistake = Mistake(what, f"{count} {what}", f"holds at most {most} {what}")
             self._answer(slot, invalid(InvalidMessage([mistake], slot.sequence, slot.correlation_id)))
             return False
-        if len(batch.payload) > limits.max_event_bytes:
-            largest = await self._service.runtime.tasks.run(wire.largest_event_size_bytes, batch.payload)
+        if isinstance(message, CdcBatch) and len(message.payload) > limits.max_event_bytes:
+            largest = await self._service.runtime.tasks.run(wire.largest_event_size_bytes, message.payload)
             if largest > limits.max_event_bytes:
                 self._refuse_too_large(slot, Reason.EVENT_TOO_LARGE, "an event", limits.max_event_bytes, largest)
                 return False
@@ -276,6 +304,11 @@ class Connection:
 
     def _ack(self, slot: Slot, status: AckStatus, event_count: int) -> Ack:
         pressure = self.desk.lane.pressure() if self.desk else None
+        clock = self._service.runtime.clock
+        now_s = clock.monotonic_s()
+        bucket = self._rates.tightest(now_s)
+        delays_ms = (pressure.suggested_delay_ms if pressure else None, bucket.suggested_delay_ms(now_s))
+        delay_ms = max((delay for delay in delays_ms if delay is not None), default=None)
         return Ack(
             sequence_number=slot.sequence,
             status=status,
@@ -284,18 +317,21 @@ class Connection:
                 events_processed=event_count,
                 buffer_utilization=round(pressure.utilization, 4) if pressure else 0,
                 time_until_flush=self._service.flush_age_ms,
-                suggested_delay_ms=UNSET if pressure is None or pressure.suggested_delay_ms is None else pressure.suggested_delay_ms,
+                suggested_delay_ms=UNSET if delay_ms is None else delay_ms,
             ),
+            rate_limit=bucket.state(now_s, clock.now_ms()),
         )
 
-    def _refusal(self, slot: Slot, reason: Reason, message: str) -> Nack:
+    def _refusal(self, slot: Slot, reason: Reason, message: str, bucket: Bucket | None = None) -> Nack:
         """A nack worth retrying, with the delay after which: longer each time the batch comes back, whatever came behind it."""
         if self._refused_first < 0:
             self._refused_first = slot.sequence
         elif slot.sequence <= self._refused_first:
             self._refused_first, self._refused_again = slot.sequence, self._refused_again + 1
-        delay_ms = plan_retry_ms(self._refused_again, self._service.runtime.random.uniform(0.5, 1.5))
-        return nack(reason, slot.sequence, message, slot.correlation_id, retry_delay_ms=delay_ms)
+        runtime = self._service.runtime
+        delay_ms = plan_retry_ms(self._refused_again, runtime.random.uniform(0.5, 1.5))
+        limit = UNSET if bucket is None else bucket.state(runtime.clock.monotonic_s(), runtime.clock.now_ms())
+        return nack(reason, slot.sequence, message, slot.correlation_id, retry_delay_ms=delay_ms, rate_limit=limit)
 
     def _refuse_too_large(self, slot: Slot, reason: Reason, what: str, limit: int, size: int) -> None:
         text = f"{what} holds at most {limit} bytes (got {size})"

@@ -30,6 +30,7 @@ from dolake.ingest.desk import SourceDesk
 from dolake.ingest.lane import Lane
 from dolake.ingest.pressure import plan_backlog_bytes_max
 from dolake.ingest.progress import Message, WriterView
+from dolake.ingest.rates import Rates
 from dolake.metrics import Metrics
 from dolake.model import Codec
 from dolake.storage.disk import Disk
@@ -57,7 +58,11 @@ class IngestService:
             max_payload_bytes=settings.limits.payload_bytes,
             max_event_bytes=settings.limits.event_bytes,
             max_batch_events=settings.limits.batch_events,
+            max_columns=settings.limits.columns,
+            max_messages_per_s=settings.limits.messages_per_s,
+            max_events_per_s=UNSET if settings.limits.events_per_s is None else settings.limits.events_per_s,
         )
+        self.columns_max = settings.limits.columns
         self.flush_age_ms = round(settings.flush.age_s * 1000)
         self.metrics = Metrics()
         self.writer = WriterView()
@@ -127,6 +132,11 @@ class IngestService:
         self._connections.add(connection)
         self.metrics.set("dolake_cdc_connections_count", len(self._connections))
         return connection
+
+    def rates(self) -> Rates:
+        """What a new connection may send."""
+        limits = self._settings.limits
+        return Rates(limits.messages_per_s, limits.events_per_s, self.runtime.clock.monotonic_s())
 
     def disconnected(self, connection: Connection) -> None:
         self._connections.discard(connection)
