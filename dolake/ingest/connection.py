@@ -115,6 +115,7 @@ class Connection:
         clock, bucket = self._service.runtime.clock, self._rates.messages
         batch = wire.numbered_identity_of(frame) if self.desk is not None else None
         if batch is not None:
+            self._service.metrics.add("dolake_cdc_received_bytes_total", len(frame))
             slot = Slot(*batch)
             text = f"this connection may send {bucket.per_s} messages a second"
             self._answer(slot, self._refusal(slot, Reason.RATE_LIMITED, text, bucket))
