@@ -40,7 +40,6 @@ def _histogram(help: str, *labels: str) -> Metric:
 
 METRICS: dict[str, Metric] = {
     "dolake_cdc_connections_count": _gauge("Websocket connections open"),
-    "dolake_cdc_handshakes_refused_total": _counter("Websocket handshakes refused for their token, or the lack of one", "status"),
     "dolake_cdc_received_bytes_total": _counter("Bytes of messages received"),
     "dolake_cdc_events_total": _counter("Events accepted into a log; repeats not counted"),
     "dolake_cdc_acks_total": _counter("Acks sent", "status"),
@@ -76,9 +75,10 @@ METRICS: dict[str, Metric] = {
     "dolake_commit_conflicts_total": _counter("Tries that came second to somebody else's commit"),
     "dolake_commit_unknown_total": _counter("Tries whose outcome had to be looked up"),
     "dolake_commit_seconds": _histogram("One commit, all its tries"),
-    "dolake_http_refused_requests_total": _counter("HTTP requests refused for their token, or the lack of one", "status"),
     "dolake_store_up_count": _gauge("1 while the object store answers the writer"),
     "dolake_catalog_up_count": _gauge("1 while the catalog answers the writer"),
+    "dolake_http_requests_total": _counter("HTTP requests answered; status `gone`: the client left before", "path", "status"),
+    "dolake_http_request_seconds": _histogram("From an HTTP request's head to its answer", "path"),
     "dolake_process_up_count": _gauge("1 while the process answers", "process"),
     "dolake_process_memory_bytes": _gauge("Resident memory of the process", "process"),
     "dolake_process_cpu_seconds_total": _counter("Processor time used by the process", "process"),
@@ -172,11 +172,25 @@ def render(processes: Mapping[str, Values]) -> bytes:
     return generate_latest(registry)
 
 
+def _together(metric: Metric, entries: list[list[Any]]) -> list[tuple[list[str], Any]]:
+    """What several processes counted under the same labels is one sum; of gauges the first stands."""
+    found: dict[tuple[str, ...], Any] = {}
+    for labels, value in entries:
+        key = tuple(labels)
+        if key not in found:
+            found[key] = value
+        elif metric.kind == "counter":
+            found[key] += value
+        elif metric.kind == "histogram":
+            found[key] = [one + other for one, other in zip(found[key], value, strict=True)]
+    return [(list(key), value) for key, value in found.items()]
+
+
 def _families(processes: Mapping[str, Values]) -> Iterator[Any]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
     for name, metric in METRICS.items():
-        found = [entry for values in processes.values() for entry in values.get(name, [])]
+        found = _together(metric, [entry for values in processes.values() for entry in values.get(name, [])])
         if metric.kind == "histogram":
             family: Any = HistogramMetricFamily(name, metric.help, labels=metric.labels)
             for key, counts in found:

@@ -114,7 +114,6 @@ _PAYLOAD_TABLES = msgspec.json.Decoder(OnlyTables)
 _COLUMNS = msgspec.json.Decoder(list[Column])
 _NAMES = msgspec.json.Decoder(list[str])
 _IDENTITY = msgspec.json.Decoder(OnlyIdentity)
-_NUMBERED = ("cdc_batch", "schema")
 _EVENTS_KEY = re.compile(rb'"events"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
 
 
@@ -154,15 +153,6 @@ def identity_of(frame: bytes) -> tuple[int, str | None]:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return 0, None
     return identity.sequence_number, identity.correlation_id
-
-
-def numbered_identity_of(frame: bytes) -> tuple[int, str | None] | None:
-    """The same of a frame that claims to be a batch or a schema; None for all others. Far cheaper than decoding it."""
-    try:
-        identity = _IDENTITY.decode(frame)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
-    return (identity.sequence_number, identity.correlation_id) if identity.type in _NUMBERED else None
 
 
 def split_events(payload: bytes) -> list[bytes]:
@@ -216,7 +206,7 @@ def _decode_any(frame: bytes) -> Message:
     message = _OTHERS.decode(frame)
     if isinstance(message, BatchEnvelope):
         raw = memoryview(message.events)
-        if not _keys_differ(_without(frame, raw)):
+        if has_equal_keys(frame, raw):
             raise _Wrong
         return _batch(message, raw, frame)
     if not _keys_differ(frame):
@@ -226,6 +216,11 @@ def _decode_any(frame: bytes) -> Message:
     if message.source_do_id is not UNSET and not validation.is_source_name(message.source_do_id):
         raise _Wrong
     return message  # type: ignore[no-any-return]
+
+
+def has_equal_keys(frame: bytes, events: memoryview) -> bool:
+    """Whether an object of the frame has a key twice; `events`, a value of the frame, is not looked into."""
+    return not _keys_differ(_without(frame, events))
 
 
 def _without(frame: bytes, value: memoryview) -> bytes:

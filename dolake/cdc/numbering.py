@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from dolake.model import Entry, SourceState, epoch_hash
+from dolake.model import RECENT_CONTENTS, Entry, SourceState, epoch_hash
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,12 @@ class Numbering:
         if sequence > last + 1:
             return Gap(expected=last + 1)
         waiting = next((entry for entry in self.in_flight if entry.sequence == sequence and entry.epoch == epoch), None)
-        known = waiting.content if waiting else self.durable.contents.get(sequence, content)
+        contents = self.durable.contents if epoch == self.durable.epoch else {}
+        if waiting is None and sequence not in contents and len(contents) < RECENT_CONTENTS:
+            # All that ever came in this epoch is remembered, and this is not among it: `duplicate` would be a lie.
+            first = min([*contents, *(entry.sequence for entry in self.in_flight if entry.epoch == epoch)], default=last)
+            return Refused(f"sequenceNumber: {sequence} is below {first}, with which this source's numbering began; start a new epoch")
+        known = waiting.content if waiting else contents.get(sequence, content)
         if known != content:
             return Refused(f"sequenceNumber: {sequence} was used for other events before; continue from {last + 1} or start a new epoch")
         return Repeat(in_flight=waiting is not None)

@@ -1,6 +1,7 @@
 """Names every mistake of a message that did not decode: slow, strict, and only run when something is wrong.
 
-`mistakes_of(frame)` reads the frame with a plain JSON parser and holds each field against the table of rules below.
+`mistakes_of(frame)` reads the frame with a plain JSON parser and holds each field against the table of rules below; with
+`posted`, against those of a body sent by POST, where most of a batch's envelope may be left out.
 Fields are named as `events.3.operation`; what a row holds (`before`, `after`) is only required to be JSON.
 """
 
@@ -73,8 +74,8 @@ def shown(value: object) -> str:
     return text if len(text) <= VALUE_TEXT_MAX else text[: VALUE_TEXT_MAX - 1] + "…"
 
 
-def mistakes_of(frame: bytes) -> list[Mistake]:
-    """Everything that is wrong with a frame; empty if nothing is."""
+def mistakes_of(frame: bytes, *, posted: bool = False) -> list[Mistake]:
+    """Everything that is wrong with a frame, or with the body of a POST; empty if nothing is."""
     try:
         text = frame.decode()
     except UnicodeDecodeError as error:
@@ -87,10 +88,11 @@ def mistakes_of(frame: bytes) -> list[Mistake]:
         return [Mistake("frame", shown(text), f"is one JSON object: {error}")]
     if not isinstance(message, _Object):
         return [Mistake("frame", shown(message), "is one JSON object")]
-    kind = message.get("type")
-    if not isinstance(kind, str) or kind not in MESSAGES:
-        return [*_outside_json("", message), Mistake("type", _shown_field(message, "type"), "is one of " + ", ".join(MESSAGES))]
-    return [*_outside_json("", message), *MESSAGES[kind](message)]
+    messages = POSTED if posted else MESSAGES
+    kind = message.get("type", "cdc_batch" if posted else None)
+    if not isinstance(kind, str) or kind not in messages:
+        return [*_outside_json("", message), Mistake("type", _shown_field(message, "type"), "is one of " + ", ".join(messages))]
+    return [*_outside_json("", message), *messages[kind](message)]
 
 
 def _integer_or_text(text: str) -> int | _NotJson:
@@ -241,6 +243,8 @@ BATCH = {
     "lastEventSequence": Field(integer(-1)), "sizeBytes": Field(integer(0)), "isRetry": Field(boolean), "retryCount": Field(integer(0)),
     "transaction": Field(an_object, required=False),
 }  # fmt: skip
+FILLED = ("timestamp", "firstEventSequence", "lastEventSequence", "sizeBytes", "isRetry", "retryCount")  # where a POST left them out
+POSTED_BATCH = {name: Field(field.rule, field.required and name not in FILLED) for name, field in BATCH.items()}
 TRANSACTION = {"id": Field(text(1)), "last": Field(boolean)}
 EVENT = {
     "sequence": Field(integer(0)), **_TIME, "operation": Field(one_of(*Operation)), "table": Field(table_name),
@@ -288,8 +292,8 @@ def _plain(rules: dict[str, Field]) -> Callable[[_Object], Iterator[Mistake]]:
     return lambda message: _fields("", message, rules)
 
 
-def _batch(message: _Object) -> Iterator[Mistake]:
-    yield from _fields("", message, BATCH)
+def _batch(message: _Object, rules: dict[str, Field] = BATCH) -> Iterator[Mistake]:
+    yield from _fields("", message, rules)
     yield from _inside("", message, "transaction", TRANSACTION)
     events = message.get("events")
     if not isinstance(events, list):
@@ -358,4 +362,8 @@ MESSAGES: dict[str, Callable[[_Object], Iterator[Mistake]]] = {
     "heartbeat": _plain(HEARTBEAT),
     "flush_request": _plain(FLUSH_REQUEST),
     "disconnect": _plain(DISCONNECT),
+}
+POSTED: dict[str, Callable[[_Object], Iterator[Mistake]]] = {
+    "cdc_batch": lambda message: _batch(message, POSTED_BATCH),
+    "schema": _schema,
 }

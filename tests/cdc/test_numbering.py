@@ -15,6 +15,7 @@ def entry(sequence: int, epoch: str = "", content: int = 0) -> Entry:
 
 
 KNOWN = state(9, "b", contents={8: 80, 9: 90}, ended=("a",))
+LONG = state(99, contents={number: number * 10 for number in range(36, 100)})
 IN_FLIGHT = [entry(10, "b", 100), entry(11, "b", 110)]
 
 
@@ -27,7 +28,7 @@ IN_FLIGHT = [entry(10, "b", 100), entry(11, "b", 110)]
         (KNOWN, [], "b", 10, 1, New()),
         (KNOWN, [], "b", 11, 1, Gap(expected=10)),
         (KNOWN, [], "b", 9, 90, Repeat(in_flight=False)),
-        (KNOWN, [], "b", 3, 7, Repeat(in_flight=False)),  # its content is not remembered any more
+        (LONG, [], "", 3, 7, Repeat(in_flight=False)),  # its content is not remembered any more
         (KNOWN, [], "c", 0, 1, New()),
         (KNOWN, [], "c", 77, 1, New()),
         (KNOWN, [], "", 77, 1, New()),  # no name is a name like any other
@@ -94,3 +95,22 @@ def test_after_recovery_what_it_found_counts():
     numbering.abandon(state(10, "b", contents={10: 100}))
     assert numbering.judge("b", 10, 100) == Repeat(in_flight=False)
     assert numbering.judge("b", 11, 5) == New()
+
+
+@pytest.mark.parametrize(
+    ("durable", "in_flight", "epoch", "sequence"),
+    [
+        (KNOWN, [], "b", 7),
+        (KNOWN, IN_FLIGHT, "b", 7),
+        (KNOWN, [entry(7, "c"), entry(8, "c")], "c", 6),
+        (KNOWN, [entry(9, "c")], "c", 8),  # 8 was used, but in the epoch before
+        (state(), [entry(5)], "", 4),
+    ],
+)
+def test_what_never_came_is_no_repeat(durable, in_flight, epoch, sequence):
+    numbering = Numbering(durable)
+    for one in in_flight:
+        numbering.admit(one)
+    verdict = numbering.judge(epoch, sequence, 1)
+    assert isinstance(verdict, Refused)
+    assert verdict.rule.startswith(f"sequenceNumber: {sequence} is below {sequence + 1}, with which this source's numbering began")
