@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help venv demo test e2e bench faults lint format lock clean
+.PHONY: help venv demo test e2e bench faults lint format docs lock clean
 
 help:
 	@echo "make demo    see it work: a daemon on a temporary folder, a sample, a few queries"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench   throughput, latency and commit cost on two cores"
 	@echo "make faults  the crash matrix, the kills and the simulation at full size (hours)"
 	@echo "make lint    ruff and mypy only"
+	@echo "make docs    write the references under docs/ from the code"
 
 venv: $(INSTALLED)
 
@@ -51,6 +52,9 @@ lint: venv
 format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: venv
+	@$(BIN)/dolake docs write docs
 
 # The options keep this machine's index and wheel folders out of the file.
 lock: venv

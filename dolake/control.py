@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -309,6 +309,13 @@ class ControlClient:
 
 async def ask_once(path: str, what: str, *, runtime: Runtime, timeout_s: float | None = 10.0, **fields: Any) -> Message:
     """Connects, asks, and leaves: for a command. Raises DaemonUnreachable at once if nobody listens, else as `ask`."""
+    async with asking(path, runtime=runtime) as client:
+        return await client.ask(what, timeout_s=timeout_s, **fields)
+
+
+@contextlib.asynccontextmanager
+async def asking(path: str, *, runtime: Runtime) -> AsyncIterator[ControlClient]:
+    """One connection for several questions of a command. Raises DaemonUnreachable at once if nobody listens."""
     client = ControlClient(path, role="cli", runtime=runtime)
     try:
         await client.connect()
@@ -316,7 +323,7 @@ async def ask_once(path: str, what: str, *, runtime: Runtime, timeout_s: float |
         raise DaemonUnreachable(f"no daemon answers at {path}; start one with `dolake serve`") from None
     listening = runtime.tasks.spawn("control-cli", client.listen())
     try:
-        return await client.ask(what, timeout_s=timeout_s, **fields)
+        yield client
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)

@@ -40,6 +40,7 @@ def _histogram(help: str, *labels: str) -> Metric:
 
 METRICS: dict[str, Metric] = {
     "dolake_cdc_connections_count": _gauge("Websocket connections open"),
+    "dolake_cdc_handshakes_refused_total": _counter("Websocket handshakes refused for their token, or the lack of one", "status"),
     "dolake_cdc_received_bytes_total": _counter("Bytes of messages received"),
     "dolake_cdc_events_total": _counter("Events accepted into a log; repeats not counted"),
     "dolake_cdc_acks_total": _counter("Acks sent", "status"),
@@ -75,6 +76,7 @@ METRICS: dict[str, Metric] = {
     "dolake_commit_conflicts_total": _counter("Tries that came second to somebody else's commit"),
     "dolake_commit_unknown_total": _counter("Tries whose outcome had to be looked up"),
     "dolake_commit_seconds": _histogram("One commit, all its tries"),
+    "dolake_http_refused_requests_total": _counter("HTTP requests refused for their token, or the lack of one", "status"),
     "dolake_store_up_count": _gauge("1 while the object store answers the writer"),
     "dolake_catalog_up_count": _gauge("1 while the catalog answers the writer"),
     "dolake_http_requests_total": _counter("HTTP requests answered; status `gone`: the client left before", "path", "status"),

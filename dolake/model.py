@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
@@ -17,6 +17,10 @@ RESERVED_NAMESPACE = "dolake"
 RESERVED_SUFFIX = "__changes"
 RESERVED_COLUMN_PREFIX = "_cdc_"
 ROW_ID_COLUMN = "_cdc_row_id"
+# Under this name dead letters are sent again; their tables are already called what they are called in the lake.
+DEAD_LETTERS_SOURCE = "_dead_letters"
+
+TOKEN_PREFIX = "dlk_"  # What every bearer token begins with, so that it is known wherever it must not be.
 
 
 @dataclass(frozen=True, order=True)
@@ -58,6 +62,22 @@ def normal_pattern(pattern: str) -> str:
 def pattern_expression(pattern: str) -> re.Pattern[str]:
     """What a table pattern matches, as an expression over full names (`namespace.name`). Raises ValueError as `normal_pattern`."""
     return re.compile(".*".join(re.escape(part) for part in normal_pattern(pattern).split("*")))
+
+
+class TablesLike(Collection[TableName]):
+    """The tables that one of some patterns matches. Which exist it does not know, so that it has none to list."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._expressions = [pattern_expression(pattern) for pattern in patterns]
+
+    def __contains__(self, name: object) -> bool:
+        return any(expression.fullmatch(str(name)) for expression in self._expressions)
+
+    def __iter__(self) -> Iterator[TableName]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
 
 
 class Operation(StrEnum):

@@ -12,6 +12,7 @@ import pytest
 from dolake.config import Settings, load_settings
 from dolake.errors import ConfigurationError, Mistake
 from dolake.model import TableName
+from tests.harness.access import hash_of, new_token, section
 
 MIB = 1024 * 1024
 
@@ -159,6 +160,9 @@ def test_columns_left_out_and_masked_add_up_over_all_patterns(tmp_path: Path) ->
     assert "sixteen" not in repr(settings)
 
 
+HASH = f'hash = "{hash_of(new_token())}"'
+TOKEN = f"[tokens.a]\n{HASH}\n"
+
 # toml, environment, flags → the key that is named, the value shown, a part of the rule
 WRONG: dict[str, tuple[str, dict[str, str], dict[str, object], str, str, str]] = {
     "port too high": ("port = 70000", {}, {}, "port", "70000", "at most 65535"),
@@ -210,6 +214,32 @@ WRONG: dict[str, tuple[str, dict[str, str], dict[str, object], str, str, str]] =
     "row ids dropped": ('[tables."x"]\ndrop = ["_cdc_row_id"]', {}, {}, "tables.x.drop", "_cdc_row_id", "only _cdc_row_id may be masked"),
     "log level unknown": ('log_level = "loud"', {}, {}, "log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
     "log format unknown": ("", {"DOLAKE_LOG_FORMAT": "xml"}, {}, "log_format", "xml", "'auto', 'console' or 'json'"),
+    "namespace with a dot": ('[sources.x]\nnamespace = "a.b"', {}, {}, "sources.x.namespace", "a.b", "letters, digits and `_`"),
+    "namespace with two stars": ('[sources.x]\nnamespace = "*_*"', {}, {}, "sources.x.namespace", "*_*", "at most one `*`"),
+    "namespace of dolake's": ('[sources.x]\nnamespace = "dolake"', {}, {}, "sources.x.namespace", "dolake", "not `dolake`"),
+    "source's unknown key": ('[sources."x"]\nnamespaces = "a"', {}, {}, "sources.x.namespaces", "a", "did you mean sources.x.namespace"),
+    "source pattern empty": ('[sources.""]\nnamespace = "a"', {}, {}, "sources.", "", "1 to 256 characters"),
+    "sources in the environment": ("", {"DOLAKE_SOURCES_X": "m"}, {}, "DOLAKE_SOURCES_X", "m", "dolake.toml"),
+    "hash of another form": ('[tokens.a]\nhash = "md5:1"\nread = true', {}, {}, "tokens.a.hash", "not shown", "64 hex digits"),
+    "token without hash": ("[tokens.a]\nread = true", {}, {}, "tokens.a.hash", "nothing", "required"),
+    "token of a number": ("[tokens]\na = 1", {}, {}, "tokens.a", "1", "section"),
+    "tokens a number": ("tokens = 1", {}, {}, "tokens", "1", "section"),
+    "token's odd name": (f'[tokens."a b"]\n{HASH}\nread = true', {}, {}, "tokens.a b", "a b", "letters, digits"),
+    "token's unknown key": (f"{TOKEN}read = true\nsource = []", {}, {}, "tokens.a.source", "[]", "did you mean tokens.a.sources"),
+    "token that allows nothing": (TOKEN, {}, {}, "tokens.a", "nothing", "allow something"),
+    "sources without tables": (f'{TOKEN}sources = ["x"]', {}, {}, "tokens.a.tables", "nothing", "together with tokens.a.sources"),
+    "tables without sources": (f'{TOKEN}tables = ["x"]', {}, {}, "tokens.a.sources", "nothing", "together with tokens.a.tables"),
+    "token's source pattern empty": (f'{TOKEN}sources = [""]\ntables = ["x"]', {}, {}, "tokens.a.sources", "", "1 to 256"),
+    "table pattern wrong": (f'{TOKEN}sources = ["x"]\ntables = ["a.b.c"]', {}, {}, "tokens.a.tables", "a.b.c", "table pattern"),
+    "sources a text": (f'{TOKEN}sources = "x"\ntables = ["x"]', {}, {}, "tokens.a.sources", "x", "must be a list"),
+    "read no truth": (f'{TOKEN}read = "yes"', {}, {}, "tokens.a.read", "yes", "true or false"),
+    "expires without offset": (f"{TOKEN}read = true\nexpires = 2027-01-31T00:00:00", {}, {}, "tokens.a.expires", "2027", "offset"),
+    "expires a day": (f"{TOKEN}read = true\nexpires = 2027-01-31", {}, {}, "tokens.a.expires", "2027", "offset"),
+    "expires soon": (f'{TOKEN}read = true\nexpires = "soon"', {}, {}, "tokens.a.expires", "soon", "offset"),
+    "one token by two names": (f"{TOKEN}read = true\n[tokens.b]\n{HASH}\nread = true", {}, {}, "tokens.b.hash", "the same", "tokens.a"),
+    "tokens in the environment": ("", {"DOLAKE_TOKENS_A_HASH": "m"}, {}, "DOLAKE_TOKENS_A_HASH", "m", "dolake.toml"),
+    "file of tokens absent": ('[auth]\ntokens_file = "none.toml"', {}, {}, "auth.tokens_file", "/lake/none.toml", "can be read"),
+    "file of tokens empty": ("", {"DOLAKE_AUTH_TOKENS_FILE": "/dev/null"}, {}, "auth.tokens_file", "/dev/null", "must hold a token"),
     "snapshots none": ("", {"DOLAKE_COMMIT_SNAPSHOTS_KEPT": "0"}, {}, "commit.snapshots_kept", "0", "at least 1"),
 }  # fmt: skip
 
@@ -277,6 +307,46 @@ def test_a_file_that_cannot_be_read_is_a_mistake(tmp_path: Path, content: bytes 
 def test_without_a_data_directory_the_rest_is_checked_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert [mistake.field for mistake in mistakes(None, environment={"DOLAKE_PORT": "-1"})] == ["data", "port"]
+
+
+@pytest.mark.acceptance("AT-98")
+@pytest.mark.parametrize(
+    "toml",
+    ["[tokens.a]\nhash = '{token}'\nread = true", "[tokens.a]\ntoken = '{token}'", "[tokens.{token}]\nread = true", "host = '{token}'"],
+    ids=["as hash", "as a key", "as name", "as host"],
+)
+def test_a_token_given_in_a_wrong_place_is_not_shown(tmp_path: Path, toml: str) -> None:
+    token = new_token()
+    found = mistakes(tmp_path, toml.replace("{token}", token), {"DOLAKE_PORT": token, "DOLAKE_NONE": token})
+    assert len(found) >= 3
+    assert token not in " ".join(map(str, found))
+
+
+def test_tokens_come_from_the_configuration_and_from_a_file_of_their_own(tmp_path: Path) -> None:
+    first, second = new_token(), new_token()
+    (tmp_path / "tokens.toml").write_text(section("second", second, sources=["s*"], tables=["*"]) + "expires = 2027-01-31T01:00:00+01:00\n")
+    toml = '[auth]\ntokens_file = "tokens.toml"\n' + section("first", first, read=True)
+    settings = load(tmp_path, toml, flags={"host": "0.0.0.0"})
+    assert set(settings.tokens) == {"first", "second"}
+    assert (settings.tokens["first"].hash, settings.tokens["first"].expires_ms) == (hash_of(first), None)
+    assert (settings.tokens["second"].sources, settings.tokens["second"].expires_ms) == (("s*",), 1_801_353_600_000)
+    assert Settings.from_json(settings.to_json()) == settings
+    assert hash_of(first) not in repr(settings)
+
+
+def test_a_file_of_tokens_holds_tokens_and_none_that_is_elsewhere_too(tmp_path: Path) -> None:
+    (tmp_path / "tokens.toml").write_text("port = 1\n" + section("a", new_token(), read=True) + section("b", "x", read=True, flags=[]))
+    found = mistakes(tmp_path, '[auth]\ntokens_file = "tokens.toml"\n' + section("a", new_token(), read=True))
+    assert [mistake.field for mistake in found] == ["port", "tokens.a", "tokens.b.flags"]
+    assert all(mistake.value.endswith("tokens.toml") for mistake in found)
+
+
+def test_who_only_reads_needs_no_file_of_tokens(tmp_path: Path) -> None:
+    (tmp_path / "dolake.toml").write_text('host = "0.0.0.0"\n[auth]\ntokens_file = "/nonexistent"\n')
+    settings = load_settings({"data": str(tmp_path)}, environment={}, writing=False)
+    assert (settings.tokens, settings.auth.tokens_file) == ({}, "/nonexistent")
+    with pytest.raises(ConfigurationError, match=r"auth\.tokens_file: must be a file that can be read"):
+        load_settings({"data": str(tmp_path)}, environment={}, writing=False, with_tokens=True)
 
 
 @pytest.mark.acceptance("AT-100")

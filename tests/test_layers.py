@@ -81,7 +81,7 @@ ATTRIBUTE_DOORS: dict[str, tuple[str, ...]] = {
 }
 # Files that decide: values in, values out. Also everything that only holds values.
 PURE_NAMES = ("plan.py", "session.py", "schema.py", "placement.py")
-PURE_FILES = ("errors.py", "model.py", "column_types.py", "iceberg/metadata.py")
+PURE_FILES = ("errors.py", "model.py", "column_types.py", "iceberg/metadata.py", "ingest/rates.py", "ingest/pressure.py")
 IMPURE_IMPORTS = {
     *("asyncio", "boto3", "duckdb", "logging", "os", "pathlib", "random", "secrets", "shutil", "socket", "subprocess", "threading", "time"),
     *("uuid", "websockets", "structlog", "dolake.storage", "dolake.clock", "dolake.control"),

@@ -23,12 +23,12 @@ from typing import Protocol
 from dolake.auth.principal import ANYBODY, Principal
 from dolake.clock import Randomness
 from dolake.errors import Unauthorized
+from dolake.model import TOKEN_PREFIX
 
-PREFIX = "dlk_"
 HASH_PREFIX = "sha256:"
-_TOKEN = re.compile(r"dlk_[A-Za-z0-9_-]{43}")
+_TOKEN = re.compile(TOKEN_PREFIX + r"[A-Za-z0-9_-]{43}")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
-_TOKEN_ANYWHERE = re.compile(r"dlk_[A-Za-z0-9_%-]+")
+_TOKEN_ANYWHERE = re.compile(TOKEN_PREFIX + r"[A-Za-z0-9_%-]+")
 _QUERY_NAME = "token"
 
 
@@ -107,7 +107,7 @@ class TokenBook:
 
 def new_token(random: Randomness) -> str:
     """A token of 256 random bits. It is shown once; what is kept is its hash."""
-    return PREFIX + base64.urlsafe_b64encode(random.bits(256).to_bytes(32, "big")).rstrip(b"=").decode()
+    return TOKEN_PREFIX + base64.urlsafe_b64encode(random.bits(256).to_bytes(32, "big")).rstrip(b"=").decode()
 
 
 def is_token(text: str) -> bool:
@@ -141,7 +141,7 @@ def presented_token(authorizations: Sequence[str], query: str) -> str | None:
 
 def without_tokens(text: str) -> str:
     """The text with every token in it, and every `token=` of a URL, replaced: for what people or log files get to see."""
-    return _TOKEN_ANYWHERE.sub(PREFIX + "***", re.sub(r"([?&]token=)[^&#\s\"']+", r"\1***", text))
+    return _TOKEN_ANYWHERE.sub(TOKEN_PREFIX + "***", re.sub(r"([?&]token=)[^&#\s\"']+", r"\1***", text))
 
 
 def _bearer(value: str) -> str:

@@ -37,6 +37,7 @@ class SegmentView:
     tables: dict[str, int]
     records: list[Record] = field(repr=False)
     problem: str
+    standing: LogState | None = field(default=None, repr=False)  # what the log knows after this segment; None where that cannot be said
 
     @property
     def plain_bytes(self) -> int:
@@ -63,6 +64,7 @@ def inspect_log(disk: Disk, directory: str) -> Iterator[SegmentView]:
             tables=segment.tables if segment else {},
             records=records,
             problem=str(error) if error else "",
+            standing=segment.state if segment else None,
         )
 
 

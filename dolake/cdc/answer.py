@@ -20,14 +20,30 @@ class Reason(enum.StrEnum):
     EVENT_TOO_LARGE = "event_too_large"
     BUFFER_FULL = "buffer_full"
     STORAGE_FULL = "storage_full"
+    RATE_LIMITED = "rate_limited"
+    LOAD_SHEDDING = "load_shedding"
     DEGRADED = "degraded"
     INTERNAL_ERROR = "internal_error"
     SHUTTING_DOWN = "shutting_down"
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
+    CONNECTION_LIMIT = "connection_limit"
+    IP_LIMIT = "ip_limit"
 
 
-SHOULD_RETRY = frozenset({Reason.BUFFER_FULL, Reason.STORAGE_FULL, Reason.DEGRADED, Reason.INTERNAL_ERROR, Reason.SHUTTING_DOWN})
+SHOULD_RETRY = frozenset(
+    {
+        Reason.BUFFER_FULL,
+        Reason.STORAGE_FULL,
+        Reason.RATE_LIMITED,
+        Reason.LOAD_SHEDDING,
+        Reason.DEGRADED,
+        Reason.INTERNAL_ERROR,
+        Reason.SHUTTING_DOWN,
+        Reason.CONNECTION_LIMIT,
+        Reason.IP_LIMIT,
+    }
+)
 MISTAKES_SHOWN_MAX = 100
 
 
@@ -50,10 +66,19 @@ class AckDetails(Struct, rename="camel", kw_only=True, gc=False):
     suggested_delay_ms: int | UnsetType = UNSET
 
 
+class RateLimit(Struct, rename="camel", kw_only=True, gc=False):
+    """How much of a connection's allowance is left: `limit` when nothing has come for a while; `reset_at` in s, when it is again."""
+
+    limit: int
+    remaining: int
+    reset_at: int
+
+
 class Ack(_Answer, tag="ack"):
     sequence_number: int
     status: AckStatus
     details: AckDetails
+    rate_limit: RateLimit | UnsetType = UNSET
 
 
 class Nack(_Answer, tag="nack"):
@@ -65,6 +90,7 @@ class Nack(_Answer, tag="nack"):
     max_size: int | UnsetType = UNSET
     actual_size: int | UnsetType = UNSET
     expected_sequence: int | UnsetType = UNSET
+    rate_limit: RateLimit | UnsetType = UNSET
 
 
 class BufferStats(Struct, rename="camel", kw_only=True):
@@ -77,11 +103,14 @@ class BufferStats(Struct, rename="camel", kw_only=True):
 
 
 class Limits(Struct, rename="camel", kw_only=True):
-    """What one message may hold at most."""
+    """What one message may hold at most, and how much may come in a second by one connection (events: where that is limited)."""
 
     max_payload_bytes: int
     max_event_bytes: int
     max_batch_events: int
+    max_columns: int | UnsetType = UNSET
+    max_messages_per_s: int | UnsetType = UNSET
+    max_events_per_s: int | UnsetType = UNSET
 
 
 class Lost(Struct, rename={"first": "from", "last": "to"}):
@@ -131,15 +160,15 @@ def decode_answer(frame: bytes | str) -> Answer:
     return _DECODER.decode(frame)
 
 
-def nack(reason: Reason, sequence: int, message: str, correlation_id: str | None = None, **numbers: int) -> Nack:
-    """`numbers` are the optional fields: retry_delay_ms, max_size, actual_size, expected_sequence."""
+def nack(reason: Reason, sequence: int, message: str, correlation_id: str | None = None, **fields: Any) -> Nack:
+    """`fields` are the optional ones: retry_delay_ms, max_size, actual_size, expected_sequence, rate_limit."""
     return Nack(
         sequence_number=sequence,
         reason=reason,
         error_message=message,
-        should_retry=reason in SHOULD_RETRY or "expected_sequence" in numbers,
+        should_retry=reason in SHOULD_RETRY or "expected_sequence" in fields,
         correlation_id=UNSET if correlation_id is None else correlation_id,
-        **numbers,
+        **fields,
     )
 
 

@@ -26,6 +26,9 @@ _STATUS = {
     Reason.EVENT_TOO_LARGE: 413,
     Reason.UNAUTHORIZED: 401,
     Reason.FORBIDDEN: 403,
+    Reason.RATE_LIMITED: 429,
+    Reason.CONNECTION_LIMIT: 429,
+    Reason.IP_LIMIT: 429,
 }
 _GAP = 409
 

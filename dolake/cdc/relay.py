@@ -5,7 +5,7 @@ answer are the same, one after the other on a connection:
 
     meta length  u32 LE
     body length  u32 LE
-    meta         JSON object: what the HTTP request says beside its body; of an answer, status and seconds to wait
+    meta         JSON object: what the HTTP request says beside its body; of an answer, its status and headers
     body         bytes: the message as the source sent it; the ack or nack
 
 A request may be sent again at will: a batch that became durable with its answer lost is acked as a duplicate (I3). So the

@@ -1,8 +1,9 @@
 """The websocket shell: bytes in, bytes out, and nobody may hold up anybody else.
 
-What a frame means is decided by what `connect` hands back; here are only the transport's own rules: one path, sizes, the
-time to the first message, pings while idle, and bounded memory for a client that does not read. While a connection is not
-read from (its frames wait for the log, or its answers for the client) TCP holds the sender, and no ping is expected of it.
+What a frame means is decided by what `connect` hands back; here are only the transport's own rules: one path, who may come
+in (the gate knows), sizes, the time to the first message, pings while idle, and bounded memory for a client that does not
+read. While a connection is not read from (its frames wait for the log, or its answers for the client) TCP holds the sender,
+and no ping is expected of it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http
+import json
 import logging
 import socket
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +25,12 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from dolake.auth.gate import Gate
+from dolake.auth.principal import Principal
 from dolake.cdc.session import CloseCode
 from dolake.clock import Runtime
+from dolake.errors import Forbidden, Unauthorized
+from dolake.metrics import Metrics
 
 PATH = "/cdc"
 _UNSENT_BYTES_MAX = 1 << 20  # Answers that wait for a client; above it no more of its frames are read.
@@ -45,7 +52,8 @@ class Connection(Protocol):
     def closed(self) -> None: ...
 
 
-Connect = Callable[[Callable[[bytes], None], Callable[[int, str], None]], Connection]
+# Given `send`, `close` and who it is that connected.
+Connect = Callable[[Callable[[bytes], None], Callable[[int, str], None], Principal], Connection]
 
 
 @dataclass(frozen=True)
@@ -62,15 +70,20 @@ class ServerPolicy:
 class CdcServer:
     """Serves websockets on a listening socket that somebody else has bound."""
 
-    def __init__(self, runtime: Runtime, connect: Connect, policy: ServerPolicy) -> None:
+    def __init__(
+        self, runtime: Runtime, connect: Connect, policy: ServerPolicy, gate: Gate | None = None, metrics: Metrics | None = None
+    ) -> None:
+        """Without a gate anybody may come in."""
         self._runtime, self._connect, self._policy = runtime, connect, policy
+        self._gate, self._metrics = gate or Gate(runtime.clock), metrics or Metrics()
+        self._admitted: weakref.WeakKeyDictionary[ServerConnection, Principal] = weakref.WeakKeyDictionary()
         self._server: Server | None = None
 
     async def start(self, listen: socket.socket) -> None:
         self._server = await serve(
             self._serve,
             sock=listen,
-            process_request=_admit,
+            process_request=self._admit,
             compression=None,
             max_size=self._policy.frame_bytes_max,
             max_queue=_FRAMES_READ_AHEAD,
@@ -100,7 +113,7 @@ class CdcServer:
 
     async def _serve(self, websocket: ServerConnection) -> None:
         line = _Line(self._runtime, websocket, self._policy)
-        connection = self._connect(line.send, line.close)
+        connection = self._connect(line.send, line.close, self._admitted.pop(websocket))
         try:
             await line.run(connection)
         except ConnectionClosed:
@@ -112,14 +125,32 @@ class CdcServer:
             connection.closed()
             await line.end()
 
+    def _admit(self, websocket: ServerConnection, request: Request) -> Response | None:
+        """Refuses at the handshake what is not for us. A browser says where its page comes from: no page may write here."""
+        path, _, query = request.path.partition("?")
+        if path != PATH:
+            return websocket.respond(http.HTTPStatus.NOT_FOUND, f"sources connect to {PATH}\n")
+        if "Origin" in request.headers:
+            return websocket.respond(http.HTTPStatus.FORBIDDEN, "not for browsers\n")
+        try:
+            principal = self._gate.identify(request.headers.get_all("Authorization"), query)
+            principal.require_sender()
+        except (Unauthorized, Forbidden) as error:
+            response = _refusal(websocket, error)
+            self._metrics.add("dolake_cdc_handshakes_refused_total", status=str(response.status_code))
+            return response
+        self._admitted[websocket] = principal
+        return None
 
-def _admit(websocket: ServerConnection, request: Request) -> Response | None:
-    """Refuses at the handshake what is not for us. A browser says where its page comes from: no page may write here."""
-    if request.path.partition("?")[0] != PATH:
-        return websocket.respond(http.HTTPStatus.NOT_FOUND, f"sources connect to {PATH}\n")
-    if "Origin" in request.headers:
-        return websocket.respond(http.HTTPStatus.FORBIDDEN, "not for browsers\n")
-    return None
+
+def _refusal(websocket: ServerConnection, error: Unauthorized | Forbidden) -> Response:
+    status = http.HTTPStatus.UNAUTHORIZED if isinstance(error, Unauthorized) else http.HTTPStatus.FORBIDDEN
+    response = websocket.respond(status, json.dumps({"error": str(error)}) + "\n")
+    del response.headers["Content-Type"]
+    response.headers["Content-Type"] = "application/json"
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = error.challenge
+    return response
 
 
 class _Line:

@@ -136,5 +136,6 @@ class OnlyTables(Struct):
 
 
 class OnlyIdentity(Struct, rename="camel"):
+    type: str = ""
     sequence_number: Number = 0
     correlation_id: str | None = None

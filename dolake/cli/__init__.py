@@ -37,6 +37,8 @@ COMMANDS: dict[str, Command] = {
     "writer": Command("dolake.cli.serve:writer_app", "Run the writer half alone: log → tables."),
     "send": Command("dolake.cli.send:app", "Send a file of changes to a daemon, resuming where it stopped."),
     "flush": Command("dolake.cli.flush:app", "Commit what is in the log now: all tables, or one."),
+    "status": Command("dolake.cli.status:app", "Show how a daemon stands; --watch looks again and again."),
+    "sources": Command("dolake.cli.sources:app", "List the sources: numbering, what is committed, who is connected."),
     "tables": Command("dolake.cli.tables:app", "List the tables: rows, offsets, and why one has stopped."),
     "inspect": Command("dolake.cli.inspect:app", "Show one table: schema, snapshots, files, offsets."),
     "query": Command("dolake.cli.query:app", "Run SQL over the committed tables."),

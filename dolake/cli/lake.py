@@ -44,12 +44,17 @@ class Lake:
 
 def open_lake(settings: Settings) -> Lake:
     """Raises ConfigurationError if the data directory is not there."""
-    if not os.path.isdir(settings.data):
-        raise ConfigurationError([Mistake("data", settings.data, "must be a data directory of dolake; there is none")])
+    require_data(settings)
     store = open_warehouse(settings)
     if not os.path.exists(settings.catalog_path):  # Opening it would create it.
         return Lake(store, None)
     return Lake(store, open_catalog(settings, store, real_runtime()))
+
+
+def require_data(settings: Settings) -> None:
+    """Raises ConfigurationError if the data directory is not there."""
+    if not os.path.isdir(settings.data):
+        raise ConfigurationError([Mistake("data", settings.data, "must be a data directory of dolake; there is none")])
 
 
 def ask_daemon_for_tables(settings: Settings) -> dict[str, Any] | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from rich import box
@@ -31,6 +31,43 @@ def plain_table(headers: Sequence[str], *, right: Sequence[str] = (), title: str
     for header in headers:
         table.add_column(Text(header), justify="right" if header in right else "left", overflow="fold")
     return table
+
+
+def log_table(logs: Sequence[Mapping[str, Any]]) -> Table:
+    """The logs of a standing (`dolake.cli.standing`)."""
+    headers = ["log", "directory", "state", "backlog", "limit", "low", "synced end"]
+    table = plain_table(headers, right=headers[3:], title="\nlogs")
+    for log in logs:
+        state = Text("serves") if log["serving"] else Text(log["trouble"] or "does not serve", style="bold red" if log["trouble"] else "")
+        sizes = ("" if log[key] is None else byte_size(log[key]) for key in ("backlogBytes", "backlogBytesMax"))
+        table.add_row(Text(log["log"] or ""), Text(log["directory"]), state, *sizes, _number(log["low"]), _number(log["syncedEnd"]))
+    return table
+
+
+def source_table(sources: Sequence[Mapping[str, Any]]) -> Table:
+    """The sources of a standing."""
+    headers = ["source", "log", "epoch", "last sequence", "last event", "lsn", "persisted", "pending", "connected"]
+    table = plain_table(headers, right=["last sequence", "last event", "persisted", "pending"], title="\nsources")
+    for source in sources:
+        numbers = (_number(source[key]) for key in ("lastSequence", "lastEventSequence"))
+        rest = _number(source["persistedSequence"]), _number(source["pendingBatches"]), "yes" if source["connected"] else "no"
+        name = Text(source["source"].encode("unicode_escape").decode() if not source["source"].isprintable() else source["source"])
+        table.add_row(name, source["log"] or "", Text(source["epoch"]), *numbers, Text(source["lastLsn"] or ""), *rest)
+    return table
+
+
+def standing_table(tables: Sequence[Mapping[str, Any]]) -> Table:
+    """The tables of a standing; why one has stopped says `dolake tables`."""
+    table = plain_table(["table", "rows", "pending", "state", "committed"], right=["rows", "pending"], title="\ntables")
+    for one in tables:
+        offsets = ", ".join(f"{log} < {offset}" for log, offset in sorted(one["offsets"].items()))
+        state = Text(one["state"] or "", style="bold red" if one["stopped"] else "")
+        table.add_row(Text(one["table"]), _number(one["rows"]), _number(one["pendingRows"]), state, offsets)
+    return table
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
 
 
 def result_table(result: Result, rows_max: int) -> tuple[Table, str]:

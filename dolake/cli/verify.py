@@ -25,6 +25,7 @@ def verify(
 ) -> int:
     """Check the invariants over the logs, the catalog and every file. Reads only; the daemon may run."""
     from dolake.cli.lake import open_lake
+    from dolake.config import TableNames
     from dolake.storage.disk import LocalDisk
     from dolake.verify import verify_lake
 
@@ -33,7 +34,13 @@ def verify(
     names = [loaded.name for loaded in (lake.tables() if table is None else [lake.table(table)])]
     breaches = []
     for breach in verify_lake(
-        disk=LocalDisk(), directories=settings.log.directories, catalog=lake.catalog, store=lake.store, names=names, progress=_show_progress
+        disk=LocalDisk(),
+        directories=settings.log.directories,
+        catalog=lake.catalog,
+        store=lake.store,
+        names=names,
+        progress=_show_progress,
+        table_of=TableNames(settings).of,
     ):
         breaches.append(breach)
         if not as_json:

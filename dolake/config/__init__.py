@@ -3,6 +3,7 @@
 `load_settings` is the one way in; it reports every mistake at once and creates nothing.
 """
 
+from dolake.config.namespaces import TableNames, mapped_name
 from dolake.config.settings import (
     CommitSettings,
     FlushSettings,
@@ -10,6 +11,7 @@ from dolake.config.settings import (
     LogSettings,
     S3Settings,
     Settings,
+    SourceSettings,
     TableSettings,
     WarehouseSettings,
 )
@@ -22,8 +24,11 @@ __all__ = [
     "LogSettings",
     "S3Settings",
     "Settings",
+    "SourceSettings",
+    "TableNames",
     "TableSettings",
     "WarehouseSettings",
     "load_settings",
+    "mapped_name",
     "process_environment",
 ]

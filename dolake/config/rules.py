@@ -11,9 +11,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dolake.config.access import TOKEN_NAME
 from dolake.config.settings import Settings
 from dolake.errors import Mistake
 from dolake.model import normal_pattern
+
+SOURCE_NAME_MAX = 256
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,17 @@ class Breach:
     mistake: Mistake
 
 
-def breaches(settings: Settings, *, writing: bool) -> Iterator[Breach]:
-    """`writing`: whether the command at hand puts anything into the directories, so that they must be writable."""
-    yield from _network(settings)
+def breaches(settings: Settings, *, writing: bool, tokens_known: bool = True) -> Iterator[Breach]:
+    """`writing`: whether the command at hand puts anything into the directories, so that they must be writable.
+
+    `tokens_known`: whether the file of tokens, if there is one, was read.
+    """
+    yield from _network(settings, tokens_known)
     yield from _sizes(settings)
     yield from _credentials(settings)
+    yield from _tokens(settings, tokens_known)
     yield from _patterns(settings)
+    yield from _sources(settings)
     yield from _places(settings, writing)
     yield from _apart(settings)
 
@@ -38,14 +46,16 @@ def _breach(field: str, value: object, rule: str, *others: str) -> Breach:
     return Breach((field, *others), Mistake(field, str(value), rule))
 
 
-def _network(settings: Settings) -> Iterator[Breach]:
-    if not _is_loopback(settings.host):
-        yield _breach("host", settings.host, "must be a loopback address such as 127.0.0.1: dolake has no tokens yet to tell who connects")
+def _network(settings: Settings, tokens_known: bool) -> Iterator[Breach]:
+    if tokens_known and not settings.tokens and not is_loopback(settings.host):
+        rule = "must be a loopback address such as 127.0.0.1: there are no tokens to tell who connects; `dolake token new` makes one"
+        yield _breach("host", settings.host, rule, "tokens", "auth.tokens_file")
     if settings.port and settings.port == settings.http_port:
         yield _breach("http_port", settings.http_port, "must differ from port", "port")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
     if host == "localhost":
         return True
     try:
@@ -85,6 +95,26 @@ def _credentials(settings: Settings) -> Iterator[Breach]:
         yield _breach("mask_key", "nothing", rule, f"tables.{masking}.mask")
 
 
+def _tokens(settings: Settings, tokens_known: bool) -> Iterator[Breach]:
+    names: dict[str, str] = {}
+    for name, token in settings.tokens.items():
+        key = f"tokens.{name}"
+        if not TOKEN_NAME.fullmatch(name):
+            yield _breach(key, name, "must be a name of 1 to 64 letters, digits, `_` and `-`")
+        if bool(token.sources) != bool(token.tables):
+            missing, given = ("tables", "sources") if token.sources else ("sources", "tables")
+            rule = f"must be given together with {key}.{given}: one without the other sends nothing"
+            yield _breach(f"{key}.{missing}", "nothing", rule, f"{key}.{given}")
+        elif not (token.sources or token.read or token.admin):
+            yield _breach(key, "nothing", "must allow something: sources and tables, read, or admin")
+        if token.hash in names:
+            yield _breach(f"{key}.hash", "the same", f"must differ from that of tokens.{names[token.hash]}: each token has one name")
+        names.setdefault(token.hash, name)
+    if tokens_known and settings.auth.tokens_file is not None and not settings.tokens:
+        rule = "must hold a token: without any, nobody would be asked for one"
+        yield _breach("auth.tokens_file", settings.auth.tokens_file, rule, "tokens")
+
+
 def _patterns(settings: Settings) -> Iterator[Breach]:
     seen: dict[str, str] = {}
     for pattern in settings.tables:
@@ -97,6 +127,13 @@ def _patterns(settings: Settings) -> Iterator[Breach]:
             rule_text = f"must not be given beside tables.{seen[normal]}: both mean {normal}"
             yield Breach((), Mistake(f"tables.{pattern}", pattern, rule_text))
         seen.setdefault(normal, pattern)
+
+
+def _sources(settings: Settings) -> Iterator[Breach]:
+    for pattern in settings.sources:
+        if not 1 <= len(pattern) <= SOURCE_NAME_MAX:
+            rule = f"a source pattern has 1 to {SOURCE_NAME_MAX} characters, `*` for anything"
+            yield Breach((), Mistake(f"sources.{pattern}", pattern, rule))
 
 
 def _places(settings: Settings, writing: bool) -> Iterator[Breach]:

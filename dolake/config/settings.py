@@ -11,13 +11,16 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from dolake.model import RESERVED_COLUMN_PREFIX, ROW_ID_COLUMN, TableName, normal_pattern, pattern_expression
+from dolake.config.access import AuthSettings, TokenSettings
+from dolake.config.section import Section
+from dolake.model import RESERVED_COLUMN_PREFIX, RESERVED_NAMESPACE, ROW_ID_COLUMN, TableName, normal_pattern, pattern_expression
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 _UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1024 * GIB, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)")
+_PATTERN_PART = re.compile(r"[A-Za-z0-9_*]{1,128}")
 MASK_KEY_LENGTH_MIN = 16
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
@@ -42,12 +45,6 @@ Port = Annotated[int, BeforeValidator(_number), Field(ge=0, le=65535)]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1, le=2**53)]
 Bytes = Annotated[int, BeforeValidator(_size), Field(ge=1, le=2**53)]
 Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, le=86_400, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """Frozen; unknown keys are mistakes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class LogSettings(Section):
@@ -122,15 +119,25 @@ class CommitSettings(Section):
 
 
 class LimitSettings(Section):
+    """What a source may send: sizes of one message, and how much in a second."""
+
     payload_bytes: Annotated[Bytes, Field(ge=KIB, le=GIB)] = Field(default=16 * MIB, description="largest message of a source")
     event_bytes: Annotated[Bytes, Field(ge=64, le=GIB)] = Field(default=MIB, description="largest single event")
     batch_events: Count = Field(default=10_000, description="most events in one batch")
+    columns: Annotated[Count, Field(le=2000)] = Field(default=1000, description="most columns of a table")
+    messages_per_s: Count = Field(
+        default=1000, description="messages that one connection may send in a second, as much as two seconds of them at once"
+    )
+    events_per_s: Count | None = Field(
+        default=None,
+        description="events that one connection may send in a second, as much as two seconds of them at once; no limit unless set",
+    )
 
 
 class FlushOverrides(Section):
-    age_s: Seconds | None = None
-    bytes: Bytes | None = None
-    rows: Count | None = None
+    age_s: Seconds | None = Field(default=None, description="a row of this table waits at most this long for its flush to begin")
+    bytes: Bytes | None = Field(default=None, description="this table is flushed when it holds this many bytes")
+    rows: Count | None = Field(default=None, description="this table is flushed when it holds this many rows")
 
 
 ColumnName = Annotated[str, Field(min_length=1)]
@@ -139,11 +146,16 @@ ColumnName = Annotated[str, Field(min_length=1)]
 class TableOverrides(Section):
     """One `[tables."pattern"]`. What is absent is left to less specific patterns, then to [flush]."""
 
-    mode: Literal["changelog"] | None = None
+    mode: Literal["changelog"] | None = Field(default=None, description="`changelog`: every event is a row; the only mode so far")
     flush: FlushOverrides = FlushOverrides()
-    partition_by: tuple[ColumnName, ...] | None = None
-    drop: tuple[ColumnName, ...] = ()
-    mask: tuple[ColumnName, ...] = ()
+    partition_by: tuple[ColumnName, ...] | None = Field(
+        default=None, description="columns by whose values the table's files are kept apart (identity partitions); none unless set"
+    )
+    drop: tuple[ColumnName, ...] = Field(default=(), description="columns left out of the table; adds up over all patterns that match")
+    mask: tuple[ColumnName, ...] = Field(
+        default=(),
+        description="columns of which only the HMAC-SHA-256 under `mask_key` is kept; adds up over all patterns that match",
+    )
 
     @field_validator("mode", mode="before")
     @classmethod
@@ -180,11 +192,36 @@ class TableSettings(Section):
     mask: tuple[str, ...]
 
 
+class SourceOverrides(Section):
+    """One `[sources."pattern"]`. What is absent is left to less specific patterns."""
+
+    namespace: str | None = Field(
+        default=None,
+        description="where the source's tables live, its own namespaces unless set; a `*` in it stands for the source's own. Without one, "
+        "tables of one name in several of its schemas are one table. Rows still in the log follow a change of this setting",
+    )
+
+    @field_validator("namespace")
+    @classmethod
+    def _one_namespace(cls, value: str | None) -> str | None:
+        if value is not None and (value.count("*") > 1 or not _PATTERN_PART.fullmatch(value) or value == RESERVED_NAMESPACE):
+            raise ValueError(
+                "must be 1 to 128 letters, digits and `_`, at most one `*` among them for the source's own namespace; not `dolake`"
+            )
+        return value
+
+
+class SourceSettings(Section):
+    """What holds for one source. `namespace` None: its tables are called as it calls them."""
+
+    namespace: str | None
+
+
 class Settings(Section):
     """Everything that can be set. Paths are absolute once loaded."""
 
     data: str = Field(description="the data directory, DIR below: log, warehouse, catalog and control files; required")
-    host: str = Field(default="127.0.0.1", description="address to listen on; only loopback until there are tokens")
+    host: str = Field(default="127.0.0.1", description="address to listen on; only loopback while there are no tokens")
     port: Port = Field(default=8765, description="websocket port for sources; 0 takes a free one")
     http_port: Port = Field(default=8181, description="port of health and metrics; 0 takes a free one")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="the least that is put on stderr")
@@ -197,10 +234,13 @@ class Settings(Section):
     s3: S3Settings = S3Settings()
     commit: CommitSettings = CommitSettings()
     limits: LimitSettings = LimitSettings()
+    auth: AuthSettings = AuthSettings()
     mask_key: str | None = Field(
         default=None, repr=False, description="secret of at least 16 characters under which masked columns are hashed"
     )
     tables: Mapping[str, TableOverrides] = Field(default={}, description="settings for the tables that a pattern matches")
+    sources: Mapping[str, SourceOverrides] = Field(default={}, description="settings for the sources that a pattern matches")
+    tokens: Mapping[str, TokenSettings] = Field(default={}, description="the tokens that are good, by name")
 
     @model_validator(mode="before")
     @classmethod
@@ -255,20 +295,22 @@ class Settings(Section):
         """Each setting comes from the most specific pattern that sets it: the exact name, then the longest literal prefix."""
         name = str(table) if isinstance(table, TableName) else normal_pattern(table)
         chosen = [self.tables[pattern] for pattern in sorted(self.tables, key=_specificity) if _matches(pattern, name)]
-
-        def first(default: Any, *values: Any) -> Any:
-            return next((value for value in values if value is not None), default)
-
         return TableSettings(
-            mode=first("changelog", *(table.mode for table in chosen)),
-            flush_age_s=first(self.flush.age_s, *(table.flush.age_s for table in chosen)),
-            flush_bytes=first(self.flush.bytes, *(table.flush.bytes for table in chosen)),
-            flush_rows=first(self.flush.rows, *(table.flush.rows for table in chosen)),
-            partition_by=first((), *(table.partition_by for table in chosen)),
+            mode=_first("changelog", *(table.mode for table in chosen)),
+            flush_age_s=_first(self.flush.age_s, *(table.flush.age_s for table in chosen)),
+            flush_bytes=_first(self.flush.bytes, *(table.flush.bytes for table in chosen)),
+            flush_rows=_first(self.flush.rows, *(table.flush.rows for table in chosen)),
+            partition_by=_first((), *(table.partition_by for table in chosen)),
             # These add up: a pattern that says nothing of a column never uncovers what a wider one hides.
             drop=tuple(dict.fromkeys(name for table in chosen for name in table.drop)),
             mask=tuple(dict.fromkeys(name for table in chosen for name in table.mask)),
         )
+
+    def source_settings_for(self, source: str) -> SourceSettings:
+        """The same for a source. Its name may hold anything, so `*` is all that a pattern of sources knows."""
+        matching = [pattern for pattern in self.sources if re.fullmatch(_any_for_stars(pattern), source, re.DOTALL)]
+        chosen = [self.sources[pattern] for pattern in sorted(matching, key=_literal_specificity)]
+        return SourceSettings(namespace=_first(None, *(one.namespace for one in chosen)))
 
     def to_json(self) -> str:
         """Everything, secrets too: for a child process's pipe, never for a log."""
@@ -290,5 +332,16 @@ def _matches(pattern: str, name: str) -> bool:
 
 def _specificity(pattern: str) -> tuple[bool, int, int, str]:
     """Sorts the most specific first; equal ones by name, so that the choice never depends on the order in the file."""
-    normal = normal_pattern(pattern)
-    return ("*" in normal, -len(normal.split("*")[0]), -len(normal.replace("*", "")), normal)
+    return _literal_specificity(normal_pattern(pattern))
+
+
+def _literal_specificity(pattern: str) -> tuple[bool, int, int, str]:
+    return ("*" in pattern, -len(pattern.split("*")[0]), -len(pattern.replace("*", "")), pattern)
+
+
+def _any_for_stars(pattern: str) -> str:
+    return ".*".join(re.escape(part) for part in pattern.split("*"))
+
+
+def _first(default: Any, *values: Any) -> Any:
+    return next((value for value in values if value is not None), default)

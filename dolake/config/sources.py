@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -16,15 +17,18 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from dolake.config.access import TokenSettings
 from dolake.config.rules import breaches
-from dolake.config.settings import Settings, TableOverrides
+from dolake.config.settings import Settings, SourceOverrides, TableOverrides
 from dolake.errors import ConfigurationError, Mistake
+from dolake.model import TOKEN_PREFIX
 
 PREFIX = "DOLAKE_"
 FILE_NAME = "dolake.toml"
 # Variables that begin with DOLAKE_ and are not settings.
 OTHER_VARIABLES = {
     "DOLAKE_CONFIG": "the configuration file, as --config",
+    "DOLAKE_TOKEN": "the token with which `dolake send` connects, as --token",
     "DOLAKE_FAILPOINTS": "failpoints to arm (tests only); `dolake docs failpoints` lists them",
     "DOLAKE_FAILPOINT_HITS": "a file that the names of failpoints reached are appended to (tests only)",
 }
@@ -40,6 +44,8 @@ _AWS_VARIABLES = {
 }
 _KEYS_TOGETHER = ("s3.access_key", "s3.secret_key", "s3.session_token")
 _SECRETS = ("s3.secret_key", "s3.session_token", "mask_key")
+_SECTIONS_BY_NAME: dict[str, type[BaseModel]] = {"tables": TableOverrides, "sources": SourceOverrides, "tokens": TokenSettings}
+_PATHS = ("data", "auth.tokens_file")
 _VALUE_LENGTH_MAX = 200
 _NO_DATA = os.path.join(os.sep, "nonexistent")  # Stands in for a missing DIR while the rest is checked; never used.
 
@@ -68,7 +74,8 @@ class _Draft:
         return place
 
     def mistake(self, key: str, value: object, rule: str, origin: str | None = None) -> None:
-        shown = "a secret, not shown" if key in _SECRETS and value not in (None, "nothing") else _shown(value)
+        secret = key in _SECRETS or (key.startswith("tokens.") and key.endswith(".hash"))  # Who errs there gives the token itself.
+        shown = "a secret, not shown" if secret and value not in (None, "nothing", "the same") else _shown(value)
         origin = origin or self.origins.get(key)
         self.mistakes.append(Mistake(_shown(key), shown + (f" from {origin}" if origin else ""), rule))
 
@@ -79,9 +86,10 @@ def load_settings(
     config: str | None = None,
     environment: Mapping[str, str] | None = None,
     writing: bool = True,
+    with_tokens: bool | None = None,
 ) -> Settings:
     """The settings of this process. `flags` by dotted key (`"flush.age_s"`); None values count as absent. With `writing` off,
-    directories that this user cannot write to are no mistake.
+    directories that this user cannot write to are no mistake, and the file of tokens is read only `with_tokens`: few may.
 
     Raises ConfigurationError with every mistake.
     """
@@ -94,7 +102,9 @@ def load_settings(
         draft.set(key, value, "--" + key.replace("_", "-").replace(".", "-"))
     _make_absolute(draft, os.getcwd())
     _read_aws(draft, variables)
-    settings = _validated(draft, writing)
+    with_tokens = writing if with_tokens is None else with_tokens
+    tokens_known = with_tokens and _read_tokens_file(draft)
+    settings = _validated(draft, writing, tokens_known)
     if draft.mistakes or settings is None:
         raise ConfigurationError(draft.mistakes)
     return settings
@@ -106,11 +116,11 @@ def process_environment() -> dict[str, str]:
 
 
 def setting_keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, pydantic field) of every setting that is not a table pattern, in the order of the classes."""
+    """(dotted key, pydantic field) of every setting that is not a table's or a token's, in the order of the classes."""
     for name, about in model.model_fields.items():
         if isinstance(about.annotation, type) and issubclass(about.annotation, BaseModel):
             yield from setting_keys(about.annotation, f"{prefix}{name}.")
-        elif name != "tables":
+        elif name not in _SECTIONS_BY_NAME:
             yield prefix + name, about
 
 
@@ -125,20 +135,46 @@ def _found_file(data: str | None) -> str | None:
 
 
 def _read_file(draft: _Draft, path: str | None) -> None:
-    if path is None:
-        return
-    try:
-        with open(path, "rb") as file:
-            values = tomllib.load(file)
-    except OSError as error:
-        draft.mistake("config", path, f"must be a file that can be read: {error.strerror}")
-        return
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        draft.mistake("config", path, f"must be TOML: {error}")
+    values = None if path is None else _toml(draft, "config", path)
+    if path is None or values is None:
         return
     draft.values = values
     draft.origins = dict.fromkeys(_leaves(values), path)
     _make_absolute(draft, os.path.dirname(os.path.abspath(path)))
+
+
+def _read_tokens_file(draft: _Draft) -> bool:
+    """Adds the file's tokens to those that are there; False if they are not known. Fails closed: without the file no daemon."""
+    path = draft.get("auth.tokens_file")
+    if not isinstance(path, str):
+        return path is None
+    values = _toml(draft, "auth.tokens_file", path)
+    if values is None:
+        return False
+    tokens = values.pop("tokens", {})
+    for key in values:
+        draft.mistake(key, "a section or value", "must not be set here: a file of tokens holds [tokens.NAME] sections only", path)
+    known = draft.values.setdefault("tokens", {})
+    if not isinstance(known, dict) or not isinstance(tokens, dict):
+        draft.mistake("tokens", "no section", "must be sections: [tokens.NAME]", path)
+        return False
+    for name, token in tokens.items():
+        if name in known:
+            draft.mistake(f"tokens.{name}", "two sections", f"must be given once, here or in {FILE_NAME}", path)
+        known.setdefault(name, token)
+    draft.origins.update(dict.fromkeys(_leaves(tokens, "tokens."), path))
+    return True
+
+
+def _toml(draft: _Draft, key: str, path: str) -> dict[str, Any] | None:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        draft.mistake(key, path, f"must be a file that can be read: {error.strerror}")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        draft.mistake(key, path, f"must be TOML: {error}")
+    return None
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -151,9 +187,12 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _make_absolute(draft: _Draft, directory: str) -> None:
     """Once for the file, once for the rest: a path that is absolute already stays as it is."""
-    data, logs = draft.get("data"), draft.get("log.directories")
-    if isinstance(data, str) and data:
-        draft.values["data"] = os.path.normpath(os.path.join(directory, data))
+    for key in _PATHS:
+        path = draft.get(key)
+        if isinstance(path, str) and path:
+            *sections, name = key.split(".")
+            functools.reduce(dict.__getitem__, sections, draft.values)[name] = os.path.normpath(os.path.join(directory, path))
+    logs = draft.get("log.directories")
     if isinstance(logs, str):
         logs = [part for part in logs.split(os.pathsep) if part]
     if isinstance(logs, list | tuple) and all(isinstance(path, str) for path in logs):
@@ -167,8 +206,8 @@ def _read_environment(draft: _Draft, variables: Mapping[str, str]) -> None:
             continue
         if variable in keys:
             draft.set(keys[variable], variables[variable], variable)
-        elif variable.startswith(PREFIX + "TABLES"):
-            draft.mistake(variable, variables[variable], f"must not be set: table patterns are set in {FILE_NAME}")
+        elif variable.startswith(tuple(PREFIX + name.upper() for name in _SECTIONS_BY_NAME)):
+            draft.mistake(variable, variables[variable], f"must not be set: tables, sources and tokens are set in {FILE_NAME}")
         else:
             draft.mistake(variable, variables[variable], "must not be set: no setting has this name" + _nearest(variable, keys))
 
@@ -183,7 +222,7 @@ def _read_aws(draft: _Draft, variables: Mapping[str, str]) -> None:
             draft.set(key, variables[variable], variable)
 
 
-def _validated(draft: _Draft, writing: bool) -> Settings | None:
+def _validated(draft: _Draft, writing: bool, tokens_known: bool) -> Settings | None:
     """The settings, with what is wrong in them added to the draft's mistakes.
 
     Wrong values are reported, left out, and the rest validated again, so that its relations are checked in the same run.
@@ -200,12 +239,14 @@ def _validated(draft: _Draft, writing: bool) -> Settings | None:
         for problem in error.errors(include_url=False):
             key = ".".join(str(part) for part in problem["loc"])
             wrong.add(key)
-            draft.mistake(key, problem["input"], _rule(problem, draft))
+            draft.mistake(key, None if problem["type"] == "missing" else problem["input"], _rule(problem, draft))
+        # A token with one mistake in it goes whole: half of one could mean anything.
+        places = [problem["loc"][:2] if problem["loc"][0] == "tokens" else problem["loc"] for problem in error.errors(include_url=False)]
         try:
-            settings = Settings.model_validate(_without(values, [problem["loc"] for problem in error.errors(include_url=False)]))
+            settings = Settings.model_validate(_without(values, places))
         except ValidationError:
             return None
-    for breach in breaches(settings, writing=writing):
+    for breach in breaches(settings, writing=writing, tokens_known=tokens_known):
         if not any(key == bad or bad.startswith(key + ".") for key in breach.keys for bad in wrong):
             mistake = breach.mistake
             draft.mistake(mistake.field, mistake.value, mistake.rule)
@@ -245,9 +286,17 @@ def _rule(problem: Mapping[str, Any], draft: _Draft) -> str:
         return str(context["error"])
     if kind == "extra_forbidden":
         *sections, name = (str(part) for part in problem["loc"])
-        names = [key for key, _ in setting_keys()] if sections[:1] != ["tables"] else [*sections[:-1], *TableOverrides.model_fields]
+        by_name = _SECTIONS_BY_NAME.get(sections[0]) if len(sections) > 1 else None
+        names = [key for key, _ in setting_keys()]
+        if by_name is not None:
+            names = [".".join([*sections[:2], field]) for field in by_name.model_fields]
         return "must not be set: no setting has this name" + _nearest(".".join([*sections, name]), names)
-    for word, rule in (("int", "must be a whole number"), ("float", "must be a number"), ("string", "must be text")):
+    for word, rule in (
+        ("bool", "must be true or false"),
+        ("int", "must be a whole number"),
+        ("float", "must be a number"),
+        ("string", "must be text"),
+    ):
         if kind.startswith(word):
             return rule
     if kind in ("tuple_type", "list_type"):
@@ -266,5 +315,7 @@ def _shown(value: object) -> str:
     if value is None:
         return "nothing"
     text = value if isinstance(value, str) else repr(value)
+    if TOKEN_PREFIX in text:
+        return "a token, not shown"
     text = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
     return text if len(text) <= _VALUE_LENGTH_MAX else text[:_VALUE_LENGTH_MAX] + "…"

@@ -7,6 +7,9 @@ It owns no state: each request is answered from what the ingest half (the hub of
     GET /ready/writer  200 when flushes can be committed, else 503 with the reasons
     GET /metrics       Prometheus text
     POST /cdc          one batch or schema for the ingest half (see `posting`)
+
+Where there are tokens, `/metrics` asks for one with `read`. Health and readiness stay open, for load balancers have none; the
+reasons, which name tables and directories, are only for who may read.
 """
 
 from __future__ import annotations
@@ -25,11 +28,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from dolake.auth.gate import Gate
+from dolake.auth.tokens import TokenBook
 from dolake.cdc.relay import RelayClient
 from dolake.clock import Runtime, real_runtime
 from dolake.config import Settings
 from dolake.control import ControlClient
-from dolake.errors import DaemonUnreachable, DolakeError
+from dolake.errors import DaemonUnreachable, DolakeError, Forbidden, Unauthorized
+from dolake.http.entrance import Entrance
 from dolake.http.measured import Measured
 from dolake.http.posting import BODY_PAYLOADS_MAX, Posting, PostPolicy
 from dolake.metrics import Metrics, observe_process, render
@@ -41,10 +47,11 @@ _POST_S_MAX = 60.0
 _BODIES_BYTES = 128 << 20
 
 
-def build_app(client: ControlClient, relay: RelayClient, runtime: Runtime, policy: PostPolicy) -> ASGIApp:
-    """The routes over a control client that somebody else keeps connected, and a relay."""
+def build_app(client: ControlClient, relay: RelayClient, runtime: Runtime, gate: Gate, policy: PostPolicy) -> ASGIApp:
+    """The routes over a control client that somebody else keeps connected, and a relay. `gate` knows who may do what."""
     own = Metrics()
-    posting = Posting(relay, runtime, own, policy)
+    entrance = Entrance(gate, own)
+    posting = Posting(relay, runtime, gate, own, policy)
     own.set("dolake_process_started_seconds", runtime.clock.now_ms() / 1000, process="http")
 
     async def ask(what: str) -> dict[str, Any]:
@@ -53,21 +60,22 @@ def build_app(client: ControlClient, relay: RelayClient, runtime: Runtime, polic
     async def health(_: Request) -> Response:
         return JSONResponse({"alive": True})
 
-    async def ready(_: Request) -> Response:
+    async def ready(request: Request) -> Response:
         try:
             answer = await ask("ready")
         except DolakeError as error:
             return _readiness(False, [_absence(error)])
-        return _readiness(bool(answer.get("ready")), answer.get("reasons", []))
+        return _readiness(bool(answer.get("ready")), entrance.told(request, answer.get("reasons", [])))
 
-    async def ready_writer(_: Request) -> Response:
+    async def ready_writer(request: Request) -> Response:
         try:
             answer = (await ask("ready")).get("writer") or {}
         except DolakeError as error:
             return _readiness(False, [_absence(error)])
-        return _readiness(bool(answer.get("ready")), answer.get("reasons", []))
+        return _readiness(bool(answer.get("ready")), entrance.told(request, answer.get("reasons", [])))
 
-    async def metrics(_: Request) -> Response:
+    async def metrics(request: Request) -> Response:
+        entrance.require_reader(request)
         observe_process(own, "http")
         processes: dict[str, Any] = {}
         with contextlib.suppress(DolakeError):
@@ -86,7 +94,9 @@ def build_app(client: ControlClient, relay: RelayClient, runtime: Runtime, polic
         Route("/metrics", metrics),
         Route("/cdc", posting.post, methods=["POST"]),
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _refusal})
+    app = Starlette(
+        routes=routes, exception_handlers={HTTPException: _refusal, Unauthorized: entrance.refused, Forbidden: entrance.refused}
+    )
     return Measured(app, own, runtime.clock, frozenset(route.path for route in routes))
 
 
@@ -122,16 +132,26 @@ class _Server(uvicorn.Server):
 
 
 async def run_http(
-    settings: Settings, *, listen: socket.socket, ready: Callable[[], None], stop: asyncio.Event, runtime: Runtime | None = None
+    settings: Settings,
+    *,
+    listen: socket.socket,
+    ready: Callable[[], None],
+    stop: asyncio.Event,
+    runtime: Runtime | None = None,
+    gate: Gate | None = None,
 ) -> int:
-    """Serves on `listen` until `stop`; calls `ready` once requests are answered. Returns the exit code."""
+    """Serves on `listen` until `stop`; calls `ready` once requests are answered. Returns the exit code.
+
+    `gate` knows who may read; unless given, the settings say it once and for all.
+    """
     runtime = runtime or real_runtime()
+    gate = gate or Gate(runtime.clock, TokenBook(settings.tokens))
     client = ControlClient(settings.control_path, role="http", runtime=runtime)
     client.start()
     relay = RelayClient(settings.relay_path, runtime, absent_s_max=_ABSENT_S_MAX, answer_s_max=_POST_S_MAX)
     payload_bytes_max = settings.limits.payload_bytes
     bodies_bytes_max = max(_BODIES_BYTES, 2 * BODY_PAYLOADS_MAX * payload_bytes_max)
-    app = build_app(client, relay, runtime, PostPolicy(payload_bytes_max, bodies_bytes_max))
+    app = build_app(client, relay, runtime, gate, PostPolicy(payload_bytes_max, bodies_bytes_max))
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1, server_header=False)
     server = _Server(config, ready)
     serving = runtime.tasks.spawn("http-server", server.serve(sockets=[listen]))

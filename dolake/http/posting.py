@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import zstandard
@@ -17,11 +17,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from dolake.auth.gate import Gate
 from dolake.cdc.answer import Nack, Reason, encode_answer, invalid, nack
 from dolake.cdc.posted import http_status
 from dolake.cdc.relay import Meta, RelayClient
 from dolake.clock import Runtime
-from dolake.errors import DaemonUnreachable, DolakeError, InvalidMessage, Mistake
+from dolake.errors import DaemonUnreachable, DolakeError, Forbidden, InvalidMessage, Mistake, Unauthorized
 from dolake.metrics import Metrics
 
 BODY_PAYLOADS_MAX = 4  # A body above this many times the payload limit is not read to its end.
@@ -29,6 +30,7 @@ _PIECE_BYTES = 256 * 1024
 _LINGER_S_MAX = 1.0
 _MEDIA_TYPE = "application/json"
 _ENCODINGS = ("gzip", "zstd")
+_RETRY_SOON = {"Retry-After": "1"}
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class PostPolicy:
 class _Refused(DolakeError):
     """Answered from here, with what there is of the body unread."""
 
-    def __init__(self, answer: Nack, retry_after_s: int | None = None) -> None:
+    def __init__(self, answer: Nack, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(answer.error_message)
-        self.answer, self.retry_after_s = answer, retry_after_s
+        self.answer, self.headers = answer, dict(headers or {})
 
 
 class _Room:
@@ -64,7 +66,7 @@ class _Held:
     def take(self, size_bytes: int) -> None:
         """Raises _Refused if there is no room."""
         if size_bytes > self._room.free_bytes:
-            raise _Refused(nack(Reason.BUFFER_FULL, 0, "too many bodies are under way at once", retry_delay_ms=1000), 1)
+            raise _Refused(nack(Reason.BUFFER_FULL, 0, "too many bodies are under way at once", retry_delay_ms=1000), _RETRY_SOON)
         self._room.free_bytes -= size_bytes
         self._size_bytes += size_bytes
 
@@ -76,8 +78,8 @@ class _Held:
 class Posting:
     """The endpoint. `metrics` counts the nacks that are given here; the ingest half counts its own."""
 
-    def __init__(self, relay: RelayClient, runtime: Runtime, metrics: Metrics, policy: PostPolicy) -> None:
-        self._relay, self._runtime, self._metrics, self._policy = relay, runtime, metrics, policy
+    def __init__(self, relay: RelayClient, runtime: Runtime, gate: Gate, metrics: Metrics, policy: PostPolicy) -> None:
+        self._relay, self._runtime, self._gate, self._metrics, self._policy = relay, runtime, gate, metrics, policy
         self._room = _Room(policy.bodies_bytes_max)
 
     async def post(self, request: Request) -> Response:
@@ -90,22 +92,23 @@ class Posting:
             said, answer = await self._relay.ask(_meta_of(request), body)
         except _Refused as refused:
             self._metrics.add("dolake_cdc_nacks_total", reason=refused.answer.reason)
-            return _Unread(refused.answer, refused.retry_after_s)
+            return _Unread(refused.answer, refused.headers)
         except DaemonUnreachable as error:
             answered = nack(Reason.DEGRADED, 0, f"{error}; send it again", retry_delay_ms=1000)
             self._metrics.add("dolake_cdc_nacks_total", reason=answered.reason)
-            return _response(encode_answer(answered), http_status(answered), 1)
+            return _response(encode_answer(answered), http_status(answered), _RETRY_SOON)
         except ClientDisconnect:
             return Response(status_code=400)  # Nobody is there to read it.
         finally:
             held.give_back()
-        return _response(answer, said["status"], said.get("retryAfterS"))
+        return _response(answer, said["status"], said["headers"])
 
     def _checked(self, request: Request) -> str:
         """The body's encoding, empty if it has none. Raises _Refused for what its headers rule out."""
         headers = request.headers
         if "origin" in headers:
             raise _Refused(nack(Reason.FORBIDDEN, 0, "not for browsers: a page may not write here"))
+        self._require_sender(request)
         media_type = headers.get("content-type", _MEDIA_TYPE)
         if media_type.partition(";")[0].strip().lower() != _MEDIA_TYPE:
             raise _wrong("Content-Type", media_type, f"is {_MEDIA_TYPE}, or left out")
@@ -114,6 +117,15 @@ class Posting:
             raise _wrong("Content-Encoding", encoding, "is one of " + ", ".join(_ENCODINGS) + ", or left out")
         self._require_readable(int(headers.get("content-length", 0)))
         return "" if encoding == "identity" else encoding
+
+    def _require_sender(self, request: Request) -> None:
+        """The ingest half decides, for its tokens are those that count; but nobody's body is read who has none."""
+        try:
+            self._gate.identify(request.headers.getlist("authorization"), request.url.query).require_sender()
+        except Unauthorized as error:
+            raise _Refused(nack(Reason.UNAUTHORIZED, 0, str(error)), {"WWW-Authenticate": error.challenge}) from None
+        except Forbidden as error:
+            raise _Refused(nack(Reason.FORBIDDEN, 0, str(error))) from None
 
     def _require_readable(self, size_bytes: int) -> None:
         limit = self._policy.payload_bytes_max
@@ -134,7 +146,7 @@ class Posting:
                     pieces.append(piece)
         except TimeoutError:
             text = f"the body did not come within {self._policy.body_s_max:g} s ({size_bytes} bytes did); send smaller batches"
-            raise _Refused(nack(Reason.INTERNAL_ERROR, 0, text, retry_delay_ms=1000), 1) from None
+            raise _Refused(nack(Reason.INTERNAL_ERROR, 0, text, retry_delay_ms=1000), _RETRY_SOON) from None
         return b"".join(pieces)
 
 
@@ -145,9 +157,8 @@ class _Unread(Response):
     client lose the answer before it had finished sending.
     """
 
-    def __init__(self, answer: Nack, retry_after_s: int | None) -> None:
-        content = encode_answer(answer)
-        super().__init__(content, http_status(answer), _headers(retry_after_s) | {"Connection": "close"}, _MEDIA_TYPE)
+    def __init__(self, answer: Nack, headers: Mapping[str, str]) -> None:
+        super().__init__(encode_answer(answer), http_status(answer), {**headers, "Connection": "close"}, _MEDIA_TYPE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -159,12 +170,8 @@ class _Unread(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _response(answer: bytes, status: int, retry_after_s: int | None) -> Response:
-    return Response(answer, status, _headers(retry_after_s), _MEDIA_TYPE)
-
-
-def _headers(retry_after_s: int | None) -> dict[str, str]:
-    return {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+def _response(answer: bytes, status: int, headers: Mapping[str, str]) -> Response:
+    return Response(answer, status, headers, _MEDIA_TYPE)
 
 
 def _wrong(field: str, value: str, rule: str) -> _Refused:
@@ -175,8 +182,7 @@ def _meta_of(request: Request) -> Meta:
     """What the ingest half must know beside the body: by whom it was sent."""
     return {
         "authorization": request.headers.getlist("authorization"),
-        "query": request.scope["query_string"].decode("latin-1"),
-        "address": request.client.host if request.client else "",
+        "query": request.url.query,
     }
 
 

@@ -40,7 +40,7 @@ class Asks:
         writer = self._service.writer
         return {
             "logs": {lane.directory: self._log(lane.directory) for lane in self._service.lanes.values()},
-            "sources": {source: self._source(source) for source in self._service.desks},
+            "sources": {source: self._source(source) for source in self._service.desks} | self._silent_sources(),
             "writer": {**writer.last, "connected": writer.connected},
         }
 
@@ -59,9 +59,30 @@ class Asks:
             "epoch": durable.epoch,
             "last_sequence": durable.last_sequence,
             "last_event_sequence": durable.last_event_sequence,
+            "last_lsn": durable.last_lsn,
             "persisted_sequence": desk.persisted_sequence,
             "connected": desk.client is not None,
         }
+
+    def _silent_sources(self) -> dict[str, Any]:
+        """Those that the logs know and that have not come since this process began."""
+        found: dict[str, Any] = {}
+        for lane in self._service.lanes.values():
+            for source, durable in (lane.log.sources if lane.is_serving else {}).items():
+                if source in self._service.desks:
+                    continue
+                # Which of its batches are committed is not known by number, only whether all are.
+                whole = self._service.writer.committed_bound(lane.log_id, source) >= lane.log.synced_end
+                found[source] = {
+                    "log": lane.log_id,
+                    "epoch": durable.epoch,
+                    "last_sequence": durable.last_sequence,
+                    "last_event_sequence": durable.last_event_sequence,
+                    "last_lsn": durable.last_lsn,
+                    "persisted_sequence": durable.last_sequence if whole else -1,
+                    "connected": False,
+                }
+        return found
 
     def _metrics(self) -> Message:
         metrics = self._service.metrics

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from dolake import failpoints
+from dolake.auth.principal import Principal
 from dolake.cdc import message as wire
 from dolake.cdc.answer import (
     Ack,
@@ -32,10 +33,11 @@ from dolake.cdc.message import CdcBatch, Message, SchemaMessage
 from dolake.cdc.numbering import Gap, Refused, Repeat
 from dolake.cdc.session import CloseCode, OutOfTurn, Session, Slot, State, correlation_id_of
 from dolake.cdc.wire import Connect, FlushRequest, Heartbeat
-from dolake.errors import DolakeError, InvalidMessage, Mistake
+from dolake.errors import DolakeError, Forbidden, InvalidMessage, Mistake, Unauthorized
 from dolake.ingest.desk import SourceDesk
 from dolake.ingest.lane import UNSYNCED_BYTES_MAX
 from dolake.ingest.pressure import plan_retry_ms
+from dolake.ingest.rates import Bucket
 from dolake.model import Entry
 
 if TYPE_CHECKING:
@@ -48,11 +50,15 @@ FLUSHES_WAITING_MAX = 8
 class Connection:
     """Made by `IngestService.connect`. `receive` is called with one frame at a time, `closed` when the transport is gone."""
 
-    def __init__(self, service: IngestService, send: Callable[[bytes], None], close: Callable[[int, str], None]) -> None:
+    def __init__(
+        self, service: IngestService, send: Callable[[bytes], None], close: Callable[[int, str], None], principal: Principal
+    ) -> None:
         self._service, self._send, self._close = service, send, close
+        self._principal = principal
         self.session = Session()
         self.desk: SourceDesk | None = None
         self.unsynced_bytes = 0
+        self._rates = service.rates()
         self._epoch = ""  # of the numbers this client knows: its connect's, then its last batch's
         self._closing: tuple[int, str] | None = None
         self._gone = False
@@ -65,11 +71,15 @@ class Connection:
         if self._gone or self._closing:
             return
         frame = frame.encode("utf-8", "surrogatepass") if isinstance(frame, str) else frame
+        received_s = self._service.runtime.clock.monotonic_s()
+        if not self._rates.messages.take(1, received_s) and await self._came_too_soon(frame):
+            return
         if frame == b"ping":
             self._send(b"pong")
             return
         self._service.metrics.add("dolake_cdc_received_bytes_total", len(frame))
-        received_s = self._service.runtime.clock.monotonic_s()
+        if not self._is_still_welcome(frame):
+            return
         limit = self._service.limits.max_payload_bytes
         if len(frame) > limit:
             sequence, correlation_id = wire.identity_of(frame)
@@ -96,6 +106,24 @@ class Connection:
             self._close(code, reason)
             self.closed()
 
+    async def _came_too_soon(self, frame: bytes) -> bool:
+        """Refuses a batch above the messages that one connection may send (True); lets anything else wait until it may come.
+
+        Either way nothing more is read for a while: whoever does not heed the nacks is held by TCP, and costs no more than
+        one who keeps to the limit.
+        """
+        clock, bucket = self._service.runtime.clock, self._rates.messages
+        batch = wire.numbered_identity_of(frame) if self.desk is not None else None
+        if batch is not None:
+            self._service.metrics.add("dolake_cdc_received_bytes_total", len(frame))
+            slot = Slot(*batch)
+            text = f"this connection may send {bucket.per_s} messages a second"
+            self._answer(slot, self._refusal(slot, Reason.RATE_LIMITED, text, bucket))
+        await clock.sleep(bucket.wait_s(1, clock.monotonic_s()))
+        while batch is None and not bucket.take(1, clock.monotonic_s()):
+            await clock.sleep(bucket.wait_s(1, clock.monotonic_s()))
+        return batch is not None or self._gone or self._closing is not None
+
     async def _take(self, message: Message, received_s: float) -> None:
         try:
             self.session.accept(message)
@@ -116,7 +144,34 @@ class Connection:
         else:
             self._close_when_answered(CloseCode.NORMAL, "")
 
+    def _is_still_welcome(self, frame: bytes) -> bool:
+        """Whether the token is still good, and what it allows now. If not, nothing that comes is even looked into."""
+        try:
+            self._principal = self._service.gate.still(self._principal)
+        except Unauthorized as error:
+            sequence, correlation_id = wire.identity_of(frame)
+            self._answer(Slot(sequence), nack(Reason.UNAUTHORIZED, sequence, str(error), correlation_id))
+            self._close_when_answered(CloseCode.POLICY, "the token is not good any more")
+            return False
+        return True
+
+    def _is_within_scope(self, message: CdcBatch | SchemaMessage, slot: Slot) -> bool:
+        """Costs one look at each table of a batch, nothing for its events."""
+        try:
+            self._principal.require_tables(message.tables if isinstance(message, CdcBatch) else [message.schema.table])
+        except Forbidden as error:
+            self._answer(slot, nack(Reason.FORBIDDEN, slot.sequence, str(error), slot.correlation_id))
+            return False
+        return True
+
     async def _take_connect(self, connect: Connect) -> None:
+        try:
+            self._principal.require_source(connect.source_do_id)
+        except Forbidden as error:
+            correlation_id = correlation_id_of(connect)
+            self._answer(Slot(0, correlation_id), nack(Reason.FORBIDDEN, 0, str(error), correlation_id))
+            self._close_when_answered(CloseCode.POLICY, "the token is not for this source")
+            return
         try:
             desk = self._service.desk(connect.source_do_id)
             if not desk.lane.is_serving:
@@ -138,9 +193,15 @@ class Connection:
         failpoints.hit("ingest.batch_decoded")
         desk = self.desk
         assert desk is not None, "the session lets no batch pass before connect"
+        if not self._is_within_scope(message, slot):
+            return
         epoch = self.session.epoch_of(message)
         begin = self.session.begin_of(epoch, message.sequence)
-        if isinstance(message, CdcBatch) and not await self._fits(message, slot):
+        if not await self._fits(message, slot):
+            return
+        tables = message.tables if isinstance(message, CdcBatch) else (message.schema.table,)
+        if mistakes := self._service.names.mistakes(message.source, tables):
+            self._answer(slot, invalid(InvalidMessage(mistakes, slot.sequence, slot.correlation_id)))
             return
         while self.unsynced_bytes > CONNECTION_UNSYNCED_BYTES_MAX or desk.lane.unsynced_bytes > UNSYNCED_BYTES_MAX:
             await desk.lane.turn()
@@ -168,25 +229,32 @@ class Connection:
             self._submit(desk, message, epoch, slot)
 
     def _submit(self, desk: SourceDesk, message: CdcBatch | SchemaMessage, epoch: str, slot: Slot) -> None:
-        pressure = desk.lane.pressure(len(message.payload))
+        pressure, events = desk.lane.pressure(len(message.payload)), self._rates.events
         if self._service.is_stopping:
             self._fill(slot, self._refusal(slot, Reason.SHUTTING_DOWN, "this daemon is stopping"))
         elif pressure.full:
             text = "the backlog is full: batches arrive faster than they are committed, or nothing is committed"
             self._fill(slot, self._refusal(slot, Reason.BUFFER_FULL, text))
+        elif events is not None and not events.take(message.event_count, self._service.runtime.clock.monotonic_s()):
+            text = f"this connection may send {events.per_s} events a second"
+            self._fill(slot, self._refusal(slot, Reason.RATE_LIMITED, text, events))
         else:
             self.unsynced_bytes += len(message.payload)
             self._epoch = epoch
             desk.admit(message.entry(epoch), self, slot)
 
-    async def _fits(self, batch: CdcBatch, slot: Slot) -> bool:
+    async def _fits(self, message: CdcBatch | SchemaMessage, slot: Slot) -> bool:
         limits = self._service.limits
-        if batch.event_count > limits.max_batch_events:
-            mistake = Mistake("events", f"{batch.event_count} events", f"holds at most {limits.max_batch_events} events")
+        if isinstance(message, SchemaMessage):
+            what, count, most = "columns", len(message.schema.columns), self._service.columns_max
+        else:
+            what, count, most = "events", message.event_count, limits.max_batch_events
+        if count > most:
+            mistake = Mistake(what, f"{count} {what}", f"holds at most {most} {what}")
             self._answer(slot, invalid(InvalidMessage([mistake], slot.sequence, slot.correlation_id)))
             return False
-        if len(batch.payload) > limits.max_event_bytes:
-            largest = await self._service.runtime.tasks.run(wire.largest_event_size_bytes, batch.payload)
+        if isinstance(message, CdcBatch) and len(message.payload) > limits.max_event_bytes:
+            largest = await self._service.runtime.tasks.run(wire.largest_event_size_bytes, message.payload)
             if largest > limits.max_event_bytes:
                 self._refuse_too_large(slot, Reason.EVENT_TOO_LARGE, "an event", limits.max_event_bytes, largest)
                 return False
@@ -202,7 +270,8 @@ class Connection:
         task.add_done_callback(self._flushes.discard)
 
     async def _flush(self, request: FlushRequest) -> None:
-        result = await self._service.flush(None, request.reason)
+        patterns = None if self._principal.is_admin else self._principal.tables  # A source flushes what it may write.
+        result = await self._service.flush(None, request.reason, patterns)
         self.send(FlushResponse(result=result, correlation_id=request.correlation_id))
 
     # -- out
@@ -236,6 +305,11 @@ class Connection:
 
     def _ack(self, slot: Slot, status: AckStatus, event_count: int) -> Ack:
         pressure = self.desk.lane.pressure() if self.desk else None
+        clock = self._service.runtime.clock
+        now_s = clock.monotonic_s()
+        bucket = self._rates.tightest(now_s)
+        delays_ms = (pressure.suggested_delay_ms if pressure else None, bucket.suggested_delay_ms(now_s))
+        delay_ms = max((delay for delay in delays_ms if delay is not None), default=None)
         return Ack(
             sequence_number=slot.sequence,
             status=status,
@@ -244,18 +318,21 @@ class Connection:
                 events_processed=event_count,
                 buffer_utilization=round(pressure.utilization, 4) if pressure else 0,
                 time_until_flush=self._service.flush_age_ms,
-                suggested_delay_ms=UNSET if pressure is None or pressure.suggested_delay_ms is None else pressure.suggested_delay_ms,
+                suggested_delay_ms=UNSET if delay_ms is None else delay_ms,
             ),
+            rate_limit=bucket.state(now_s, clock.now_ms()),
         )
 
-    def _refusal(self, slot: Slot, reason: Reason, message: str) -> Nack:
+    def _refusal(self, slot: Slot, reason: Reason, message: str, bucket: Bucket | None = None) -> Nack:
         """A nack worth retrying, with the delay after which: longer each time the batch comes back, whatever came behind it."""
         if self._refused_first < 0:
             self._refused_first = slot.sequence
         elif slot.sequence <= self._refused_first:
             self._refused_first, self._refused_again = slot.sequence, self._refused_again + 1
-        delay_ms = plan_retry_ms(self._refused_again, self._service.runtime.random.uniform(0.5, 1.5))
-        return nack(reason, slot.sequence, message, slot.correlation_id, retry_delay_ms=delay_ms)
+        runtime = self._service.runtime
+        delay_ms = plan_retry_ms(self._refused_again, runtime.random.uniform(0.5, 1.5))
+        limit = UNSET if bucket is None else bucket.state(runtime.clock.monotonic_s(), runtime.clock.now_ms())
+        return nack(reason, slot.sequence, message, slot.correlation_id, retry_delay_ms=delay_ms, rate_limit=limit)
 
     def _refuse_too_large(self, slot: Slot, reason: Reason, what: str, limit: int, size: int) -> None:
         text = f"{what} holds at most {limit} bytes (got {size})"

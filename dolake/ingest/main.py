@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from dolake.auth.gate import Gate
 from dolake.cdc.relay import RelayServer
 from dolake.cdc.server import CdcServer, ServerPolicy
 from dolake.clock import Runtime, real_runtime
@@ -26,16 +27,25 @@ logger = structlog.get_logger("dolake.ingest")
 
 
 async def run_ingest(
-    settings: Settings, *, listen: socket.socket, ready: Callable[[], None], stop: asyncio.Event, runtime: Runtime | None = None
+    settings: Settings,
+    *,
+    listen: socket.socket,
+    ready: Callable[[], None],
+    stop: asyncio.Event,
+    runtime: Runtime | None = None,
+    gate: Gate | None = None,
 ) -> int:
-    """Takes batches on `listen` into the logs until `stop`, or raises why no log is left. Says `ready` when it can ack."""
+    """Takes batches on `listen` into the logs until `stop`, or raises why no log is left. Says `ready` when it can ack.
+
+    `gate` knows who may come in; unless given, the settings say it once and for all.
+    """
     runtime = runtime or real_runtime()
     os.makedirs(settings.data, exist_ok=True)
-    service = IngestService(runtime, LocalDisk(), settings)
+    service = IngestService(runtime, LocalDisk(), settings, gate)
     await service.start()
     hub = ControlHub(settings.control_path, runtime=runtime, receive=service.hear, answer=Asks(service).answer)
     frame_bytes_max = FRAME_PAYLOADS_MAX * settings.limits.payload_bytes
-    server = CdcServer(runtime, service.connect, ServerPolicy(frame_bytes_max=frame_bytes_max))
+    server = CdcServer(runtime, service.connect, ServerPolicy(frame_bytes_max=frame_bytes_max), service.gate, service.metrics)
     relay = RelayServer(settings.relay_path, runtime, PostDesk(service).answer, frame_bytes_max)
     try:
         await hub.start()

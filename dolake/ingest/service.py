@@ -7,26 +7,30 @@ nothing that was acked. Its doors (clock, tasks, disk, the line to the writer) a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
 import structlog
 from msgspec import UNSET
 
+from dolake.auth.gate import Gate
+from dolake.auth.principal import ANYBODY, Principal
+from dolake.auth.tokens import TokenBook
 from dolake.buffer.logs import Logs
 from dolake.buffer.wal import Log, LogSettings
 from dolake.cdc.answer import AckStatus, BufferStats, Limits, Lost, Status, no_flush
 from dolake.cdc.session import CloseCode
 from dolake.cdc.wire import Connect
 from dolake.clock import Runtime
-from dolake.config import Settings
+from dolake.config import Settings, TableNames
 from dolake.errors import DolakeError, LogFailed
 from dolake.ingest.connection import Connection
 from dolake.ingest.desk import SourceDesk
 from dolake.ingest.lane import Lane
 from dolake.ingest.pressure import plan_backlog_bytes_max
 from dolake.ingest.progress import Message, WriterView
+from dolake.ingest.rates import Rates
 from dolake.metrics import Metrics
 from dolake.model import Codec
 from dolake.storage.disk import Disk
@@ -47,19 +51,25 @@ class WriterLine(Protocol):
 class IngestService:
     """`start`, then `connect` for each client. `ended` fails with the reason when no log is left; `stop` ends in order."""
 
-    def __init__(self, runtime: Runtime, disk: Disk, settings: Settings) -> None:
+    def __init__(self, runtime: Runtime, disk: Disk, settings: Settings, gate: Gate | None = None) -> None:
         self.runtime, self._disk, self._settings = runtime, disk, settings
+        self.gate = gate or Gate(runtime.clock, TokenBook(settings.tokens))
         self.limits = Limits(
             max_payload_bytes=settings.limits.payload_bytes,
             max_event_bytes=settings.limits.event_bytes,
             max_batch_events=settings.limits.batch_events,
+            max_columns=settings.limits.columns,
+            max_messages_per_s=settings.limits.messages_per_s,
+            max_events_per_s=UNSET if settings.limits.events_per_s is None else settings.limits.events_per_s,
         )
+        self.columns_max = settings.limits.columns
         self.flush_age_ms = round(settings.flush.age_s * 1000)
         self.metrics = Metrics()
         self.writer = WriterView()
         self.writer_line: WriterLine | None = None
         self.is_stopping = False
         self.lanes: dict[str, Lane] = {}
+        self.names = TableNames(settings)
         self.desks: dict[str, SourceDesk] = {}
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._logs: Logs | None = None
@@ -114,12 +124,19 @@ class IngestService:
 
     # -- connections
 
-    def connect(self, send: Callable[[bytes], None], close: Callable[[int, str], None] = lambda code, reason: None) -> Connection:
+    def connect(
+        self, send: Callable[[bytes], None], close: Callable[[int, str], None] = lambda code, reason: None, principal: Principal = ANYBODY
+    ) -> Connection:
         """A new client: answers go out through `send`; `close(code, reason)` is called when the server ends the connection."""
-        connection = Connection(self, send, close)
+        connection = Connection(self, send, close, principal)
         self._connections.add(connection)
         self.metrics.set("dolake_cdc_connections_count", len(self._connections))
         return connection
+
+    def rates(self) -> Rates:
+        """What a new connection may send."""
+        limits = self._settings.limits
+        return Rates(limits.messages_per_s, limits.events_per_s, self.runtime.clock.monotonic_s())
 
     def disconnected(self, connection: Connection) -> None:
         self._connections.discard(connection)
@@ -208,13 +225,17 @@ class IngestService:
             if desk.lane.is_serving and desk.has_unpersisted:
                 desk.note_committed(self.writer.committed_bound(desk.lane.log_id, desk.source))
 
-    async def flush(self, tables: list[str] | None, reason: str) -> dict[str, Any]:
-        """The result of a flush of what the logs hold now: asks the writer and waits for its commit."""
+    async def flush(self, tables: list[str] | None, reason: str, patterns: Sequence[str] | None = None) -> dict[str, Any]:
+        """The result of a flush of what the logs hold now: asks the writer and waits for its commit.
+
+        Of these tables, or of those that one of the `patterns` matches; of all of them unless either is given.
+        """
         until = {lane.log_id: lane.log.synced_end for lane in self.lanes.values() if lane.is_serving}
         if self.writer_line is None:
             return no_flush("the writer half is not connected")
         try:
-            answer = await self.writer_line.request("writer", {"type": "flush", "tables": tables, "reason": reason, "until": until})
+            request = {"type": "flush", "tables": tables, "patterns": patterns, "reason": reason, "until": until}
+            answer = await self.writer_line.request("writer", request)
         except DolakeError as error:
             return no_flush(str(error))
         result = answer.get("result")

@@ -18,7 +18,7 @@ from dolake.storage.store import ObjectStore
 from dolake.verify.breach import Breach
 from dolake.verify.files import verify_file, verify_sizes
 from dolake.verify.history import verify_history
-from dolake.verify.logs import LogView, verify_logs, verify_not_ahead, verify_trimmed
+from dolake.verify.logs import LogView, TableOf, verify_logs, verify_not_ahead, verify_trimmed
 from dolake.verify.rows import PLACE_COLUMNS, verify_against_log, verify_rows
 
 
@@ -30,16 +30,18 @@ def verify_lake(
     store: ObjectStore,
     names: Sequence[TableName],
     progress: Callable[[str], None] = lambda subject: None,
+    table_of: TableOf = lambda source, text: TableName.parse(text),
 ) -> Iterator[Breach]:
     """Every breach of I2–I7, I10, I12–I15 that can be seen from the logs, the catalog and the files. Blocks; reads only.
 
     It may run while dolake does: tables are loaded before the logs are read, so that what is committed meanwhile is not
-    looked for, and a table's rows are compared with the logs up to the offsets it had then.
+    looked for, and a table's rows are compared with the logs up to the offsets it had then. `table_of` says which table a
+    source means by a name.
     """
     tables = [table for name in names if catalog is not None and (table := catalog.load(name)) is not None]
     views: list[LogView] = []
     progress("logs")
-    for item in verify_logs(disk, directories):
+    for item in verify_logs(disk, directories, table_of):
         if isinstance(item, LogView):
             views.append(item)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dolake.buffer.inspect import verify_log
@@ -15,6 +15,7 @@ from dolake.storage.disk import Disk
 from dolake.verify.breach import Breach
 
 READ_BYTES = 16 << 20
+TableOf = Callable[[str, str], TableName]
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class LogView:
     events: Mapping[tuple[str, int], int]
 
 
-def verify_logs(disk: Disk, directories: Sequence[str]) -> Iterator[Breach | LogView]:
-    """Breaches as they are found, and a view of each log that can be read."""
+def verify_logs(disk: Disk, directories: Sequence[str], table_of: TableOf) -> Iterator[Breach | LogView]:
+    """Breaches as they are found, and a view of each log that can be read. `table_of`: the table a source means by a name."""
     for directory in directories:
         for sentence in verify_log(disk, directory):
             yield Breach("I2", directory, sentence)
@@ -43,9 +44,9 @@ def verify_logs(disk: Disk, directories: Sequence[str]) -> Iterator[Breach | Log
                 for record in records:
                     yield from _verify_sequence(directory, record, sequences)
                     for table, count in record.entry.tables.items():
-                        events[str(TableName.parse(table)), record.offset] += count
+                        events[str(table_of(record.entry.source, table)), record.offset] += count
                 position = records[-1].offset + 1
-        except DolakeError as error:
+        except (DolakeError, ValueError) as error:  # ValueError: a name that the settings, changed meanwhile, turn into none.
             yield Breach("I2", directory, str(error))
             continue
         yield LogView(directory, reader.log_id, first, end, events)

@@ -18,7 +18,7 @@ from dolake.iceberg.commit import Committer
 from dolake.iceberg.lake import open_catalog, open_warehouse
 from dolake.iceberg.plan import CommitPolicy
 from dolake.metrics import Metrics, observe_process
-from dolake.model import TableName
+from dolake.model import TableName, TablesLike
 from dolake.storage.disk import Disk, LocalDisk, Lock
 from dolake.storage.store import ObjectStore
 from dolake.writer.allocation import settle_allocation
@@ -109,9 +109,9 @@ class _Link:
             task.add_done_callback(self._flushes.discard)
 
     async def _flush(self, message: Message) -> None:
-        names = message.get("tables")
+        names, patterns = message.get("tables"), message.get("patterns")
         result = await self._service.flush(
-            None if names is None else [TableName.parse(name) for name in names],
+            TablesLike(patterns) if patterns is not None else None if names is None else [TableName.parse(name) for name in names],
             {log_id: int(end) for log_id, end in message.get("until", {}).items()},
         )
         self.client.send({"type": "flush_result", "id": message["id"], "result": result})

@@ -7,7 +7,7 @@ apart from the tails, which go on for the others.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +18,7 @@ from dolake.buffer.memtable import PendingRecord
 from dolake.buffer.plan import FlushPolicy, Pin, plan_cut, plan_flush, plan_low
 from dolake.buffer.tail import LogReader
 from dolake.clock import Runtime
-from dolake.config import Settings
+from dolake.config import Settings, TableNames
 from dolake.errors import DolakeError
 from dolake.metrics import Metrics
 from dolake.model import TableName
@@ -26,6 +26,7 @@ from dolake.storage.disk import Disk
 from dolake.writer.flush import Flusher, FlushResult
 from dolake.writer.table import DECODE_BYTES, Stopped, Table
 from dolake.writer.tail import Routed, Tail, read_routed
+from dolake.writer.transactions import OpenTransactions
 
 IDLE_S = 0.005
 IDLE_S_MAX = 0.05
@@ -52,6 +53,7 @@ class WriterService:
     ) -> None:
         self._runtime, self._disk, self._flusher, self._settings, self.report = runtime, disk, flusher, settings, report
         self._flusher.observe = self._observe
+        self._names = TableNames(settings)
         self.tails: dict[str, Tail] = {}
         self.tables: dict[TableName, Table] = {}
         self._loading: dict[TableName, asyncio.Lock] = {}
@@ -129,7 +131,7 @@ class WriterService:
             await asyncio.gather(reading, return_exceptions=True)
 
     def _read_from(self, tail: Tail, start: int) -> asyncio.Task[list[Routed]]:
-        return self._runtime.tasks.spawn(f"read {tail.directory}", self._runtime.tasks.run(read_routed, tail.reader, start))
+        return self._runtime.tasks.spawn(f"read {tail.directory}", self._runtime.tasks.run(read_routed, tail.reader, self._names, start))
 
     async def _note_trouble(self, tail: Tail, trouble: str) -> None:
         if tail.trouble != trouble:
@@ -144,7 +146,8 @@ class WriterService:
         while True:
             try:
                 reader = await self._runtime.tasks.run(LogReader, self._disk, directory)
-                return Tail(directory, reader, await self._runtime.tasks.run(reader.first_offset))
+                first = await self._runtime.tasks.run(reader.first_offset)
+                return Tail(directory, reader, first, transactions=OpenTransactions(self._names.of))
             except (DolakeError, OSError) as error:
                 if said != str(error):
                     logger.info("waiting for the log", directory=directory, reason=str(error))
@@ -283,7 +286,7 @@ class WriterService:
             for tail in behind:
                 if tail.log_id not in readers:
                     readers[tail.log_id] = await self._runtime.tasks.run(LogReader, self._disk, tail.directory)
-                for item in await self._runtime.tasks.run(read_routed, readers[tail.log_id], table.consumed[tail.log_id]):
+                for item in await self._runtime.tasks.run(read_routed, readers[tail.log_id], self._names, table.consumed[tail.log_id]):
                     if item.record.offset < tail.position:
                         await self._take_again(table, tail, item)
         for reader in readers.values():
@@ -301,7 +304,7 @@ class WriterService:
             await table.decode(self._runtime)
 
     async def flush(
-        self, names: Sequence[TableName] | None, until: Mapping[str, int], timeout_s: float = FLUSH_TIMEOUT_S
+        self, names: Collection[TableName] | None, until: Mapping[str, int], timeout_s: float = FLUSH_TIMEOUT_S
     ) -> dict[str, Any]:
         """Commits what the logs hold of these tables (all) below `until`; the `result` of the protocol's flush_response."""
         began_s = self._runtime.clock.monotonic_s()
@@ -332,10 +335,10 @@ class WriterService:
         }
         return {**result, "error": error} if error else result
 
-    def _named(self, names: Sequence[TableName] | None) -> list[Table]:
+    def _named(self, names: Collection[TableName] | None) -> list[Table]:
         return [table for name, table in self.tables.items() if names is None or name in names]
 
-    def _unflushed(self, names: Sequence[TableName] | None, until: Mapping[str, int]) -> str:
+    def _unflushed(self, names: Collection[TableName] | None, until: Mapping[str, int]) -> str:
         """What a flush still waits for; empty when it is done. Asks the tables to go on the way."""
         for log_id, end in until.items():
             tail = self.tails.get(log_id)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dolake.buffer.tail import LogReader
 from dolake.cdc.message import decode_schema, event_tables, split_events
-from dolake.errors import LogCorrupt
+from dolake.config.namespaces import TableNames
+from dolake.errors import ConfigurationError, LogCorrupt, Mistake
 from dolake.model import DeclaredSchema, Record, RecordKind, TableName
 from dolake.parquet.layout import EventChunk, LaterEvents
 from dolake.writer.transactions import OpenTransactions
@@ -17,7 +18,7 @@ READ_BYTES = 4 << 20  # More costs more: the pieces of what was read leave the p
 
 @dataclass(frozen=True)
 class Routed:
-    """A record with its events by table, or the schema it declares."""
+    """A record with its events by table, or the schema it declares. Tables are called what they are in the lake."""
 
     record: Record
     chunks: tuple[tuple[TableName, EventChunk], ...] = ()
@@ -39,8 +40,11 @@ class Tail:
         return self.reader.log_id
 
 
-def read_routed(reader: LogReader, start: int, size_bytes_max: int = READ_BYTES) -> list[Routed]:
-    """The next synced records from `start`, split by table; what was trimmed by now is passed over. Blocks."""
+def read_routed(reader: LogReader, names: TableNames, start: int, size_bytes_max: int = READ_BYTES) -> list[Routed]:
+    """The next synced records from `start`, split by table; what was trimmed by now is passed over. Blocks.
+
+    Raises ConfigurationError for a table that the settings, changed since it was accepted, give no name.
+    """
     try:
         records = reader.read(start, size_bytes_max)
     except LogCorrupt:
@@ -49,30 +53,39 @@ def read_routed(reader: LogReader, start: int, size_bytes_max: int = READ_BYTES)
         if following == start:
             raise
         records = reader.read(following, size_bytes_max)
-    return [route(record) for record in records]
+    return [route(record, names) for record in records]
 
 
-def route(record: Record) -> Routed:
+def route(record: Record, names: TableNames) -> Routed:
     """What a record means for tables: a declaration, or events by table."""
     entry = record.entry
+    tables = {text: _table(names, entry.source, text) for text in entry.tables}
     if entry.kind == RecordKind.SCHEMA:
         declared = decode_schema(entry.payload)
-        return Routed(record, declares=(TableName.parse(declared.table), declared))
-    if entry.kind != RecordKind.BATCH or not entry.tables:
+        name = _table(names, entry.source, declared.table)
+        return Routed(record, declares=(name, replace(declared, table=str(name))))
+    if entry.kind != RecordKind.BATCH or not tables:
         return Routed(record)
-    if len(entry.tables) == 1:
-        (only,) = entry.tables
+    if len(tables) == 1:
+        (only,) = tables.values()
         later = LaterEvents(entry.event_count, lambda: split_events(entry.payload))
-        return Routed(record, ((TableName.parse(only), _chunk(record, later, range(entry.event_count), entry.payload)),))
+        return Routed(record, ((only, _chunk(record, later, range(entry.event_count), entry.payload)),))
     events = split_events(entry.payload)
     places: dict[str, list[int]] = {table: [] for table in entry.tables}
     for place, table in enumerate(event_tables(entry.payload)):
         places[table].append(place)
     merged: dict[TableName, list[int]] = {}
     for text, indexes in places.items():
-        name = TableName.parse(text)  # `orders` and `default.orders` are one table
+        name = tables[text]  # `orders` and `default.orders` are one table
         merged[name] = sorted([*merged.get(name, ()), *indexes])
     return Routed(record, tuple((name, _chunk(record, [events[n] for n in indexes], indexes)) for name, indexes in merged.items()))
+
+
+def _table(names: TableNames, source: str, text: str) -> TableName:
+    try:
+        return names.of(source, text)
+    except ValueError as error:
+        raise ConfigurationError([Mistake(f"sources.{source}.namespace", text, str(error))]) from None
 
 
 def _chunk(record: Record, events: Sequence[bytes], indexes: Sequence[int], batch: bytes | None = None) -> EventChunk:

@@ -6,7 +6,7 @@ is given up, and its `last` is awaited no longer.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from dolake.buffer.plan import EndedTransaction, OpenTransaction, plan_kept, plan_overdue
@@ -16,7 +16,9 @@ from dolake.model import Record, TableName
 class OpenTransactions:
     """The open transactions of one log, at most one a source."""
 
-    def __init__(self) -> None:
+    def __init__(self, table_of: Callable[[str, str], TableName] = lambda source, text: TableName.parse(text)) -> None:
+        """`table_of` says which table a source means by a name."""
+        self._table_of = table_of
         self._open: dict[str, OpenTransaction] = {}
         self._given_up: dict[str, str] = {}
         self.ended: tuple[EndedTransaction, ...] = ()
@@ -36,7 +38,7 @@ class OpenTransactions:
             # The source went on without closing it: it is over, whether whole or not.
             del self._open[entry.source]
             current = None
-        tables = frozenset(str(TableName.parse(table)) for table in entry.tables)
+        tables = frozenset(str(self._table_of(entry.source, table)) for table in entry.tables)
         if mark.last:
             self._open.pop(entry.source, None)
             self._given_up.pop(entry.source, None)

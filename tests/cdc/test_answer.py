@@ -58,6 +58,7 @@ def test_answers_are_read_back_as_they_were_said(answer):
 @pytest.mark.parametrize("reason", Reason)
 def test_whether_to_send_again_follows_from_the_reason(reason):
     again = {"buffer_full", "storage_full", "degraded", "internal_error", "shutting_down"}
+    again |= {"rate_limited", "load_shedding", "connection_limit", "ip_limit"}
     assert nack(reason, 1, "").should_retry is (reason in again) is (reason in SHOULD_RETRY)
 
 

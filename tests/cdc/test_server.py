@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import struct
@@ -14,8 +15,14 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from dolake.auth.gate import Gate
+from dolake.auth.principal import ANYBODY, Principal
+from dolake.auth.tokens import TokenBook
 from dolake.cdc.server import CdcServer, ServerPolicy
 from dolake.clock import real_runtime
+from dolake.config.access import TokenSettings
+from dolake.metrics import Metrics
+from tests.harness.access import grant, new_token
 
 POLICY = ServerPolicy(frame_bytes_max=100_000)
 
@@ -26,6 +33,7 @@ class Echo:
     def __init__(self, send: Callable[[bytes], None], close: Callable[[int, str], None], copies: int = 1) -> None:
         self._send, self._close, self._copies = send, close, copies
         self.received: list[bytes] = []
+        self.principal = ANYBODY
         self.gone = asyncio.Event()
 
     async def receive(self, frame: bytes | str) -> None:
@@ -54,17 +62,20 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def served(policy: ServerPolicy = POLICY, copies: int = 1) -> AsyncIterator[Served]:
+async def served(
+    policy: ServerPolicy = POLICY, copies: int = 1, gate: Gate | None = None, metrics: Metrics | None = None
+) -> AsyncIterator[Served]:
     listen = socket.socket()
     listen.bind(("127.0.0.1", 0))
     listen.listen()
     connections: list[Echo] = []
 
-    def made(send: Callable[[bytes], None], close: Callable[[int, str], None]) -> Echo:
+    def made(send: Callable[[bytes], None], close: Callable[[int, str], None], principal: Principal) -> Echo:
         connections.append(Echo(send, close, copies))
+        connections[-1].principal = principal
         return connections[-1]
 
-    server = CdcServer(real_runtime(), made, policy)
+    server = CdcServer(real_runtime(), made, policy, gate, metrics)
     address = listen.getsockname()
     await server.start(listen)
     try:
@@ -143,6 +154,74 @@ def test_the_server_ends_a_connection_after_what_it_has_still_to_say():
             assert await client.recv() == "bye"
             assert await close_of(client) == (4409, "as asked")
             await here.connections[0].gone.wait()
+
+    run(scene)
+
+
+SENDER, READER, OLD, REVOKED = (new_token() for _ in range(4))
+BOOK = TokenBook(
+    {
+        name: TokenSettings.model_validate(values)
+        for name, values in {
+            "sender": grant(SENDER, sources=["*"], tables=["*"]),
+            "reader": grant(READER, read=True),
+            "old": grant(OLD, sources=["*"], tables=["*"], expires="2020-01-01T00:00:00Z"),
+        }.items()
+    }
+)
+# What is presented → the status (101 is a websocket), and words of the answer.
+PRESENTED = {
+    "none": (None, 401, "a token is needed"),
+    "wrong": (SENDER[:-1] + ("a" if SENDER[-1] != "a" else "b"), 401, "not known here"),
+    "expired": (OLD, 401, "the token 'old' expired at 2020-01-01 00:00:00Z"),
+    "revoked": (REVOKED, 401, "not known here"),
+    "valid": (SENDER, 101, ""),
+    "other scope": (READER, 403, "the token 'reader' may not send"),
+}
+
+
+@pytest.mark.acceptance("AT-98")
+@pytest.mark.parametrize("form", ["header", "query"])
+@pytest.mark.parametrize("case", PRESENTED)
+def test_the_handshake_asks_for_a_token(case: str, form: str) -> None:
+    token, status, words = PRESENTED[case]
+    metrics = Metrics()
+
+    async def scene() -> None:
+        async with served(gate=Gate(real_runtime().clock, BOOK), metrics=metrics) as here:
+            headers = {"Authorization": f"Bearer {token}"} if token and form == "header" else {}
+            url = f"{here.url}?token={token}" if token and form == "query" else here.url
+            dial = connect(url, compression=None, proxy=None, additional_headers=headers)
+            if status == 101:
+                async with dial as client:
+                    await client.send("hello")
+                    assert await client.recv() == "hello"
+                    assert here.connections[0].principal.name == "sender"
+                return
+            with pytest.raises(InvalidStatus) as refused:
+                await dial
+            response = refused.value.response
+            assert response.status_code == status
+            assert words in json.loads(response.body)["error"]
+            assert response.headers["Content-Type"] == "application/json"
+            assert not token or token.encode() not in response.body
+            challenge = response.headers.get("WWW-Authenticate")
+            assert challenge == (None if status == 403 else 'Bearer realm="dolake"' + (', error="invalid_token"' if token else ""))
+            assert here.connections == []
+            assert metrics.get("dolake_cdc_handshakes_refused_total", status=str(status)) == 1
+
+    run(scene)
+
+
+@pytest.mark.acceptance("AT-98")
+def test_two_authorization_headers_are_not_a_way_in() -> None:
+    async def scene() -> None:
+        async with served(gate=Gate(real_runtime().clock, BOOK)) as here:
+            reader, writer = await raw(here)
+            lines = handshake(Authorization=f"Bearer {SENDER}").replace(b"\r\n\r\n", f"\r\nAuthorization: Bearer {OLD}\r\n\r\n".encode())
+            writer.write(lines)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 401")
+            writer.close()
 
     run(scene)
 

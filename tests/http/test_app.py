@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from dolake.clock import real_runtime
-from dolake.config import load_settings
+from dolake.config import Settings
 from dolake.control import ControlHub, Message
 from dolake.errors import LogFailed
 from dolake.http.app import run_http
@@ -22,11 +22,11 @@ Check = Callable[[httpx.AsyncClient], Awaitable[None]]
 Answer = Callable[[Message], Awaitable[Message]]
 
 
-def serve(tmp_path: Path, check: Check, answer: Answer | None) -> None:
+def serve(tmp_path: Path, check: Check, answer: Answer | None, **sections: Any) -> None:
     """Runs the real server over a real socket, with a hub that gives `answer` if there is one."""
 
     async def scenario() -> None:
-        settings = load_settings({"data": str(tmp_path)}, environment={})
+        settings = Settings.model_validate({"data": str(tmp_path), **sections})
         hub, connected = None, asyncio.Event()
         if answer is not None:
             hub = ControlHub(settings.control_path, runtime=real_runtime(), receive=lambda role, message: connected.set(), answer=answer)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dolake.auth.principal import ANYBODY, Principal
 from dolake.clock import Runtime, SystemClock, SystemRandomness, ThreadTasks
 from dolake.config import Settings
 from dolake.ingest.connection import Connection
@@ -125,10 +126,10 @@ class TroubledFile:
 class Peer:
     """A client of the service: what it sent is answered in `answers`; `ended` says how the server closed it."""
 
-    def __init__(self, service: IngestService) -> None:
+    def __init__(self, service: IngestService, principal: Principal = ANYBODY) -> None:
         self.answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.ended: tuple[int, str] | None = None
-        self.connection: Connection = service.connect(self._take, self._end)
+        self.connection: Connection = service.connect(self._take, self._end, principal)
 
     def _take(self, sent: bytes) -> None:
         self.answers.put_nowait({"pong": True} if sent == b"pong" else json.loads(sent))

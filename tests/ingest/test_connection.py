@@ -42,7 +42,8 @@ def test_a_new_source_is_told_to_begin_anywhere(tmp_path):
     async def scene(service, peer):
         status = await peer.ask({**CONNECT, "correlationId": "c"})
         assert (status["type"], status["lastSequence"], status["lastEventSequence"], status["epoch"]) == ("status", -1, -1, "")
-        assert status["limits"] == {"maxPayloadBytes": 16 << 20, "maxEventBytes": 1 << 20, "maxBatchEvents": 10_000}
+        sizes = {"maxPayloadBytes": 16 << 20, "maxEventBytes": 1 << 20, "maxBatchEvents": 10_000, "maxColumns": 1000}
+        assert status["limits"] == {**sizes, "maxMessagesPerS": 1000}
         assert (status["state"], status["connectedSources"], status["correlationId"]) == ("idle", 1, "c")
         assert "lost" not in status
         assert summary(await peer.ask(batch(700))) == ("ack", 700, "ok")

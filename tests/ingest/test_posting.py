@@ -14,6 +14,7 @@ from dolake.ingest.posting import PostDesk
 from dolake.ingest.service import IngestService
 from tests.cdc.samples import NOW_MS, SCHEMA, batch, event, frame
 from tests.cdc.test_posted import short
+from tests.harness.access import grant, new_token
 from tests.ingest.rig import Peer, TroubledDisk, eventually, serving
 
 
@@ -23,11 +24,12 @@ class Poster:
     def __init__(self, service: IngestService) -> None:
         self._desk = PostDesk(service)
         self.said: dict[str, Any] = {}
+        self.authorization: list[str] = []
 
     async def ask(self, message: dict[str, Any] | bytes) -> tuple[int, dict[str, Any]]:
         body = message if isinstance(message, bytes) else frame(message)
         async with asyncio.timeout(10):
-            self.said, answer = await self._desk.answer({"authorization": [], "query": "", "address": "127.0.0.1"}, body)
+            self.said, answer = await self._desk.answer({"authorization": self.authorization, "query": ""}, body)
         return self.said["status"], json.loads(answer)
 
 
@@ -152,13 +154,13 @@ def test_a_full_backlog_is_503_with_a_delay_that_grows_each_time_the_batch_comes
             status, refused = await poster.ask(short(batch(number, events=rows)))
             assert (status, refused["reason"], refused["shouldRetry"]) == (503, "buffer_full", True)
             delays.append(refused["retryDelayMs"])
-            assert poster.said["retryAfterS"] == max(1, -(-refused["retryDelayMs"] // 1000))
+            assert poster.said["headers"] == {"Retry-After": str(max(1, -(-refused["retryDelayMs"] // 1000)))}
         assert answer[1]["retryDelayMs"] <= 150
         assert delays[-1] >= 0.5 * 25_600
         next(iter(service.lanes.values())).allow_trim(number)
         service.lanes[next(iter(service.lanes))]._log_backlog_bytes = 0
         assert summary(await poster.ask(short(batch(number, events=rows)))) == (200, number, "ok")
-        assert poster._desk._memories == {}
+        assert (await poster.ask(short(batch(number + 99, events=rows))))[0] == 409
 
     play(tmp_path, scene, log={"backlog_bytes": 70_000, "segment_bytes": 16_384}, limits={"payload_bytes": 20_000, "event_bytes": 2_000})
 
@@ -171,7 +173,7 @@ def test_a_failed_log_is_503_and_the_batch_is_acked_when_sent_again(tmp_path):
         disk.sync_failures = 1
         status, refused = await poster.ask(short(batch(1)))
         assert (status, refused["reason"], refused["shouldRetry"]) == (503, "degraded", True)
-        assert poster.said["retryAfterS"] == 1
+        assert poster.said["headers"] == {"Retry-After": "1"}
         await eventually(lambda: next(iter(service.lanes.values())).is_serving)
         status, answer = await poster.ask(short(batch(1)))
         assert (status, answer["status"]) in [(200, "ok"), (200, "duplicate")]
@@ -206,3 +208,48 @@ def test_the_envelope_that_is_logged_is_canonical_and_a_restart_knows_it(tmp_pat
 
     play(tmp_path, first_life)
     play(tmp_path, second_life)
+
+
+@pytest.mark.acceptance("AT-98")
+def test_a_post_needs_a_token_for_its_source_and_its_tables(tmp_path):
+    token = new_token()
+
+    async def scene(service, poster, peer):
+        status, refused = await poster.ask({**short(batch(4)), "correlationId": "c"})
+        assert (status, refused["reason"], refused["sequenceNumber"], refused["correlationId"]) == (401, "unauthorized", 4, "c")
+        assert poster.said["headers"] == {"WWW-Authenticate": 'Bearer realm="dolake"'}
+        poster.authorization = [f"Bearer {new_token()}"]
+        assert summary(await poster.ask(short(batch(4)))) == (401, 4, "unauthorized")
+        assert poster.said["headers"] == {"WWW-Authenticate": 'Bearer realm="dolake", error="invalid_token"'}
+        poster.authorization = [f"Bearer {token}"]
+        assert summary(await poster.ask(short(batch(4)))) == (200, 4, "ok")
+        status, refused = await poster.ask({**short(batch(5)), "sourceDoId": "payroll"})
+        assert (status, refused["reason"], refused["shouldRetry"]) == (403, "forbidden", False)
+        assert refused["errorMessage"].startswith("sourceDoId: the token 'shop' may send as `orders-db-*` only (got 'payroll')")
+        status, refused = await poster.ask(short(batch(5, events=[event(1, table="salaries")])))
+        assert (status, refused["reason"]) == (403, "forbidden")
+        assert refused["errorMessage"].startswith("table: the token 'shop' may write `orders` only (got `salaries`)")
+        assert summary(await poster.ask(SCHEMA)) == (403, 0, "forbidden")
+        assert list(service.desks) == ["orders-db-3"]
+        assert service.metrics.get("dolake_cdc_nacks_total", reason="unauthorized") == 2
+        assert service.metrics.get("dolake_cdc_nacks_total", reason="forbidden") == 3
+
+    play(tmp_path, scene, tokens={"shop": grant(token, sources=["orders-db-*"], tables=["orders"])})
+
+
+@pytest.mark.acceptance("AT-10")
+def test_a_source_posts_no_faster_than_a_connection_sends(tmp_path):
+    async def scene(service, poster, peer):
+        answers = [await poster.ask(short(batch(0, events=[])))]
+        assert answers[0][1]["rateLimit"] == {"limit": 4, "remaining": 3, "resetAt": answers[0][1]["rateLimit"]["resetAt"]}
+        while (answer := await poster.ask(short(batch(1, events=[]))))[0] == 200:
+            answers.append(answer)
+        assert len(answers) >= 4
+        status, refused = answer
+        assert (status, refused["reason"], refused["shouldRetry"]) == (429, "rate_limited", True)
+        assert refused["errorMessage"] == "this source may post 2 messages a second"
+        assert refused["rateLimit"]["limit"] == 4
+        assert poster.said["headers"] == {"Retry-After": "1"}
+        assert summary(await poster.ask({**short(batch(0)), "sourceDoId": "another"})) == (200, 0, "ok")
+
+    play(tmp_path, scene, limits={"messages_per_s": 2})

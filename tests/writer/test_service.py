@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dolake.model import TableName, TransactionMark
+from dolake.model import TableName, TablesLike, TransactionMark
 from tests.writer.half import COLUMNS, Half, half, until
 
 T = TableName.parse("t")
@@ -43,6 +43,20 @@ def test_a_flush_commits_the_rows_and_the_offset_after_them(tmp_path: Path):
             summary = table.current_snapshot().summary
             assert (summary[f"dolake.offset.{h.log.log_id}"], summary["dolake.lsn.s"]) == ("2", "0/9")
             assert table.properties["dolake.count.accepted"] == "2"
+
+    run(work())
+
+
+def test_a_flush_may_be_for_the_tables_that_match_and_no_others(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path) as h:
+            for table in ("t", "public.orders"):
+                h.hand.declare(table)
+                h.hand.insert({"id": 1}, table=table)
+            result = await h.service.flush(TablesLike(["public.*", "absent"]), h.until(), timeout_s=10)
+            assert (result["success"], result["eventsFlushed"], len(result["paths"])) == (True, 1, 1)
+            assert h.values("public.orders") == [1]
+            assert not h.catalog().table_exists("default.t")
 
     run(work())
 

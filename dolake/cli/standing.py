@@ -1,0 +1,223 @@
+"""How a daemon stands: as it says itself, or, where none runs, as its files have it. Reads only."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from dolake.buffer.inspect import inspect_log
+from dolake.clock import Runtime
+from dolake.config import Settings
+from dolake.control import asking
+from dolake.errors import DaemonUnreachable, DolakeError, RequestRefused
+from dolake.model import RecordKind, TableName
+from dolake.storage.disk import Disk, LocalDisk
+
+_ASK_S_MAX = 5.0
+ROLES = ("ingest", "writer", "http")
+
+
+async def ask_standing(settings: Settings, runtime: Runtime) -> dict[str, Any]:
+    """What a running daemon says of itself. Raises DaemonUnreachable."""
+    async with asking(settings.control_path, runtime=runtime) as client:
+        ready = await client.ask("ready", timeout_s=_ASK_S_MAX)
+        state = await client.ask("state", timeout_s=_ASK_S_MAX)
+        metrics = (await client.ask("metrics", timeout_s=_ASK_S_MAX))["metrics"]
+    writer = state["writer"]
+    found = _ready_file(settings)
+    return {
+        "time": runtime.clock.now_ms(),
+        "data": settings.data,
+        "running": True,
+        "addresses": {name: found.get(name) for name in ("cdc", "http")},
+        "processes": _processes(found.get("pids", {}), {"ingest": True, "writer": writer["connected"]}),
+        "ready": {"ready": ready["ready"], "reasons": ready["reasons"]},
+        "readyWriter": {"ready": ready["writer"]["ready"], "reasons": ready["writer"]["reasons"]},
+        "logs": [_log(directory, said) for directory, said in state["logs"].items()],
+        "sources": sorted((_source(name, said) for name, said in state["sources"].items()), key=lambda one: str(one["source"])),
+        "tables": [_table(name, said) for name, said in sorted((writer.get("tables") or {}).items())],
+        "counts": {
+            "ackedEvents": _total(metrics.get("ingest"), "dolake_cdc_events_total"),
+            "committedEvents": _total(metrics.get("writer"), "dolake_table_events_total"),
+        },
+        "rates": None,
+    }
+
+
+def standing_from_files(settings: Settings, committed: Mapping[str, Mapping[str, int]], now_ms: int) -> dict[str, Any]:
+    """The same where no daemon answers. `committed` are each table's offsets by log. Raises OSError for what cannot be read."""
+    logs, sources = [], []
+    for directory in settings.log.directories:
+        log, its_sources = log_from_files(LocalDisk(), directory, committed)
+        logs.append(log)
+        sources += its_sources
+    reasons = ["no daemon answers on this data directory"]
+    return {
+        "time": now_ms,
+        "data": settings.data,
+        "running": False,
+        "addresses": {"cdc": None, "http": None},
+        "processes": _processes(_ready_file(settings).get("pids", {}), {}),
+        "ready": {"ready": False, "reasons": reasons},
+        "readyWriter": {"ready": False, "reasons": reasons},
+        "logs": logs,
+        "sources": sorted(sources, key=lambda one: str(one["source"])),
+        "tables": [_table(name, {"offsets": dict(offsets)}) for name, offsets in sorted(committed.items())],
+        "counts": {"ackedEvents": None, "committedEvents": None},
+        "rates": None,
+    }
+
+
+def log_from_files(disk: Disk, directory: str, committed: Mapping[str, Mapping[str, int]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One log and its sources, from its segments alone.
+
+    A source's persisted sequence is the one before its first record that some table of it has not committed.
+    """
+    log: dict[str, Any] = {
+        "directory": directory, "log": None, "serving": False, "trouble": "", "low": None, "syncedEnd": None,
+        "backlogBytes": None, "backlogBytesMax": None,
+    }  # fmt: skip
+    if not disk.exists(directory):
+        return {**log, "trouble": "there is no log here"}, []
+    waiting: dict[tuple[str, str], int] = {}
+    sources: dict[str, Any] = {}
+    backlog_bytes = 0
+    for segment in inspect_log(disk, directory):
+        log["log"], log["syncedEnd"] = segment.log_id, segment.end
+        log["trouble"] = log["trouble"] or segment.problem
+        for record in segment.records:
+            entry = record.entry
+            if not entry.source or _is_committed(entry.kind, entry.tables, record.log_id, record.offset, committed):
+                continue
+            waiting.setdefault((entry.source, entry.epoch), entry.sequence)
+            backlog_bytes += record.size_bytes
+            log["low"] = record.offset if log["low"] is None else log["low"]
+        sources = segment.standing.sources if segment.standing is not None else sources
+    log["low"] = log["syncedEnd"] if log["low"] is None else log["low"]
+    log["backlogBytes"] = backlog_bytes
+    if log["log"] is None:
+        log["trouble"] = "there is no log here"
+    described = []
+    for name, state in sources.items():
+        said = {
+            "log": log["log"],
+            "epoch": state.epoch,
+            "last_sequence": state.last_sequence,
+            "last_event_sequence": state.last_event_sequence,
+            "last_lsn": state.last_lsn,
+            "persisted_sequence": waiting.get((name, state.epoch), state.last_sequence + 1) - 1,
+            "connected": False,
+        }
+        described.append(_source(name, said))
+    return log, described
+
+
+def with_rates(standing: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
+    """Events a second since an earlier look; null where a process has begun anew in between, or is away."""
+    if before is None or standing["time"] <= before["time"]:
+        return standing
+    seconds = (standing["time"] - before["time"]) / 1000
+    rates: dict[str, float | None] = {"seconds": seconds}
+    for rate, count in (("ackedEventsPerSecond", "ackedEvents"), ("committedEventsPerSecond", "committedEvents")):
+        now, then = standing["counts"][count], before["counts"][count]
+        rates[rate] = round((now - then) / seconds, 1) if now is not None and then is not None and now >= then else None
+    return {**standing, "rates": rates}
+
+
+async def ask_or_none(settings: Settings, runtime: Runtime) -> dict[str, Any] | None:
+    """None where no daemon answers."""
+    try:
+        return await ask_standing(settings, runtime)
+    except (DaemonUnreachable, RequestRefused):
+        return None
+
+
+def committed_offsets(settings: Settings) -> dict[str, dict[str, int]]:
+    """Each table's offsets by log, as the catalog has them; nothing where that cannot be asked."""
+    from dolake.cli.lake import open_lake
+
+    try:
+        return {str(table.name): dict(table.offsets()) for table in open_lake(settings).tables()}
+    except DolakeError:
+        return {}
+
+
+def _is_committed(
+    kind: RecordKind, tables: Mapping[str, int], log_id: str, offset: int, committed: Mapping[str, Mapping[str, int]]
+) -> bool:
+    """Whether every table of a record has applied it. What a `schema` record declares is not said outside its payload."""
+    if kind != RecordKind.BATCH:
+        return True
+    return all(offset < committed.get(str(TableName.parse(table)), {}).get(log_id, 0) for table in tables)
+
+
+def _ready_file(settings: Settings) -> dict[str, Any]:
+    try:
+        with open(settings.ready_path, "rb") as file:
+            content = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _processes(pids: Mapping[str, int], said: Mapping[str, bool]) -> dict[str, Any]:
+    """`said`: which processes the daemon knows to be there; of others the system is asked."""
+    return {role: {"pid": pids.get(role), "running": said.get(role, _is_alive(pids.get(role)))} for role in ROLES}
+
+
+def _is_alive(pid: int | None) -> bool:
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _log(directory: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "directory": directory,
+        "log": said["log"],
+        "serving": said["serving"],
+        "trouble": said["trouble"],
+        "low": said.get("low"),
+        "syncedEnd": said.get("synced_end"),
+        "backlogBytes": said.get("backlog_bytes"),
+        "backlogBytesMax": said.get("backlog_bytes_max"),
+    }
+
+
+def _source(name: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    last, persisted = said["last_sequence"], said["persisted_sequence"]
+    return {
+        "source": name,
+        "log": said["log"],
+        "epoch": said["epoch"],
+        "lastSequence": last,
+        "lastEventSequence": said["last_event_sequence"],
+        "lastLsn": said["last_lsn"] or None,
+        "persistedSequence": persisted if persisted >= 0 else None,
+        "pendingBatches": last - persisted if persisted >= 0 else 0 if last < 0 else None,
+        "connected": said["connected"],
+    }
+
+
+def _table(name: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "table": name,
+        "rows": said.get("rows"),
+        "pendingRows": said.get("pending_rows"),
+        "state": said.get("state"),
+        "offsets": said.get("offsets", {}),
+        "stopped": said.get("stopped"),
+    }
+
+
+def _total(values: Mapping[str, Any] | None, name: str) -> int | None:
+    """A counter over all its labels; None where its process is away."""
+    return None if values is None else round(sum(value for _, value in values.get(name, [])))
