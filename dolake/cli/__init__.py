@@ -43,7 +43,7 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command("dolake.cli.inspect:app", "Show one table: schema, snapshots, files, offsets."),
     "query": Command("dolake.cli.query:app", "Run SQL over the committed tables."),
     "verify": Command("dolake.cli.verify:app", "Check the invariants; one sentence for each breach."),
-    "log": Command("dolake.cli.log:app", "Look into the log's segment files, or verify them."),
+    "log": Command("dolake.cli.log:app", "Look into the log's segment files, verify them, give a lost log up."),
     "demo": Command("dolake.cli.demo:app", "See it work: a daemon on a temporary folder, a sample, a few queries."),
     "docs": Command("dolake.cli.docs:app", "Print the reference of settings, metrics or failpoints."),
 }
