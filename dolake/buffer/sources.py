@@ -1,7 +1,7 @@
 """What a log knows after each record: its sources, its siblings, its bound. Pure, so that writing and recovering cannot differ.
 
-The payload of a trim record is `{"bound": offset}`, of a siblings record `{"siblings": [{"log": id, "directory": path}]}`,
-the whole list each time.
+The payload of a trim record is `{"bound": offset, "tables_end": offset}`, of a siblings record
+`{"siblings": [{"log": id, "directory": path}]}`, the whole list each time.
 """
 
 from __future__ import annotations
@@ -13,9 +13,15 @@ from dolake.buffer.segment import LogState, Sibling
 from dolake.model import RECENT_CONTENTS, Entry, RecordKind, SourceState, epoch_hash
 
 
-def trim_entry(bound: int) -> Entry:
-    """The record that says: nothing below `bound` is needed any more."""
-    return _own_entry(RecordKind.TRIM, {"bound": bound})
+def trim_entry(bound: int, tables_end: int | None = None) -> Entry:
+    """The record that says: nothing below `bound` is needed any more. What goes holds events of tables below `tables_end`, if any."""
+    return _own_entry(RecordKind.TRIM, {"bound": bound} if tables_end is None else {"bound": bound, "tables_end": tables_end})
+
+
+def trimmed_tables_end(entry: Entry) -> int | None:
+    """What a trim record says of the tables' events that went; None where there were none, or it is an older one."""
+    end = json.loads(entry.payload).get("tables_end")
+    return end if isinstance(end, int) else None
 
 
 def siblings_entry(siblings: Sequence[Sibling]) -> Entry:

@@ -171,7 +171,8 @@ class Log:
                 verify_sealed(self._disk, segment)
             hit("trim.before_record", self.directory)
         # The record also opens the next segment, if none is: the newest one carries the state that the others take with them.
-        stated = trim_entry(doomed[-1].end)
+        last_of_tables = [offset for segment in doomed for offset in segment.tables.values()]
+        stated = trim_entry(doomed[-1].end, max(last_of_tables) + 1 if last_of_tables else None)
         try:
             self.append_group([stated])
         except LogFull:

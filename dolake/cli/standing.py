@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dolake.buffer.inspect import inspect_log
 from dolake.clock import Runtime
 from dolake.config import Settings
+from dolake.config.namespaces import TableNames
 from dolake.control import asking
 from dolake.errors import DaemonUnreachable, DolakeError, RequestRefused
-from dolake.model import RecordKind, TableName
+from dolake.model import Record, RecordKind, TableName
 from dolake.storage.disk import Disk, LocalDisk
 
 _ASK_S_MAX = 5.0
@@ -49,8 +50,9 @@ async def ask_standing(settings: Settings, runtime: Runtime) -> dict[str, Any]:
 def standing_from_files(settings: Settings, committed: Mapping[str, Mapping[str, int]], now_ms: int) -> dict[str, Any]:
     """The same where no daemon answers. `committed` are each table's offsets by log. Raises OSError for what cannot be read."""
     logs, sources = [], []
+    names = TableNames(settings)
     for directory in settings.log.directories:
-        log, its_sources = log_from_files(LocalDisk(), directory, committed)
+        log, its_sources = log_from_files(LocalDisk(), directory, committed, names.of)
         logs.append(log)
         sources += its_sources
     reasons = ["no daemon answers on this data directory"]
@@ -70,8 +72,10 @@ def standing_from_files(settings: Settings, committed: Mapping[str, Mapping[str,
     }
 
 
-def log_from_files(disk: Disk, directory: str, committed: Mapping[str, Mapping[str, int]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One log and its sources, from its segments alone.
+def log_from_files(
+    disk: Disk, directory: str, committed: Mapping[str, Mapping[str, int]], table_of: Callable[[str, str], TableName]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One log and its sources, from its segments alone. `table_of`: the table that a source means by a name.
 
     A source's persisted sequence is the one before its first record that some table of it has not committed.
     """
@@ -89,7 +93,7 @@ def log_from_files(disk: Disk, directory: str, committed: Mapping[str, Mapping[s
         log["trouble"] = log["trouble"] or segment.problem
         for record in segment.records:
             entry = record.entry
-            if not entry.source or _is_committed(entry.kind, entry.tables, record.log_id, record.offset, committed):
+            if not entry.source or _is_committed(record, committed, table_of):
                 continue
             waiting.setdefault((entry.source, entry.epoch), entry.sequence)
             backlog_bytes += record.size_bytes
@@ -144,13 +148,13 @@ def committed_offsets(settings: Settings) -> dict[str, dict[str, int]]:
         return {}
 
 
-def _is_committed(
-    kind: RecordKind, tables: Mapping[str, int], log_id: str, offset: int, committed: Mapping[str, Mapping[str, int]]
-) -> bool:
+def _is_committed(record: Record, committed: Mapping[str, Mapping[str, int]], table_of: Callable[[str, str], TableName]) -> bool:
     """Whether every table of a record has applied it. What a `schema` record declares is not said outside its payload."""
-    if kind != RecordKind.BATCH:
+    entry = record.entry
+    if entry.kind != RecordKind.BATCH:
         return True
-    return all(offset < committed.get(str(TableName.parse(table)), {}).get(log_id, 0) for table in tables)
+    names = [str(table_of(entry.source, table)) for table in entry.tables]
+    return all(record.offset < committed.get(name, {}).get(record.log_id, 0) for name in names)
 
 
 def _ready_file(settings: Settings) -> dict[str, Any]:

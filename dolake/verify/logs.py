@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dolake.buffer.inspect import verify_log
+from dolake.buffer.sources import trimmed_tables_end
 from dolake.buffer.tail import LogReader
 from dolake.errors import DolakeError
 from dolake.iceberg.metadata import LoadedTable
@@ -27,6 +28,7 @@ class LogView:
     first: int
     end: int
     events: Mapping[tuple[str, int], int]
+    trimmed_tables_end: int | None = None  # what was trimmed last held events of tables below this offset; None: none, or not known
 
 
 def verify_logs(disk: Disk, directories: Sequence[str], table_of: TableOf) -> Iterator[Breach | LogView]:
@@ -39,17 +41,19 @@ def verify_logs(disk: Disk, directories: Sequence[str], table_of: TableOf) -> It
             first, end = reader.first_offset(), reader.synced_end()
             events: Counter[tuple[str, int]] = Counter()
             sequences: dict[tuple[str, str], int] = {}
-            position = first
+            position, tables_end = first, None
             while position < end and (records := reader.read(position, READ_BYTES)):
                 for record in records:
                     yield from _verify_sequence(directory, record, sequences)
+                    if record.entry.kind == RecordKind.TRIM:
+                        tables_end = trimmed_tables_end(record.entry)
                     for table, count in record.entry.tables.items():
                         events[str(table_of(record.entry.source, table)), record.offset] += count
                 position = records[-1].offset + 1
         except (DolakeError, ValueError) as error:  # ValueError: a name that the settings, changed meanwhile, turn into none.
             yield Breach("I2", directory, str(error))
             continue
-        yield LogView(directory, reader.log_id, first, end, events)
+        yield LogView(directory, reader.log_id, first, end, events, tables_end)
 
 
 def _verify_sequence(directory: str, record: Record, sequences: dict[tuple[str, str], int]) -> Iterator[Breach]:
@@ -78,8 +82,12 @@ def verify_not_ahead(tables: Sequence[LoadedTable], views: Sequence[LogView]) ->
 
 
 def verify_trimmed(tables: Sequence[LoadedTable], views: Sequence[LogView]) -> Iterator[Breach]:
-    """I6, as far as it shows from outside: what is trimmed was committed by somebody. `tables` are all there are."""
+    """I6, as far as it shows from outside: what is trimmed was committed by somebody. `tables` are all there are.
+
+    Only what tables had in it counts: the log's own records may go as soon as everybody has passed them.
+    """
     for view in views:
         furthest = max((table.offsets().get(view.log_id, 0) for table in tables), default=0)
-        if tables and view.first > furthest:
-            yield Breach("I6", view.directory, f"begins at offset {view.first}, and no table has committed further than {furthest}")
+        needed = min(view.first, view.trimmed_tables_end or 0)
+        if tables and needed > furthest:
+            yield Breach("I6", view.directory, f"has lost events up to offset {needed}, and no table has committed further than {furthest}")

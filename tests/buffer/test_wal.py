@@ -270,7 +270,7 @@ def test_trim_states_its_bound_in_a_synced_record_before_the_first_file_goes(tmp
         log.trim(35)
     assert segment_files(tmp_path / "log") == before
     last = read_all(tmp_path / "log")[-1].entry
-    assert (last.kind, last.payload) == (RecordKind.TRIM, b'{"bound": 30}')
+    assert (last.kind, last.payload) == (RecordKind.TRIM, b'{"bound": 30, "tables_end": 30}')
     log.close()
 
 

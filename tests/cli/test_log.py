@@ -80,10 +80,11 @@ def test_a_lost_log_begins_anew_when_it_is_given_up_and_its_sources_are_told(tmp
             async with conversation(ready.cdc) as talk:
                 status = await talk.ask(connect_message("second", last_ack=6))
                 assert (status["lastSequence"], status["lost"]) == (-1, {"from": 0, "to": 6})
-                assert (await talk.ask(schema_message("second", 7, "ledger")))["status"] == "ok"
-                oracle.sent("second", "", 8, [ledger_event(5)])
-                assert (await talk.ask(batch_message("second", 8, [ledger_event(5)])))["status"] == "ok"
-                oracle.acked("second", "", 8, "ok")
+                # An epoch of its own: rows of the old log and of the new one have no order between them.
+                assert (await talk.ask({**schema_message("second", 7, "ledger"), "epoch": "e2"}))["status"] == "ok"
+                oracle.sent("second", "e2", 8, [ledger_event(5)])
+                assert (await talk.ask(batch_message("second", 8, [ledger_event(5)], "e2")))["status"] == "ok"
+                oracle.acked("second", "e2", 8, "ok")
             async with conversation(ready.cdc) as talk:
                 status = await talk.ask(connect_message("first", last_ack=6))
                 assert (status["lastSequence"], "lost" in status) == (6, False)

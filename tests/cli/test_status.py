@@ -15,6 +15,7 @@ import pytest
 
 from dolake.cli import run
 from dolake.cli.standing import log_from_files, with_rates
+from dolake.model import TableName
 from dolake.storage.disk import LocalDisk
 from tests.harness.daemon import Daemon, clean_environment, dolake_command
 from tests.harness.oracle import ledger_event
@@ -173,7 +174,7 @@ def test_an_empty_data_directory_has_nothing_to_show(tmp_path: Path, capsys: pyt
 
 
 def test_a_log_that_is_not_there_is_told() -> None:
-    log, sources = log_from_files(LocalDisk(), "/nonexistent/log", {})
+    log, sources = log_from_files(LocalDisk(), "/nonexistent/log", {}, lambda source, text: TableName.parse(text))
     assert (log["trouble"], log["syncedEnd"], sources) == ("there is no log here", None, [])
 
 

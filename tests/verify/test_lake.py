@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from dolake.buffer.wal import Log
 from dolake.clock import real_runtime
 from dolake.iceberg.lake import open_catalog, open_warehouse
 from dolake.model import TableName
 from dolake.storage.disk import LocalDisk
 from dolake.verify import Breach, verify_lake
+from tests.buffer.logtools import SMALL
 from tests.writer.half import Half, half, settings_of
 
 
@@ -109,6 +111,20 @@ def test_a_log_trimmed_above_what_anybody_committed_is_i6(tmp_path: Path):
     h = lake(tmp_path, lambda h: h.log.trim(40))
     set_properties(h, **{f"dolake.offset.{h.log.log_id}": "5"})
     assert ("I6", str(tmp_path / "log")) in found(tmp_path)
+
+
+def test_the_logs_own_records_may_be_trimmed_though_no_table_has_them(tmp_path: Path):
+    """A trim's own record is past by the time of the next start, and no table ever commits it."""
+    h = lake(tmp_path, lambda h: h.log.trim(40))
+    log = Log.open(LocalDisk(), str(tmp_path / "log"), SMALL, real_runtime().random)
+    log.name_siblings([])
+    log.trim(log.synced_end)
+    log.close()
+    log = Log.open(LocalDisk(), str(tmp_path / "log"), SMALL, real_runtime().random)
+    assert log.trim(log.synced_end)
+    assert log.first_offset > max(h.catalog().load_table("default.t").metadata.last_sequence_number, 62)
+    log.close()
+    assert breaches(tmp_path) == []
 
 
 def test_rows_that_are_there_twice_are_i7_and_break_the_count(tmp_path: Path):
