@@ -67,7 +67,7 @@ def test_a_renewal_that_was_interrupted_is_finished_by_the_next(tmp_path: Path) 
     lost = logs.serving[paths[1]].log_id
     logs.close()
     shutil.rmtree(paths[1])
-    with armed("wal.before_sync"), pytest.raises(FailpointRaised):
+    with armed("wal.before_write"), pytest.raises(FailpointRaised):
         init_logs(LocalDisk(), paths, SMALL, SeededRandomness(5))
     found = [look_at_log(LocalDisk(), path) for path in paths]
     assert found[1].log_id not in ("", lost)
