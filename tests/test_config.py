@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -108,13 +109,13 @@ def test_settings_survive_the_way_to_a_child(tmp_path: Path) -> None:
         ("public.orders", 1.0, 10, ("region",)),
         ("public.orders_old", 2.0, 20, ("day",)),
         ("public.items", 3.0, 20, ("day",)),
-        ("audit.items", 4.0, 40, ()),
+        ("audit.items", 4.0, 40, None),
         ("default.plain", 5.0, 50, ()),
-        ("other.plain", 4.0, 40, ()),
+        ("other.plain", 4.0, 40, None),
     ],
 )
 def test_each_setting_of_a_table_comes_from_the_most_specific_pattern_that_sets_it(
-    tmp_path: Path, table: str, age_s: float, rows: int, partition_by: tuple[str, ...]
+    tmp_path: Path, table: str, age_s: float, rows: int, partition_by: tuple[str, ...] | None
 ) -> None:
     toml = """
     [tables."*"]
@@ -129,6 +130,7 @@ def test_each_setting_of_a_table_comes_from_the_most_specific_pattern_that_sets_
     flush = {age_s = 2}
     [tables.plain]
     flush = {age_s = 5, rows = 50}
+    partition_by = []
     """
     chosen = load(tmp_path, toml).settings_for(TableName.parse(table))
     assert (chosen.mode, chosen.flush_age_s, chosen.flush_rows, chosen.partition_by) == ("changelog", age_s, rows, partition_by)
@@ -383,3 +385,35 @@ def test_a_daemon_that_is_told_nonsense_says_one_line_and_leaves_nothing_behind(
     assert rule in line
     assert value in line
     assert (os.listdir(lake), os.listdir(tmp_path)) == (["dolake.toml"], ["lake"])
+
+
+@pytest.mark.acceptance("AT-100")
+@pytest.mark.parametrize(
+    ("partition_by", "field", "value", "rule"),
+    [
+        (["a", "days(t)"], ".1", "days(t)", "there is no days"),
+        (["bucket(id)"], ".0", "bucket(id)", "as in bucket(16, id)"),
+        (["bucket(id, 16)"], ".0", "bucket(id, 16)", "must begin with a number"),
+        (["bucket(0, id)"], ".0", "bucket(0, id)", "1..2147483647"),
+        (["truncate(2147483648, id)"], ".0", "truncate(2147483648, id)", "1..2147483647"),
+        (["day()"], ".0", "day()", "must be a column, year(column)"),
+        (["day(a, b)"], ".0", "day(a, b)", "quoted"),
+        (["a..b"], ".0", "a..b", "must be a column"),
+        (["month(t)", "day( t )"], "", "month(t)", "must name one of month(t) and day(t)"),
+        (["day(t)", 'day( "t" )'], "", "day(t)", "day(t) is there twice"),
+        ([3], ".0", "3", "must be text"),
+    ],
+)
+def test_a_wrong_partition_is_named_with_its_value_and_rule(
+    tmp_path: Path, partition_by: list[object], field: str, value: str, rule: str
+) -> None:
+    (mistake,) = mistakes(tmp_path, f"[tables.x]\npartition_by = {json.dumps(partition_by)}", {}, {})
+    assert mistake.field == f"tables.x.partition_by{field}"
+    assert value in mistake.value
+    assert rule in mistake.rule
+
+
+def test_partitions_are_taken_as_they_are_written(tmp_path: Path) -> None:
+    written = ("region", "day(created_at)", "bucket(16, payload.id)", 'truncate(4, "first name")', 'void("a(b)")', "hour(_cdc_timestamp)")
+    toml = f"[tables.x]\npartition_by = {json.dumps(written)}"
+    assert load(tmp_path, toml).settings_for("x").partition_by == written

@@ -11,11 +11,12 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from dolake.config.access import AuthSettings, TokenSettings
 from dolake.config.section import Section
 from dolake.model import RESERVED_COLUMN_PREFIX, RESERVED_NAMESPACE, ROW_ID_COLUMN, TableName, normal_pattern, pattern_expression
+from dolake.partitioning import PARTITION_FORMS, parse_partition, parse_partition_by
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 _UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1024 * GIB, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -39,6 +40,11 @@ def _size(value: object) -> object:
             raise ValueError('must be a number of bytes, or one like "64 MiB"')
         return int(match[1]) * _UNITS[match[2].upper()]
     return _number(value)
+
+
+def _partition(value: str) -> str:
+    parse_partition(value)
+    return value
 
 
 Port = Annotated[int, BeforeValidator(_number), Field(ge=0, le=65535)]
@@ -148,8 +154,9 @@ class TableOverrides(Section):
 
     mode: Literal["changelog"] | None = Field(default=None, description="`changelog`: every event is a row; the only mode so far")
     flush: FlushOverrides = FlushOverrides()
-    partition_by: tuple[ColumnName, ...] | None = Field(
-        default=None, description="columns by whose values the table's files are kept apart (identity partitions); none unless set"
+    partition_by: tuple[Annotated[str, AfterValidator(_partition)], ...] | None = Field(
+        default=None,
+        description=f"by what files are kept apart, anew when it changes; as the table itself says unless set: {PARTITION_FORMS}",
     )
     drop: tuple[ColumnName, ...] = Field(default=(), description="columns left out of the table; adds up over all patterns that match")
     mask: tuple[ColumnName, ...] = Field(
@@ -166,9 +173,8 @@ class TableOverrides(Section):
 
     @field_validator("partition_by")
     @classmethod
-    def _distinct(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if value is not None and len(set(value)) != len(value):
-            raise ValueError("must name each column once")
+    def _together(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        parse_partition_by(value or ())
         return value
 
     @field_validator("drop", "mask")
@@ -187,7 +193,7 @@ class TableSettings(Section):
     flush_age_s: float
     flush_bytes: int
     flush_rows: int
-    partition_by: tuple[str, ...]
+    partition_by: tuple[str, ...] | None  # None leaves it to the table
     drop: tuple[str, ...]
     mask: tuple[str, ...]
 
@@ -300,7 +306,7 @@ class Settings(Section):
             flush_age_s=_first(self.flush.age_s, *(table.flush.age_s for table in chosen)),
             flush_bytes=_first(self.flush.bytes, *(table.flush.bytes for table in chosen)),
             flush_rows=_first(self.flush.rows, *(table.flush.rows for table in chosen)),
-            partition_by=_first((), *(table.partition_by for table in chosen)),
+            partition_by=_first(None, *(table.partition_by for table in chosen)),
             # These add up: a pattern that says nothing of a column never uncovers what a wider one hides.
             drop=tuple(dict.fromkeys(name for table in chosen for name in table.drop)),
             mask=tuple(dict.fromkeys(name for table in chosen for name in table.mask)),

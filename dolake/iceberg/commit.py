@@ -11,8 +11,9 @@ Every step that waits is one `tasks.run`, so that whatever else runs may come be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pyiceberg.manifest import ManifestFile
 
@@ -34,7 +35,8 @@ from dolake.iceberg.manifests import (
 )
 from dolake.iceberg.metadata import LoadedTable, snapshots_by_id
 from dolake.iceberg.names import attempt_prefix
-from dolake.iceberg.plan import CommitPlan, CommitPolicy, Delta, Verdict, judge, plan_commit, plan_schema
+from dolake.iceberg.partition import schema_of_spec
+from dolake.iceberg.plan import CommitPlan, CommitPolicy, Delta, Verdict, judge, plan_commit, plan_schema, plan_spec
 from dolake.model import TableName
 from dolake.storage.store import ObjectStore
 
@@ -186,7 +188,7 @@ class Committer:
         if delta.files:
             result.written.append(f"{attempt}-m0.avro")
             result.manifests.append(await run(self._write_added, memory, base, delta, snapshot_id, result.written[-1]))
-        merged = plan_merge(before)
+        merged = self._plan_merge(base, delta, before)
         if merged:
             result.written.append(f"{attempt}-m1.avro")
             result.manifests.append(await run(self._write_merged, memory, base, delta, snapshot_id, result.written[-1], merged))
@@ -204,18 +206,34 @@ class Committer:
 
     def _write_added(self, memory: TableMemory, base: LoadedTable, delta: Delta, snapshot_id: int, location: str) -> ManifestFile:
         schema, _ = plan_schema(base, delta)
-        shape = memory.shape_of(schema, base.spec, base.properties)
+        spec, _ = plan_spec(base, delta)
+        shape = memory.shape_of(schema, spec, base.properties)
         entries = added_entries(shape, delta.files, snapshot_id)
         manifest = write_manifest(self._io, location, shape, snapshot_id, added=entries)
         memory.remember_entries(manifest, settled_entries(entries, base.metadata["last-sequence-number"] + 1))
         return manifest
 
+    def _plan_merge(self, base: LoadedTable, delta: Delta, manifests: tuple[ManifestFile, ...]) -> tuple[ManifestFile, ...]:
+        """Manifests of a spec whose columns are gone without a trace stay as they are: nobody knows its values' types."""
+        while merged := plan_merge(manifests):
+            spec_id = merged[0].partition_spec_id
+            if self._shape_to_merge(base, delta, spec_id) is not None:
+                return merged
+            manifests = tuple(manifest for manifest in manifests if manifest.partition_spec_id != spec_id)
+        return ()
+
+    def _shape_to_merge(self, base: LoadedTable, delta: Delta, spec_id: int) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+        """Schema and spec."""
+        spec = next(spec for spec in base.metadata["partition-specs"] if spec["spec-id"] == spec_id)
+        schema = schema_of_spec(base.metadata, spec, plan_schema(base, delta)[0])
+        return None if schema is None else (schema, spec)
+
     def _write_merged(
         self, memory: TableMemory, base: LoadedTable, delta: Delta, snapshot_id: int, location: str, merged: tuple[ManifestFile, ...]
     ) -> ManifestFile:
-        schema, _ = plan_schema(base, delta)
-        spec = next(spec for spec in base.metadata["partition-specs"] if spec["spec-id"] == merged[0].partition_spec_id)
-        shape = memory.shape_of(schema, spec, base.properties)
+        found = self._shape_to_merge(base, delta, merged[0].partition_spec_id)
+        assert found is not None  # Or they would not have been chosen.
+        shape = memory.shape_of(*found, base.properties)
         entries = [entry for manifest in merged for entry in read_entries(memory, self._io, manifest)]
         manifest = write_manifest(self._io, location, shape, snapshot_id, existing=entries)
         memory.remember_entries(manifest, entries)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import orjson
 from pyiceberg.avro.file import AvroOutputFile
 from pyiceberg.io.pyarrow import (
     StatisticsCollector,
@@ -38,8 +39,9 @@ from pyiceberg.manifest import (
     manifest_entry_schema_with_data_file,
     read_manifest_list,
 )
-from pyiceberg.partitioning import PartitionSpec, partition_record_value
+from pyiceberg.partitioning import PartitionField, PartitionSpec, partition_record_value
 from pyiceberg.schema import Schema
+from pyiceberg.transforms import IdentityTransform, TruncateTransform
 from pyiceberg.typedef import Record
 
 from dolake.iceberg.avro import CODEC, AvroLayout, OneBlockFile
@@ -54,7 +56,7 @@ MERGE_FILES_MAX = 1000
 _REMEMBERED_FILES_MAX = 99
 # The current list, and those of attempts whose outcome is not known yet.
 _REMEMBERED_LISTS = 4
-_REMEMBERED_SHAPES = 2
+_REMEMBERED_SHAPES = 4
 _MANIFEST_VERSION: Literal[2] = 2
 _LIST_LAYOUT = AvroLayout.of(MANIFEST_LIST_FILE_SCHEMAS[_MANIFEST_VERSION], "manifest_file")
 
@@ -108,7 +110,8 @@ class TableMemory:
 
     def shape_of(self, schema: Mapping[str, Any], spec: Mapping[str, Any], properties: Mapping[str, str]) -> TableShape:
         metrics = tuple(sorted(item for item in properties.items() if item[0].startswith("write.metadata.metrics.")))
-        key = (schema["schema-id"], spec["spec-id"], metrics)
+        # Not by their ids: those of an attempt that came to nothing may be somebody else's now.
+        key = (orjson.dumps(schema), orjson.dumps(spec), metrics)
         if key not in self.shapes:
             self.shapes[key] = TableShape.of(schema, spec, properties)
             while len(self.shapes) > _REMEMBERED_SHAPES:
@@ -177,7 +180,14 @@ def partition_record(shape: TableShape, values: Sequence[Any]) -> Record:
     """Partition values as Iceberg stores them (a date as days, a timestamp as microseconds)."""
     if len(values) != len(shape.spec.fields):
         raise ValueError(f"{len(values)} partition values for a spec of {len(shape.spec.fields)} fields")
-    return Record(*(partition_record_value(part, value, shape.schema) for part, value in zip(shape.spec.fields, values, strict=True)))
+    return Record(*(_stored(shape, part, value) for part, value in zip(shape.spec.fields, values, strict=True)))
+
+
+def _stored(shape: TableShape, part: PartitionField, value: Any) -> Any:
+    """Values of these two are of the source column's type; the others' are integers, or nothing."""
+    if isinstance(part.transform, IdentityTransform | TruncateTransform):
+        return partition_record_value(part, value, shape.schema)
+    return value
 
 
 def read_entries(memory: TableMemory, io: StoreFileIO, manifest: ManifestFile) -> list[ManifestEntry]:

@@ -144,19 +144,20 @@ def new_table(
 
 def highest_field_id(schema: Mapping[str, Any]) -> int:
     """The highest id of any field, element, key or value in a schema's JSON."""
-    return max(_field_ids(schema), default=0)
+    return max(field_ids(schema), default=0)
 
 
-def _field_ids(value: Any) -> Iterator[int]:
+def field_ids(value: Any) -> Iterator[int]:
+    """Of every field, element, key and value in a schema's JSON."""
     if isinstance(value, list):
         for item in value:
-            yield from _field_ids(item)
+            yield from field_ids(item)
     elif isinstance(value, Mapping):
         for key in ("id", "element-id", "key-id", "value-id"):
             if key in value:
                 yield int(value[key])
         for key in ("fields", "type", "element", "key", "value"):
-            yield from _field_ids(value.get(key))
+            yield from field_ids(value.get(key))
 
 
 def same_schema(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -203,6 +204,10 @@ def unmet_requirements(metadata: Metadata, requirements: Sequence[Requirement]) 
             found, wanted = metadata["table-uuid"], requirement["uuid"]
         elif requirement["type"] == "assert-ref-snapshot-id":
             found, wanted = refs.get(requirement["ref"], {}).get("snapshot-id"), requirement["snapshot-id"]
+        elif requirement["type"] == "assert-default-spec-id":
+            found, wanted = metadata["default-spec-id"], requirement["default-spec-id"]
+        elif requirement["type"] == "assert-last-assigned-partition-id":
+            found, wanted = metadata["last-partition-id"], requirement["last-assigned-partition-id"]
         else:
             raise ValueError(f"not a requirement that dolake makes: {requirement['type']}")
         if found != wanted:
@@ -218,6 +223,18 @@ def _add_schema(metadata: dict[str, Any], update: Update) -> None:
 def _set_current_schema(metadata: dict[str, Any], update: Update) -> None:
     last_added = update["schema-id"] == -1
     metadata["current-schema-id"] = metadata["schemas"][-1]["schema-id"] if last_added else update["schema-id"]
+
+
+def _add_spec(metadata: dict[str, Any], update: Update) -> None:
+    spec = update["spec"]
+    metadata["partition-specs"] = [*metadata["partition-specs"], spec]
+    last_ids = [metadata["last-partition-id"], *(field["field-id"] for field in spec["fields"])]
+    metadata["last-partition-id"] = max(last_ids)
+
+
+def _set_default_spec(metadata: dict[str, Any], update: Update) -> None:
+    last_added = update["spec-id"] == -1
+    metadata["default-spec-id"] = metadata["partition-specs"][-1]["spec-id"] if last_added else update["spec-id"]
 
 
 def _add_snapshot(metadata: dict[str, Any], update: Update) -> None:
@@ -263,6 +280,8 @@ def _remove_properties(metadata: dict[str, Any], update: Update) -> None:
 _APPLY: dict[str, Callable[[dict[str, Any], Update], None]] = {
     "add-schema": _add_schema,
     "set-current-schema": _set_current_schema,
+    "add-spec": _add_spec,
+    "set-default-spec": _set_default_spec,
     "add-snapshot": _add_snapshot,
     "set-snapshot-ref": _set_snapshot_ref,
     "remove-snapshot-ref": _remove_snapshot_ref,

@@ -29,6 +29,7 @@ from dolake.iceberg.metadata import (
     same_schema,
     snapshots_by_id,
 )
+from dolake.iceberg.partition import same_spec, spec_fits
 from dolake.model import OffsetRange, TableName
 
 HOUR_TAG_PREFIX = "dolake-hour-"
@@ -65,9 +66,9 @@ class Delta:
     """One flush of one table: the rows of `ranges`, to be applied once.
 
     `ranges`: log id → offsets; `start` is what the writer last knew committed (0 for a log that never fed the table), `end`
-    what will be. `schema` (Iceberg JSON) is the one that `files` were written with; `base_schema_id` and `spec_id` were the
-    table's when the flush was planned. `epoch` and `instance` are the writer's; its first flush of a table carries the
-    table's epoch + 1, and claims it. `commit_id` names this delta through all attempts.
+    what will be. `schema` and `spec` (Iceberg JSON) are those that `files` were written with; `base_schema_id` and `spec_id`
+    were the table's when the flush was planned, and `spec` None is that one. `epoch` and `instance` are the writer's; its first
+    flush of a table carries the table's epoch + 1, and claims it. `commit_id` names this delta through all attempts.
     """
 
     table: TableName
@@ -80,6 +81,7 @@ class Delta:
     epoch: int
     instance: str
     commit_id: str
+    spec: Mapping[str, Any] | None = None
     properties: Mapping[str, str] = field(default_factory=dict)
     summary: Mapping[str, str] = field(default_factory=dict)
 
@@ -131,7 +133,14 @@ def judge(base: LoadedTable | None, delta: Delta) -> Verdict:
         return Verdict.REPLAN
     if not same_schema(base.schema, delta.schema) and base.schema["schema-id"] != delta.base_schema_id:
         return Verdict.REPLAN
-    return Verdict.COMMIT if base.spec["spec-id"] == delta.spec_id else Verdict.REPLAN
+    return Verdict.COMMIT if _spec_stands(base, delta) else Verdict.REPLAN
+
+
+def _spec_stands(base: LoadedTable, delta: Delta) -> bool:
+    """Whether the files' partitions are what the table's spec asks for, or what the flush meant to make of it."""
+    if delta.spec is not None and same_spec(base.spec, delta.spec):
+        return True
+    return bool(base.spec["spec-id"] == delta.spec_id) and (delta.spec is None or spec_fits(base.metadata, delta.spec))
 
 
 def _refuse_fenced(base: LoadedTable, delta: Delta) -> None:
@@ -181,9 +190,22 @@ def plan_schema(base: LoadedTable, delta: Delta) -> tuple[Mapping[str, Any], lis
     return schema, [{"action": "add-schema", "schema": schema}, {"action": "set-current-schema", "schema-id": -1}]
 
 
+def plan_spec(base: LoadedTable, delta: Delta) -> tuple[Mapping[str, Any], list[Update]]:
+    """The partition spec the snapshot's files have, with the id it has or gets, and the updates that make it the table's."""
+    if delta.spec is None or same_spec(base.spec, delta.spec):
+        return base.spec, []
+    for known in base.metadata["partition-specs"]:
+        if same_spec(known, delta.spec):
+            return known, [{"action": "set-default-spec", "spec-id": known["spec-id"]}]
+    next_id = max(known["spec-id"] for known in base.metadata["partition-specs"]) + 1
+    spec = {**delta.spec, "spec-id": next_id}
+    return spec, [{"action": "add-spec", "spec": spec}, {"action": "set-default-spec", "spec-id": -1}]
+
+
 def plan_commit(base: LoadedTable, delta: Delta, *, snapshot_id: int, manifest_list: str, now_ms: int, policy: CommitPolicy) -> CommitPlan:
     """One append snapshot with the delta's files, its offsets and its claim, and with it the history that has had its time."""
     schema, schema_updates = plan_schema(base, delta)
+    _, spec_updates = plan_spec(base, delta)
     # Never backwards, whatever the clock does: Spark refuses a table whose snapshots go back in time.
     timestamp_ms = max(now_ms, base.metadata["last-updated-ms"] + 1)
     offsets = {**base.offsets(), **{log: span.end for log, span in delta.ranges.items()}}
@@ -204,16 +226,22 @@ def plan_commit(base: LoadedTable, delta: Delta, *, snapshot_id: int, manifest_l
         snapshot["parent-snapshot-id"] = base.head_id
     updates: list[Update] = [
         *schema_updates,
+        *spec_updates,
         {"action": "add-snapshot", "snapshot": snapshot},
         {"action": "set-snapshot-ref", "ref-name": MAIN, "type": "branch", **_branch_retention(base), "snapshot-id": snapshot_id},
         *_plan_history(base, snapshot, policy),
         {"action": "set-properties", "updates": {**delta.properties, **stated}},
     ]
-    requirements: tuple[Requirement, ...] = (
+    requirements: list[Requirement] = [
         {"type": "assert-table-uuid", "uuid": base.uuid},
         {"type": "assert-ref-snapshot-id", "ref": MAIN, "snapshot-id": base.head_id},
-    )
-    return CommitPlan(requirements, tuple(updates))
+    ]
+    if spec_updates:  # The head does not move where somebody else partitions the table anew.
+        requirements += [
+            {"type": "assert-default-spec-id", "default-spec-id": base.metadata["default-spec-id"]},
+            {"type": "assert-last-assigned-partition-id", "last-assigned-partition-id": base.metadata["last-partition-id"]},
+        ]
+    return CommitPlan(tuple(requirements), tuple(updates))
 
 
 def _counts(base: LoadedTable, delta: Delta) -> dict[str, str]:

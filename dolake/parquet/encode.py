@@ -81,26 +81,25 @@ def _repeats(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
     return bool(distinct <= max(1, present * _DISTINCT_SHARE_MAX))
 
 
-def split_by_partition(table: pa.Table, columns: Sequence[str]) -> list[tuple[tuple[Any, ...], pa.Table]]:
-    """The rows of each identity partition, their order kept; partitions in order of first appearance.
+def split_by_partition(table: pa.Table, keys: Sequence[pa.ChunkedArray]) -> list[tuple[tuple[Any, ...], pa.Table]]:
+    """The rows of each partition, their order kept; partitions in order of first appearance.
 
-    Values are what PyIceberg's `partition_record_value` takes for every type: dates as days and timestamps as microseconds
-    (exact in any year), the rest as Python has them (times as datetime.time, uuids as uuid.UUID); None for null.
+    `keys` hold each row's partition values, a column for each field of the spec. They come back as `NewFile` takes them: dates
+    as days and timestamps as microseconds (exact in any year), the rest as Python has them (times as datetime.time, uuids as
+    uuid.UUID); None for null. Rows are gathered once for all partitions, so that many cost no more than few.
     """
-    if not columns or not table.num_rows:
-        return [((), table)] if not columns else []
-    keys = [_plain(table.column(name)) for name in columns]
+    if not keys or not table.num_rows:
+        return [((), table)] if not keys else []
     names = [str(place) for place in range(len(keys))]
-    places = pa.table([*keys, pa.arange(0, table.num_rows)], [*names, "row"])
-    groups = places.group_by(names, use_threads=False).aggregate([("row", "list")])
-    rows_of = groups.column("row_list").combine_chunks()
-    found = []
-    for place in range(groups.num_rows):
-        rows = rows_of[place].values
-        first = rows[0].as_py()
-        values = tuple(_partition_value(table.column(name)[first]) for name in columns)
-        found.append((values, table if len(rows) == table.num_rows else table.take(rows)))
-    return found
+    places = pa.table([*(_plain(key) for key in keys), pa.arange(0, table.num_rows)], [*names, "row"])
+    rows_of = places.group_by(names, use_threads=False).aggregate([("row", "list")]).column("row_list").combine_chunks()
+    firsts = rows_of.values.take(rows_of.offsets[:-1])
+    values = zip(*([_partition_value(scalar) for scalar in key.take(firsts)] for key in keys), strict=True)
+    if len(firsts) == 1:
+        return [(next(values), table)]
+    gathered = table.unify_dictionaries().take(rows_of.values)
+    starts = rows_of.offsets.to_pylist()
+    return [(value, gathered.slice(start, end - start)) for value, start, end in zip(values, starts, starts[1:], strict=False)]
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -9,6 +9,7 @@ from typing import Any
 import google_crc32c
 import pyarrow as pa
 import structlog
+from pyiceberg.schema import Schema
 
 from dolake import failpoints
 from dolake.clock import Runtime
@@ -17,7 +18,9 @@ from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.commit import CommitOutcome, Committer, Landed, Trouble
 from dolake.iceberg.metadata import LoadedTable, new_table
 from dolake.iceberg.names import data_file_location
+from dolake.iceberg.partition import Spec, first_spec, next_spec
 from dolake.iceberg.plan import Delta, NewFile
+from dolake.iceberg.transforms import partition_values
 from dolake.metrics import Metrics
 from dolake.model import TableName
 from dolake.parquet.align import schema_as_json
@@ -76,9 +79,10 @@ class Flusher:
         try:
             base = table.base = table.base or await self._create(table, flight)
             epoch = table.epoch if table.epoch is not None else base.owner_epoch + 1
-            encoded = await self._encode(flight, base, epoch)
+            spec = next_spec(base, flight.schema, table.partition_by)
+            encoded = await self._encode(flight, base, spec, epoch)
             await self._put(encoded)
-            delta = self._delta(table, flight, base, epoch, encoded)
+            delta = self._delta(table, flight, base, spec, epoch, encoded)
             failpoints.hit("flush.before_commit")
             outcome = await self._commit(delta)
         except TableStopped as stopped:
@@ -117,7 +121,7 @@ class Flusher:
             uuid=self.runtime.random.uuid(),
             location=f"{self.store.root}/{table.name.namespace}/{table.name.name}",
             schema=schema,
-            spec=_identity_spec(table, schema),
+            spec=first_spec(str(table.name), flight.schema, table.partition_by),
             now_ms=self.runtime.clock.now_ms(),
         )
         try:
@@ -129,12 +133,11 @@ class Flusher:
             raise TableStopped(str(table.name), "it was dropped while it was being created; create it again or restart the writer")
         return base
 
-    async def _encode(self, flight: Flight, base: LoadedTable, epoch: int) -> list[_Encoded]:
+    async def _encode(self, flight: Flight, base: LoadedTable, spec: Spec, epoch: int) -> list[_Encoded]:
         rows = flight.rows()
         if rows is None:
             return []
-        columns = partition_columns(base)
-        parts = await self.runtime.tasks.run(split_by_partition, rows, columns) if columns else [((), rows)]
+        parts = await self.runtime.tasks.run(_split, str(base.name), rows, flight.schema, spec) if spec["fields"] else [((), rows)]
         encoded = []
         for partition, part in parts:
             unique = self.runtime.random.uuid()
@@ -149,7 +152,7 @@ class Flusher:
             await self._until_answered("store", self.store.put, file.location, file.data)
             failpoints.hit("flush.after_put")
 
-    def _delta(self, table: Table, flight: Flight, base: LoadedTable, epoch: int, encoded: Sequence[_Encoded]) -> Delta:
+    def _delta(self, table: Table, flight: Flight, base: LoadedTable, spec: Spec, epoch: int, encoded: Sequence[_Encoded]) -> Delta:
         return Delta(
             table=table.name,
             table_uuid=base.uuid,
@@ -158,6 +161,7 @@ class Flusher:
             schema=schema_as_json(flight.schema),
             base_schema_id=base.schema["schema-id"],
             spec_id=base.spec["spec-id"],
+            spec=spec,
             epoch=epoch,
             instance=self.instance,
             commit_id=self.runtime.random.uuid(),
@@ -219,24 +223,5 @@ def _exactly(base: LoadedTable, flight: Flight) -> bool:
     return all(offsets.get(log_id, 0) == range_.end for log_id, range_ in flight.frozen.ranges.items())
 
 
-def partition_columns(base: LoadedTable) -> list[str]:
-    """Names of the columns that the table's spec partitions by, in its order. Identity only: raises TableStopped for another."""
-    names = {field_["id"]: field_["name"] for field_ in base.schema["fields"]}
-    for field_ in base.spec["fields"]:
-        if field_["transform"] not in ("identity", "void"):
-            raise TableStopped(str(base.name), f"partitioned by {field_['transform']}, which dolake does not write; use identity")
-    return [names[field_["source-id"]] for field_ in base.spec["fields"]]
-
-
-def _identity_spec(table: Table, schema: dict[str, Any]) -> dict[str, Any] | None:
-    if not table.partition_by:
-        return None
-    ids = {field_["name"]: field_["id"] for field_ in schema["fields"]}
-    missing = [name for name in table.partition_by if name not in ids]
-    if missing:
-        raise TableStopped(str(table.name), f"partition_by names {', '.join(missing)}, which no schema declares; change the setting")
-    fields = [
-        {"name": name, "transform": "identity", "source-id": ids[name], "field-id": 1000 + place}
-        for place, name in enumerate(table.partition_by)
-    ]
-    return {"spec-id": 0, "fields": fields}
+def _split(name: str, rows: pa.Table, schema: Schema, spec: Spec) -> list[tuple[tuple[Any, ...], pa.Table]]:
+    return split_by_partition(rows, partition_values(name, rows, schema, spec))

@@ -22,6 +22,7 @@ from dolake.config import Settings, TableNames
 from dolake.errors import DolakeError
 from dolake.metrics import Metrics
 from dolake.model import TableName
+from dolake.partitioning import parse_partition_by
 from dolake.storage.disk import Disk
 from dolake.writer.flush import Flusher, FlushResult
 from dolake.writer.table import DECODE_BYTES, Stopped, Table
@@ -199,7 +200,8 @@ class WriterService:
                 return
             settings = self._settings.settings_for(name)
             policy = FlushPolicy(settings.flush_age_s, settings.flush_bytes, settings.flush_rows)
-            table = Table(name, policy, settings.partition_by)
+            partition_by = None if settings.partition_by is None else parse_partition_by(settings.partition_by)
+            table = Table(name, policy, partition_by)
             try:
                 table.load(await self._flusher.load(name))
             except (DolakeError, ValueError) as error:  # ValueError: columns of a kind that dolake does not write

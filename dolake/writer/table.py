@@ -23,6 +23,7 @@ from dolake.parquet.align import align, schema_from_json
 from dolake.parquet.layout import EventChunk, Layout
 from dolake.parquet.rows import decode_changelog
 from dolake.parquet.schema import changelog_schema
+from dolake.partitioning import Partition
 from dolake.writer.declared import as_property, declared_schemas
 
 # Raw events are decoded in groups: large enough to be worth a call, small enough to bound what waits undecoded.
@@ -64,7 +65,7 @@ class Table:
 
     name: TableName
     policy: FlushPolicy
-    partition_by: tuple[str, ...] = ()
+    partition_by: tuple[Partition, ...] | None = None  # None leaves it to the table
     base: LoadedTable | None = None
     schema: Schema | None = None
     declared: dict[str, DeclaredSchema] = field(default_factory=dict)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import decimal
+import sqlite3
 import uuid
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,37 @@ def test_identity_partitions_are_recorded_and_prune(tmp_path: Path) -> None:
     assert head is not None
     assert head["summary"]["changed-partition-count"] == "1"
     lake.close()
+
+
+def test_manifests_whose_partition_values_have_no_type_any_more_are_left_as_they_are(tmp_path: Path) -> None:
+    """Fifteen of a spec that dolake cannot compute stay; those of the spec that came after are merged."""
+    lake = Lake(tmp_path)
+    committer = lake.committer()
+    unknown = {"spec-id": 1, "fields": [{"source-id": 2, "field-id": 1000, "name": "theirs", "transform": "identity"}]}
+    for number in range(15):
+        file = put_file(lake.store, lake.table, [{"id": number, "name": "x"}], partition=("x",))
+        lake.commit(lake.delta(number, number + 1, rows=[], files=(file,), spec=unknown, spec_id=min(number, 1)), committer)
+        if number == 8:
+            replace_metadata(lake, lambda text: text.replace('"transform":"identity"', '"transform":"theirs"'))
+            unknown = {**unknown, "fields": [{**unknown["fields"][0], "transform": "theirs"}]}
+            committer = lake.committer()
+    assert len(manifests_of(lake)) == 15
+    for number in range(15, 45):
+        lake.commit(lake.delta(number, number + 1, spec={"spec-id": 0, "fields": []}, spec_id=1 if number == 15 else 0), committer)
+    specs = [found.partition_spec_id for found in manifests_of(lake)]
+    assert (specs.count(1), specs.count(0)) == (15, 12)
+    assert sorted(lake.plain_table().scan().to_arrow()["id"].to_pylist()) == list(range(45))
+    lake.close()
+
+
+def replace_metadata(lake: Lake, change: Any) -> None:
+    """As a program does that writes a metadata file of its own and names it in the catalog."""
+    location = lake.current().metadata_location
+    theirs = location.replace(".metadata.json", "-theirs.metadata.json")
+    lake.store.put(theirs, change(lake.store.get(location).decode()).encode())
+    with contextlib.closing(sqlite3.connect(lake.uri.removeprefix("sqlite:///"))) as catalog:
+        catalog.execute("UPDATE iceberg_tables SET metadata_location = ?", (theirs,))
+        catalog.commit()
 
 
 def test_as_many_partition_values_as_the_spec_has_fields() -> None:

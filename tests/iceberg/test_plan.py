@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dolake.errors import TableStopped
-from dolake.iceberg.metadata import LoadedTable, apply_updates, new_table, snapshots_by_id
+from dolake.iceberg.metadata import LoadedTable, apply_updates, new_table, snapshots_by_id, unmet_requirements
 from dolake.iceberg.plan import CommitPlan, CommitPolicy, Delta, NewFile, Verdict, judge, plan_commit
 from dolake.model import OffsetRange
 from tests.iceberg.lake import LOG, SCHEMA, START_MS, TABLE
@@ -67,6 +67,14 @@ def head_moved(table: LoadedTable, snapshot_id: int | None) -> LoadedTable:
 
 OTHER_SCHEMA = {**SCHEMA, "fields": [*SCHEMA["fields"], {"id": 3, "name": "x", "required": False, "type": "long"}]}
 
+UNPARTITIONED: dict[str, Any] = {"spec-id": 0, "fields": []}
+BY_ID = {"spec-id": 1, "fields": [{"source-id": 1, "field-id": 1000, "name": "id_bucket_4", "transform": "bucket[4]"}]}
+BY_NAME = {"spec-id": 1, "fields": [{"source-id": 2, "field-id": 1000, "name": "name", "transform": "identity"}]}
+
+
+def partitioned() -> LoadedTable:
+    return land(grown(3), delta(3, 4, spec=BY_ID))
+
 
 @pytest.mark.parametrize(
     ("base", "change", "verdict"),
@@ -84,6 +92,15 @@ OTHER_SCHEMA = {**SCHEMA, "fields": [*SCHEMA["fields"], {"id": 3, "name": "x", "
         (land(grown(3), delta(3, 4, schema=OTHER_SCHEMA)), delta(4, 5), Verdict.REPLAN),
         (land(grown(3), delta(3, 4, schema=OTHER_SCHEMA)), delta(4, 5, schema=OTHER_SCHEMA), Verdict.COMMIT),
         (grown(3), delta(3, 5, spec_id=1), Verdict.REPLAN),
+        (grown(3), delta(3, 5, spec=UNPARTITIONED), Verdict.COMMIT),
+        (grown(3), delta(3, 5, spec=BY_ID), Verdict.COMMIT),
+        (grown(3), delta(3, 5, spec=BY_ID, spec_id=7), Verdict.REPLAN),
+        (partitioned(), delta(4, 5, spec=BY_ID), Verdict.COMMIT),
+        (partitioned(), delta(4, 5, spec=BY_ID, spec_id=1), Verdict.COMMIT),
+        (partitioned(), delta(4, 5), Verdict.REPLAN),
+        (partitioned(), delta(4, 5, spec=UNPARTITIONED), Verdict.REPLAN),
+        (partitioned(), delta(4, 5, spec=UNPARTITIONED, spec_id=1), Verdict.COMMIT),
+        (partitioned(), delta(4, 5, spec=BY_NAME, spec_id=1), Verdict.REPLAN),
         (grown(3), delta(0, 0, ranges={}, commit_id="commit-2"), Verdict.LANDED),
         (grown(3), delta(0, 0, ranges={}, commit_id="new"), Verdict.COMMIT),
     ],
@@ -242,3 +259,27 @@ def test_a_schema_that_the_table_had_before_is_used_again() -> None:
     narrow = land(wide, delta(2, 3, schema=SCHEMA, base_schema_id=1))
     assert narrow.schema["schema-id"] == 0
     assert len(narrow.metadata["schemas"]) == 2
+
+
+def test_another_spec_is_added_once_and_used_again() -> None:
+    table = partitioned()
+    assert (table.spec, table.metadata["last-partition-id"]) == (BY_ID, 1000)
+    assert plan(table, delta(4, 5, spec={**BY_ID, "spec-id": 9})).requirements[2:] == ()
+    assert land(table, delta(4, 5, spec={**BY_ID, "spec-id": 9})).metadata["partition-specs"] == [UNPARTITIONED, BY_ID]
+    back = land(table, delta(4, 5, spec=UNPARTITIONED, spec_id=1))
+    assert (back.spec, back.metadata["partition-specs"]) == (UNPARTITIONED, [UNPARTITIONED, BY_ID])
+    assert land(back, delta(5, 6, spec=BY_ID)).spec == BY_ID
+    third = {"spec-id": 0, "fields": [*BY_ID["fields"], {**BY_NAME["fields"][0], "field-id": 1001}]}
+    table = land(back, delta(5, 6, spec=third))
+    assert (table.spec, table.metadata["last-partition-id"]) == ({**third, "spec-id": 2}, 1001)
+
+
+def test_a_plan_that_partitions_anew_requires_that_nobody_else_has() -> None:
+    met = plan(grown(3), delta(3, 4, spec=BY_ID)).requirements
+    assert met[2:] == (
+        {"type": "assert-default-spec-id", "default-spec-id": 0},
+        {"type": "assert-last-assigned-partition-id", "last-assigned-partition-id": 999},
+    )
+    assert unmet_requirements(grown(3).metadata, met) == []
+    unmet = unmet_requirements(partitioned().metadata, met)
+    assert unmet[1:] == ["assert-default-spec-id: wanted 0, found 1", "assert-last-assigned-partition-id: wanted 999, found 1000"]

@@ -64,6 +64,10 @@ CASES: dict[str, tuple[str, str, Any]] = {
 }
 
 
+def columns_of(rows: pa.Table, *names: str) -> list[pa.ChunkedArray]:
+    return [rows.column(name) for name in names]
+
+
 def lake_of(tmp_path: Path, schema: Schema, rows: pa.Table, partition_by: tuple[str, ...] = ()) -> Lake:
     fields = [
         {"source-id": schema.find_field(name).field_id, "field-id": 1000 + place, "name": name, "transform": "identity"}
@@ -71,7 +75,7 @@ def lake_of(tmp_path: Path, schema: Schema, rows: pa.Table, partition_by: tuple[
     ]
     lake = Lake(tmp_path, schema=schema_as_json(schema), spec={"spec-id": 0, "fields": fields} if fields else None)
     files = []
-    for number, (values, part) in enumerate(split_by_partition(rows, partition_by)):
+    for number, (values, part) in enumerate(split_by_partition(rows, columns_of(rows, *partition_by))):
         file = encode_parquet(part)
         data = bytes(file.data)
         location = data_file_location(lake.table.location, 1, f"{number:032x}", google_crc32c.value(data))
@@ -224,18 +228,35 @@ def test_partitions_keep_the_order_of_their_rows() -> None:
     days = ["2026-11-20", "2026-11-21", None, "2026-11-20", None]
     events = [event({"day": json.dumps(day), "n": str(place)}) for place, day in enumerate(days)]
     rows = decode_changelog(str(TABLE), schema, (), [chunk_of(*events)])
-    found = split_by_partition(rows, ["day"])
+    found = split_by_partition(rows, columns_of(rows, "day"))
     assert [(values, part.column("n").to_pylist()) for values, part in found] == [((20777,), [0, 3]), ((20778,), [1]), ((None,), [2, 4])]
     assert all(part.schema.equals(rows.schema, check_metadata=True) for _, part in found)
+
+
+def test_many_partitions_of_many_pieces_are_gathered_at_once() -> None:
+    """Pieces with dictionaries of their own; a thousand partitions, each a stretch of one table, its rows in their order."""
+    schema = schema_of(key="int", n="int")
+    pieces = []
+    for number in range(4):
+        events = [event({"key": str(place * 7 % 1000), "n": str(number * 1000 + place)}) for place in range(1000)]
+        pieces.append(decode_changelog(str(TABLE), schema, (), [chunk_of(*events, source=f"database-{number}")]))
+    rows = pa.concat_tables(pieces)
+    found = split_by_partition(rows, columns_of(rows, "key"))
+    assert [values[0] for values, _ in found] == [place * 7 % 1000 for place in range(1000)]
+    for place, (_, part) in enumerate(found):
+        assert part.column("n").to_pylist() == [number * 1000 + place for number in range(4)]
+        assert part.column("_cdc_source").to_pylist() == [f"database-{number}" for number in range(4)]
+    buffers = {part.column("n").chunk(0).buffers()[1].address for _, part in found}
+    assert len(buffers) == 1
 
 
 def test_one_partition_is_the_table_itself() -> None:
     _, rows = rows_of('"a"', '"a"')
     assert split_by_partition(rows, []) == [((), rows)]
-    ((values, part),) = split_by_partition(rows, ["x", "_cdc_source"])
+    ((values, part),) = split_by_partition(rows, columns_of(rows, "x", "_cdc_source"))
     assert values == ("a", "db")
     assert part is rows
-    assert split_by_partition(rows.slice(0, 0), ["x"]) == []
+    assert split_by_partition(rows.slice(0, 0), columns_of(rows.slice(0, 0), "x")) == []
 
 
 @pytest.mark.parametrize(
@@ -258,7 +279,7 @@ def test_partitions_of_every_type_can_be_committed_and_found(tmp_path: Path, kin
     schema, rows = rows_of(*values, *values, kind=kind)
     lake = lake_of(tmp_path, schema, rows, ("x",))
     try:
-        assert len(split_by_partition(rows, ["x"])) == len(values)
+        assert len(split_by_partition(rows, columns_of(rows, "x"))) == len(values)
         found = lake.plain_table().scan().to_arrow()
         assert sorted(found.column("n").to_pylist()) == list(range(2 * len(values)))
         expected = {row["n"]: plain(row["x"]) for row in rows.to_pylist()}
