@@ -205,7 +205,8 @@ def _decode_plain_batch(frame: bytes) -> CdcBatch | None:
         return None
     try:
         envelope = _BATCH.decode(head)
-        if not _keys_differ(head) or bytes(envelope.events) != b"[]":
+        # The decoder takes a missing `type` for the right one.
+        if not _keys_differ(head) or bytes(envelope.events) != b"[]" or _IDENTITY.decode(head).type != "cdc_batch":
             return None
         return _batch(envelope, memoryview(frame)[start:end], frame)
     except (msgspec.MsgspecError, ValueError, RecursionError):

@@ -92,17 +92,30 @@ def _dispatch(arguments: list[str]) -> int:
         app, program, rest = _overview(), "dolake", arguments
     try:
         command = typer.main.get_command(app)
-        with command.make_context(program, rest) as context:
+        with command.make_context(program, list(rest)) as context:
             outcome = command.invoke(context)
     except typer.Exit as end:
         return end.exit_code
     except typer.TyperException as error:
         message = error.format_message().rstrip(".") or "a command is missing"
+        if offending := _offending(error, rest):
+            message += f" (got {offending})"
         print(f"dolake: {message}; see `{program} --help`", file=sys.stderr)
         return USAGE_ERROR
     except typer.Abort:
         return INTERRUPTED
     return outcome if isinstance(outcome, int) else 0
+
+
+def _offending(error: typer.TyperException, arguments: list[str]) -> str:
+    """The value of the option that an error is about, as it was typed; empty where that cannot be said."""
+    for name in getattr(getattr(error, "param", None), "opts", ()):
+        for place, argument in enumerate(arguments):
+            if argument == name and place + 1 < len(arguments):
+                return arguments[place + 1]
+            if argument.startswith(f"{name}="):
+                return argument.partition("=")[2]
+    return ""
 
 
 def _overview() -> typer.Typer:

@@ -135,3 +135,12 @@ def test_one_bad_event_of_ten_thousand_refuses_the_whole_batch_and_is_named():
     with pytest.raises(InvalidMessage) as refused:
         wire.decode(frame(message))
     assert [(mistake.field, mistake.value) for mistake in refused.value.mistakes] == [("events.7123.operation", '"UPSERT"')]
+
+
+@pytest.mark.acceptance("AT-106")
+@pytest.mark.parametrize("kind", [CONNECT, HEARTBEAT, FLUSH_REQUEST, DISCONNECT, SCHEMA, batch()], ids=lambda message: message["type"])
+def test_a_message_without_a_type_is_none(kind):
+    without = {name: value for name, value in kind.items() if name != "type"}
+    for message in (without, {**without, "transaction": {"id": "type", "last": True, "type": "cdc_batch"}}):
+        assert wire.try_decode(frame(message)) is None
+        assert [mistake.field for mistake in wire.explain(frame(message)).mistakes] == ["type"]
