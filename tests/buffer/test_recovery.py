@@ -5,16 +5,24 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import xxhash
 
+from dolake.buffer.inspect import verify_log
 from dolake.buffer.record import parse_frame
-from dolake.buffer.segment import Sibling
+from dolake.buffer.segment import SEALED, Sibling
+from dolake.buffer.tail import LogReader
 from dolake.errors import LogCorrupt, LogFull, LogRefused
 from dolake.failpoints import FailpointRaised
+from dolake.model import Codec
+from dolake.storage.disk import LocalDisk
 from tests.buffer.logtools import (
     LARGE,
+    SMALL,
     FailingDisk,
     armed,
     batches,
@@ -307,3 +315,53 @@ def test_siblings_and_bound_are_recovered(tmp_path: Path) -> None:
     log = reopen(tmp_path / "log")
     assert log.siblings == siblings
     log.close()
+
+
+@pytest.mark.acceptance("AT-04")
+@pytest.mark.parametrize("codec", list(Codec), ids=lambda codec: codec.name.lower())
+def test_fifty_flipped_bytes_in_sealed_segments_are_fifty_logs_stopped_at_the_place(tmp_path: Path, codec: Codec) -> None:
+    """Header, records, footer: whatever byte it is. What a reader is given ends in front of it."""
+    original = tmp_path / "original"
+    log = create(original, replace(SMALL, codec=codec))
+    for number in range(40):
+        first = entry(number)
+        words = (first.payload.hex() * 2).encode()
+        log.append_group([replace(first, payload=words, content=xxhash.xxh3_64_intdigest(words))])
+    log.close()
+    sealed = [name for name in segment_files(original) if name.endswith(SEALED)]
+    chance = random.Random(4)
+    damaged = tmp_path / "damaged"
+    for _ in range(50):
+        shutil.rmtree(damaged, ignore_errors=True)
+        shutil.copytree(original, damaged)
+        name = chance.choice(sealed)
+        data = contents(original)[name]
+        position = chance.randrange(len(data))
+        overwrite(damaged / name, position, bytes([data[position] ^ 1 << chance.randrange(8)]))
+        hole = offset_at(data, position)
+        # As the writer reads it, before and after recovery has looked.
+        for quarantined in (False, True):
+            reader = LogReader(LocalDisk(), str(damaged))
+            read: list[int] = []
+            with suppress(LogCorrupt):
+                while more := reader.read(len(read), 1000):
+                    read += [record.offset for record in more]
+            assert read == list(range(len(read)))
+            assert len(read) == hole or (not quarantined and len(read) >= hole)
+            reader.close()
+            if not quarantined:
+                with pytest.raises(LogCorrupt) as caught:
+                    reopen(damaged)
+                assert caught.value.path == str(damaged / name)
+                assert caught.value.position <= position < caught.value.end
+                assert name + ".quarantine" in segment_files(damaged)
+        told = list(verify_log(LocalDisk(), str(damaged)))
+        assert f"{damaged / name}.quarantine: bytes {caught.value.position}..{caught.value.end}: " in told[0]
+
+
+def offset_at(data: bytes, position: int) -> int:
+    """The offset of the record that a byte of a segment belongs to: all below it can still be read."""
+    frame = parse_frame(data, 0)
+    while frame.end <= position:
+        frame = parse_frame(data, frame.end)
+    return frame.offset
