@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import xxhash
 
+from dolake.buffer import reserve
 from dolake.buffer.record import FOOTER_KIND, BadFrame, Frame, decode_stored, parse_frame
 from dolake.buffer.segment import (
     NEW,
@@ -33,7 +34,7 @@ from dolake.buffer.segment import (
 )
 from dolake.buffer.sources import apply_entries
 from dolake.buffer.synced import publish_end, read_end
-from dolake.buffer.unsealed import SealedSegment
+from dolake.buffer.unsealed import SealedSegment, is_full
 from dolake.errors import LogCorrupt, LogRefused
 from dolake.failpoints import hit
 from dolake.storage.disk import Disk, SharedCounter
@@ -75,7 +76,7 @@ def recover(disk: Disk, directory: str, counter: SharedCounter) -> Recovered:
     lost_count = _lost(disk, directory, state.log_id, end, unsealed=last.name.state == OPEN)
     recovered = Recovered(state, end, lost_count=lost_count, torn_tail_count=sum(found.segment.torn for found in kept))
     for found in kept:
-        sealed = _seal_copy(disk, directory, found) if found.segment.name.state == OPEN else _as_sealed(found)
+        sealed = _safe_copy(disk, directory, found) if found.segment.name.state == OPEN else _as_sealed(found)
         # An empty one only keeps the state until its successor takes its name: a trim of it would unlink that one.
         if sealed.end > sealed.first_offset:
             recovered.segments.append(sealed)
@@ -191,6 +192,16 @@ def _lost(disk: Disk, directory: str, log_id: str, end: int, *, unsealed: bool) 
 def _as_sealed(found: _Found) -> SealedSegment:
     segment = found.segment
     return SealedSegment(segment.path, segment.name.first_offset, segment.end, segment.size_bytes, segment.tables)
+
+
+def _safe_copy(disk: Disk, directory: str, found: _Found) -> SealedSegment:
+    """On a full disk with the room that is kept for making room: the old file goes right after, and gives more than it took."""
+    try:
+        return _seal_copy(disk, directory, found)
+    except OSError as error:
+        if not is_full(error) or not reserve.release(disk, directory):
+            raise
+        return _seal_copy(disk, directory, found)
 
 
 def _seal_copy(disk: Disk, directory: str, found: _Found) -> SealedSegment:

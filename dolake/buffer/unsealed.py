@@ -20,6 +20,9 @@ from dolake.failpoints import hit
 from dolake.model import Entry
 from dolake.storage.disk import Disk, File
 
+# At most, and with room for what file systems round up.
+_FOOTER_BYTES, _FOOTER_TABLE_BYTES = 64 << 10, 280
+
 
 @dataclass(frozen=True)
 class SealedSegment:
@@ -131,6 +134,16 @@ class UnsealedSegment:
         self.close()
         size_bytes = self.size_bytes + sum(map(len, parts))
         return SealedSegment(sealed_path, self.first_offset, self.end, size_bytes, self._tables)
+
+    @property
+    def copy_bytes(self) -> int:
+        """What a sealed copy of it takes at most."""
+        return self.size_bytes + _FOOTER_BYTES + _FOOTER_TABLE_BYTES * len(self._tables)
+
+    @property
+    def roll_bytes(self) -> int:
+        """What sealing it, beginning the next one, and a copy of that one while it is empty take."""
+        return 2 * (self.header_bytes + _FOOTER_BYTES) + _FOOTER_TABLE_BYTES * len(self._tables)
 
     def close(self) -> None:
         self._file.close()

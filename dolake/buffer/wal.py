@@ -2,12 +2,15 @@
 
 All calls block, and come one at a time. After LogFailed the object refuses everything for good: what a failed sync left
 behind is unknown, and only `Log.open` (recovery) may find out. After LogFull the same object goes on.
+
+A disk is full for us while there is still room for a copy of the unsealed segment: recovery begins with one, and a daemon that
+is killed on a full disk must come back by itself. Before that, a segment is sealed early: a sealed one needs no copy.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from posixpath import dirname
@@ -63,6 +66,7 @@ class Log:
         self._lock, self._counter = lock, counter
         self._unsealed: UnsealedSegment | None = None
         self._closed = ""
+        self._short = False  # the last group found no room
         self._released = False
 
     @classmethod
@@ -133,9 +137,25 @@ class Log:
         self._refuse_if_closed()
         if not entries:
             return range(self.synced_end, self.synced_end)
+        try:
+            offsets = self._append(entries, spare_copies=1)
+        except LogFull:
+            self._short = True
+            raise
+        self._short = False
+        return offsets
+
+    def _append(self, entries: Sequence[Entry], *, spare_copies: int) -> range:
+        """`spare_copies`: of the unsealed segment there must be room for so many on the disk afterwards."""
         with self._at_risk():
             segment = self._segment_to_write()
         group = segment.encode(entries, synced_upto=self.synced_end - 1, packer=self._packer)
+        if spare_copies and not self._leaves_room(segment.copy_bytes, group):
+            if segment.end == segment.first_offset or not self._leaves_room(segment.roll_bytes, group):
+                raise LogFull(f"{segment.path}: no room is left but for recovering it: make room on this disk")
+            with self._at_risk():
+                segment = self._roll(segment)
+            group = segment.encode(entries, synced_upto=self.synced_end - 1, packer=self._packer)
         size_bytes = segment.size_bytes
         with self._at_risk():
             segment.append(entries, group)
@@ -145,6 +165,12 @@ class Log:
         apply_entries(self._state, entries)
         publish_end(self._counter, self.log_id, self.synced_end)
         return offsets
+
+    def _leaves_room(self, other_bytes: int, group: tuple[int, list[bytes]]) -> bool:
+        """Whether the disk can take a group, and then a copy of it and of `other_bytes`."""
+        with self._at_risk():
+            _, free_bytes = self._disk.usage(self.directory)
+        return free_bytes >= other_bytes + 2 * sum(map(len, group[1]))
 
     def name_siblings(self, siblings: Sequence[Sibling]) -> None:
         """Records, synced, which other logs the daemon has."""
@@ -159,6 +185,9 @@ class Log:
         self._refuse_if_closed()
         if low > self.synced_end:
             raise ValueError(f"{self.directory}: asked to trim below {low}, the log ends at {self.synced_end}")
+        if self._short and self._unsealed is not None and self._unsealed.first_offset < self._unsealed.end <= low:
+            # A sealed one can go: where the disk is full of the unsealed one, nothing else would ever make room.
+            self._with_reserve(self._seal)
         doomed = []
         for segment in self._segments:
             if segment.end > low:
@@ -173,12 +202,7 @@ class Log:
         # The record also opens the next segment, if none is: the newest one carries the state that the others take with them.
         last_of_tables = [offset for segment in doomed for offset in segment.tables.values()]
         stated = trim_entry(doomed[-1].end, max(last_of_tables) + 1 if last_of_tables else None)
-        try:
-            self.append_group([stated])
-        except LogFull:
-            if not reserve.release(self._disk, self.directory):
-                raise
-            self.append_group([stated])
+        self._with_reserve(lambda: self._append([stated], spare_copies=0))
         with self._at_risk():
             hit("trim.after_record", self.directory)
             for segment in doomed:
@@ -187,6 +211,7 @@ class Log:
                 self._segments.remove(segment)
                 hit("trim.after_unlink", segment.path)
             self._disk.sync_directory(self.directory)
+            self._short = False
             hit("trim.done", self.directory)
         reserve.hold(self._disk, self.directory, self._settings.reserve)
         return [segment.path for segment in doomed]
@@ -207,13 +232,34 @@ class Log:
         self._shut("closed")
 
     def _segment_to_write(self) -> UnsealedSegment:
-        if self._unsealed is not None and self._unsealed.size_bytes - self._unsealed.header_bytes >= self._settings.segment_bytes:
-            self._segments.append(self._unsealed.seal())
+        unsealed = self._unsealed
+        if unsealed is not None and unsealed.size_bytes - unsealed.header_bytes < self._settings.segment_bytes:
+            return unsealed
+        return self._roll(unsealed)
+
+    def _roll(self, unsealed: UnsealedSegment | None) -> UnsealedSegment:
+        """Seals the unsealed segment, if there is one, and begins the next."""
+        if unsealed is not None:
+            self._segments.append(unsealed.seal())
             self._unsealed = None
-        if self._unsealed is None:
-            salt = self._random.bits(64)
-            self._unsealed = UnsealedSegment.create(self._disk, self.directory, self._state, first_offset=self.synced_end, salt=salt)
+        salt = self._random.bits(64)
+        self._unsealed = UnsealedSegment.create(self._disk, self.directory, self._state, first_offset=self.synced_end, salt=salt)
         return self._unsealed
+
+    def _seal(self) -> None:
+        with self._at_risk():
+            if self._unsealed is not None:
+                self._segments.append(self._unsealed.seal())
+                self._unsealed = None
+
+    def _with_reserve(self, step: Callable[[], object]) -> None:
+        """Takes a step that makes room; on a full disk with the room that is kept for it. Raises LogFull if even that is none."""
+        try:
+            step()
+        except LogFull:
+            if not reserve.release(self._disk, self.directory):
+                raise
+            step()
 
     @contextmanager
     def _at_risk(self) -> Iterator[None]:

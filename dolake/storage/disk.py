@@ -200,8 +200,9 @@ class LocalDisk:
         flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
         descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
         try:
-            if writable and os.fstat(descriptor).st_size < LocalCounter._FORMAT.size:
-                os.ftruncate(descriptor, LocalCounter._FORMAT.size)
+            if writable:  # Its own bytes again: a block that is only promised would end the process when the disk has none left.
+                size = LocalCounter._FORMAT.size
+                os.pwrite(descriptor, os.pread(descriptor, size, 0).ljust(size, b"\0"), 0)
             return LocalCounter(descriptor, writable=writable)
         finally:
             os.close(descriptor)

@@ -168,3 +168,31 @@ class FailingFile(HastyFile):
         if self._disk.syncs_fail:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         super().sync()
+
+
+class SmallDisk(HastyDisk):
+    """A disk of its own for one directory, as large as told: what does not fit is refused after what does."""
+
+    def __init__(self, directory: object, size_bytes: int) -> None:
+        self.directory, self.size_bytes = str(directory), size_bytes
+
+    def create(self, path: str) -> LocalFile:
+        return SmallFile(super().create(path), self)
+
+    def usage(self, path: str) -> tuple[int, int]:
+        used = sum(os.stat(os.path.join(self.directory, name)).st_size for name in os.listdir(self.directory))
+        return self.size_bytes, max(0, self.size_bytes - used)
+
+
+class SmallFile(HastyFile):
+    def __init__(self, file: LocalFile, disk: SmallDisk) -> None:
+        super().__init__(file._descriptor)
+        self._disk = disk
+
+    def write_at(self, position: int, parts: Sequence[bytes | memoryview]) -> int:
+        data = b"".join(parts)
+        free = self._disk.usage(self._disk.directory)[1] + max(0, self.size() - position)
+        written = super().write_at(position, [data[:free]])
+        if written < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written
