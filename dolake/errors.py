@@ -99,7 +99,7 @@ class LogRefused(DolakeError):
 
 
 class LogFailed(DolakeError):
-    """The log's disk failed while writing or syncing: outcome of the last group unknown, the log must be reopened."""
+    """The log's disk failed. Writing or syncing: outcome of the last group unknown, the log must be reopened."""
 
 
 class LogFull(DolakeError):

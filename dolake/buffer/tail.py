@@ -3,11 +3,15 @@
 However valid they look, bytes above the synced end may be gone after a power cut, and their offsets given to others (I5).
 Below it they never change; only the names of the files do. So a file that is gone, or ends too soon, is looked for again;
 what still does not verify then is corruption.
+
+While a log is quiet nothing of it is held open: a disk can be unmounted, mended, or exchanged for a copy of it, and what is
+mounted there next is what is read.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from dolake.buffer.codec import Unpacker
@@ -29,11 +33,12 @@ from dolake.buffer.segment import (
 )
 from dolake.buffer.synced import NAME as SYNCED_END
 from dolake.buffer.synced import decode_end
-from dolake.errors import LogCorrupt, LogRefused
+from dolake.errors import LogCorrupt, LogFailed, LogRefused
 from dolake.model import Record
 from dolake.storage.disk import Disk, File, SharedCounter
 
 _ATTEMPT_COUNT = 8
+_QUIET_LOOKS = 20  # After so many looks that found nothing new the files are let go, until there is something.
 _CHUNK_BYTES_MIN = 256 << 10
 
 
@@ -41,12 +46,13 @@ _CHUNK_BYTES_MIN = 256 << 10
 class _Cursor:
     """A place in a segment: the next frame begins at `position`, holds `offset`, is chained to `crc`.
 
-    `packed` is the share of its size that the last record takes in the file: how much there is to read for what is wanted.
+    `file` is None while it is let go. `packed` is the share of its size that the last record takes in the file: how much there
+    is to read for what is wanted.
     """
 
     name: SegmentName
     path: str
-    file: File
+    file: File | None
     log_id: str
     salt: int
     position: int
@@ -56,7 +62,10 @@ class _Cursor:
 
 
 class LogReader:
-    """The writer half's view of one log. Calls block. Raises LogRefused while there is no log in the directory."""
+    """The writer half's view of one log. Calls block.
+
+    All raise LogRefused while there is no log in the directory, LogFailed while its disk cannot be read.
+    """
 
     def __init__(self, disk: Disk, directory: str) -> None:
         self.directory = directory
@@ -65,14 +74,34 @@ class LogReader:
         self._counter: SharedCounter | None = None
         self._cursor: _Cursor | None = None
         self._unpacker = Unpacker()
-        self.log_id = self._read_log_id()
+        self._last_end: int | None = None
+        self._quiet_looks = 0
+        with self._reading():
+            self.log_id = self._read_log_id()
 
     def first_offset(self) -> int:
         """The first offset that is still there."""
-        return self._names()[0].first_offset
+        with self._reading():
+            return self._names()[0].first_offset
 
     def synced_end(self) -> int:
-        """The first offset that must not be read. Until the ingest half has opened the log it may be below the truth."""
+        """The first offset that must not be read. Until the ingest half has opened the log it may be below the truth.
+
+        While the disk cannot be asked it is what it was when last seen.
+        """
+        try:
+            with self._reading():
+                return self._look_end()
+        except (LogFailed, LogRefused):
+            if self._last_end is None:
+                raise
+            return self._last_end
+
+    def _look_end(self) -> int:
+        self._last_end = self._published_end()
+        return self._last_end
+
+    def _published_end(self) -> int:
         if self._counter is None:
             try:
                 self._counter = self._disk.counter(f"{self.directory}/{SYNCED_END}", writable=False)
@@ -86,15 +115,17 @@ class LogReader:
 
         Raises LogCorrupt where the log cannot be read on, or `start` was trimmed; LogRefused for another or a newer log.
         """
-        end = self.synced_end()
         records: list[Record] = []
         room = size_bytes_max
         segment_ended = True
-        while start < end and segment_ended and (room > 0 or not records):
-            more, segment_ended = self._read_segment(start, end, room)
-            records += more
-            start += len(more)
-            room -= sum(record.size_bytes for record in more)
+        with self._reading():
+            end = self._look_end()
+            self._note_look(start < end)
+            while start < end and segment_ended and (room > 0 or not records):
+                more, segment_ended = self._read_segment(start, end, room)
+                records += more
+                start += len(more)
+                room -= sum(record.size_bytes for record in more)
         return records
 
     def after_trim(self, start: int) -> int:
@@ -102,6 +133,10 @@ class LogReader:
 
         `start` itself if none has: then it is lost. A trim may have been interrupted, so that older segments are still there.
         """
+        with self._reading():
+            return self._after_trim(start)
+
+    def _after_trim(self, start: int) -> int:
         for _ in range(_ATTEMPT_COUNT):
             names = [name for name in self._names() if not name.quarantined]
             following = min((name.first_offset for name in names if name.first_offset > start), default=start)
@@ -117,9 +152,30 @@ class LogReader:
 
     def close(self) -> None:
         self._drop_cursor()
+        self._let_go()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Around everything that reads the disk: what it cannot be asked stays unknown, and nothing of it is held."""
+        try:
+            yield
+        except OSError as error:
+            self._let_go()
+            raise LogFailed(f"{self.directory}: {error.strerror}: the log cannot be read") from error
+
+    def _note_look(self, found: bool) -> None:
+        self._quiet_looks = 0 if found else self._quiet_looks + 1
+        if self._quiet_looks >= _QUIET_LOOKS:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Closes the files, and keeps the place in them."""
         if self._counter is not None:
             self._counter.close()
             self._counter = None
+        if self._cursor is not None and self._cursor.file is not None:
+            self._cursor.file.close()
+            self._cursor.file = None
 
     def _read_segment(self, start: int, end: int, room: int) -> tuple[list[Record], bool]:
         """Records of the segment that holds `start`, and whether its footer was reached."""
@@ -139,6 +195,7 @@ class LogReader:
     def _take(self, cursor: _Cursor, start: int, end: int, room: int) -> tuple[list[Record], bool]:
         """Reads on from the cursor. Raises BadFrame if not even one record can be had."""
         records: list[Record] = []
+        assert cursor.file is not None, "a cursor that was let go"
         while cursor.offset < end and (room > 0 or not records):
             data = cursor.file.read_at(cursor.position, max(int(room * cursor.packed), _CHUNK_BYTES_MIN))
             position = 0
@@ -175,15 +232,15 @@ class LogReader:
         """Where to read `start`: the last place, or the beginning of the segment that holds it. May raise FileNotFoundError."""
         cursor = self._cursor
         if cursor is not None and cursor.offset == start:
-            if cursor.name.state != OPEN or self._disk.exists(cursor.path):
+            there = cursor.name.state != OPEN or self._disk.exists(cursor.path)
+            if there and cursor.file is not None:
                 return cursor
-            moved = self._open(cursor.name._replace(state=SEALED))
-            if moved.salt == cursor.salt:  # The same bytes under the name of a sealed one: go on at the same place.
-                moved.position, moved.offset, moved.crc, moved.packed = cursor.position, cursor.offset, cursor.crc, cursor.packed
-                cursor.file.close()
-                self._cursor = moved
-                return moved
-            moved.file.close()
+            found = self._open(cursor.name if there else cursor.name._replace(state=SEALED))
+            self._drop_cursor()
+            self._cursor = found
+            if found.salt == cursor.salt:  # The same bytes, perhaps under the name of a sealed one: go on at the same place.
+                found.position, found.offset, found.crc, found.packed = cursor.position, cursor.offset, cursor.crc, cursor.packed
+                return found
         self._drop_cursor()
         self._cursor = self._open(self._name_for(start))
         return self._cursor
@@ -250,11 +307,12 @@ class LogReader:
     def _read_log_id(self) -> str:
         for _ in range(_ATTEMPT_COUNT):
             try:
-                cursor = self._open(self._names()[-1])
+                self._cursor = self._open(self._names()[-1])
             except (FileNotFoundError, BadFrame):
                 continue
-            cursor.file.close()
-            return cursor.log_id
+            log_id = self._cursor.log_id
+            self._drop_cursor()
+            return log_id
         raise LogRefused(f"{self.directory}: the newest segment has no good header; see `dolake log verify`")
 
     def _sealed_end(self) -> int:
@@ -285,6 +343,6 @@ class LogReader:
         return LogCorrupt(path=path, position=segment.valid_end, end=len(data), reason=reason)
 
     def _drop_cursor(self) -> None:
-        if self._cursor is not None:
+        if self._cursor is not None and self._cursor.file is not None:
             self._cursor.file.close()
-            self._cursor = None
+        self._cursor = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -17,7 +18,7 @@ from dolake.buffer.wal import LogSettings
 from dolake.errors import LogCorrupt, LogFailed, LogRefused
 from dolake.failpoints import FailpointRaised
 from dolake.model import Record
-from dolake.storage.disk import LocalDisk
+from dolake.storage.disk import LocalCounter, LocalDisk, LocalFile
 from tests.buffer.logtools import (
     LARGE,
     FailingDisk,
@@ -246,4 +247,103 @@ def test_there_is_nothing_to_read_where_no_log_is_and_another_log_is_refused(tmp
     with pytest.raises(LogRefused, match="was here before"):
         reader.read(0, 1000)
     reader.close()
+    log.close()
+
+
+class UnreadableDisk(LocalDisk):
+    """A disk that can be read until it is `broken`; counts what is held open of it."""
+
+    def __init__(self) -> None:
+        self.broken = False
+        self.held = 0
+
+    def _check(self, path: str) -> None:
+        if self.broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    def list(self, directory: str) -> list[str]:
+        self._check(directory)
+        return super().list(directory)
+
+    def open(self, path: str) -> LocalFile:
+        self._check(path)
+        self.held += 1
+        return UnreadableFile(super().open(path)._descriptor, self)
+
+    def counter(self, path: str, *, writable: bool) -> LocalCounter:
+        self._check(path)
+        counter, self.held = super().counter(path, writable=writable), self.held + 1
+        close = counter.close
+
+        def closed() -> None:
+            self.held -= 1
+            close()
+
+        counter.close = closed  # type: ignore[method-assign]
+        return counter
+
+
+class UnreadableFile(LocalFile):
+    def __init__(self, descriptor: int, disk: UnreadableDisk) -> None:
+        super().__init__(descriptor)
+        self._disk = disk
+
+    def read_at(self, position: int, size: int) -> bytes:
+        self._disk._check("")
+        return super().read_at(position, size)
+
+    def close(self) -> None:
+        self._disk.held -= 1
+        super().close()
+
+
+@pytest.mark.acceptance("AT-37")
+def test_a_disk_that_cannot_be_read_is_a_failed_log_until_it_can(tmp_path: Path) -> None:
+    disk = UnreadableDisk()
+    log = create(tmp_path / "log")
+    fill(log, range(25))
+    disk.broken = True
+    with pytest.raises(LogFailed, match="Input/output error: the log cannot be read"):
+        LogReader(disk, str(tmp_path / "log"))
+    disk.broken = False
+    reader = LogReader(disk, str(tmp_path / "log"))
+    assert batches(reader.read(0, 3000)) == list(range(len(reader.read(0, 3000))))
+    disk.broken = True
+    for attempt in (lambda: reader.read(7, 3000), reader.first_offset, lambda: reader.after_trim(3)):
+        with pytest.raises(LogFailed):
+            attempt()
+        assert disk.held == 0
+    assert reader.synced_end() == 25  # as last seen: the writer's last flush of the others must not fail for this one
+    fill(log, range(25, 40))
+    disk.broken = False
+    assert reader.synced_end() == 40
+    assert batches(reader.read(7, 1 << 20)) == list(range(7, 40))
+    reader.close()
+    log.close()
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "more of the same segment", "sealed", "recovered", "trimmed"])
+def test_a_quiet_log_is_held_open_by_nobody_and_read_on_at_its_place(tmp_path: Path, meanwhile: str) -> None:
+    disk = UnreadableDisk()
+    log = create(tmp_path / "log")
+    fill(log, range(17))
+    reader = LogReader(disk, str(tmp_path / "log"))
+    assert batches(reader.read(0, 1 << 20)) == list(range(17))
+    assert disk.held == 2  # The segment and the counter.
+    for _ in range(50):
+        assert reader.read(17, 1 << 20) == []
+    assert disk.held == 0
+    count = {"nothing": 0, "more of the same segment": 1}.get(meanwhile, 20)
+    fill(log, range(17, 17 + count))
+    if meanwhile == "recovered":
+        log.close()
+        log = reopen(tmp_path / "log")
+    if meanwhile == "trimmed":
+        log.trim(17)
+    for position in range(17, 17 + count):
+        (record,) = reader.read(position, 1)
+        assert (record.offset, record.entry) == (position, entry(position))
+    assert reader.read(17 + count, 1) == [] or meanwhile == "trimmed"
+    reader.close()
+    assert disk.held == 0
     log.close()

@@ -102,7 +102,7 @@ class _HastyLane(Lane):
 
 
 def _end_of_what_is_there(reader: LogReader) -> int:
-    """LogReader.synced_end: everything that looks valid, synced or not."""
+    """LogReader._published_end: everything that looks valid, synced or not."""
     try:
         name = segment_names(reader._disk.list(reader.directory))[-1]
         path = f"{reader.directory}/{name.file}"
@@ -169,7 +169,7 @@ MUTANTS: dict[str, Rules] = {
     "ack before fsync": Rules(patches=((dolake.ingest.service, "Lane", _HastyLane),)),
     "failed sync retried": Rules(door=_DoorThatRetries),
     "numbering forgotten by recovery": Rules(patches=((dolake.buffer.wal, "recover", _recover_without_sources),)),
-    "writer reads past the synced end": Rules(patches=((LogReader, "synced_end", _end_of_what_is_there),)),
+    "writer reads past the synced end": Rules(patches=((LogReader, "_published_end", _end_of_what_is_there),)),
     "warehouse bytes not synced": Rules(door=_DoorWithoutWarehouseSync),
     "warehouse names not synced": Rules(door=_DoorWithoutWarehouseNames),
     "trim before commit": Rules(patches=((dolake.writer.service, "plan_low", _low_as_read),)),
