@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,6 +114,8 @@ class Source:
     nacks: list[dict[str, Any]] = field(default_factory=list)
     connection_count: int = 0
     closes: list[int] = field(default_factory=list)  # codes with which the server closed, 1006 where it died
+    latencies_s: list[float] = field(default_factory=list)  # of each ack, since its frame was last sent
+    _sent_s: dict[int, float] = field(default_factory=dict)
 
     def declare(self, *tables: str) -> Source:
         for table in tables:
@@ -167,6 +170,8 @@ class Source:
 
     def _acknowledge(self, sequence: int, status: str) -> None:
         self.acked += 1
+        if (sent_s := self._sent_s.pop(sequence, None)) is not None and status != "status":
+            self.latencies_s.append(time.monotonic() - sent_s)
         if self.frames[sequence - self.first_sequence][2]:
             self.oracle.acked(self.name, self.epoch, sequence, status)
 
@@ -177,6 +182,7 @@ class Source:
                 sequence, frame, events = self.frames[sent]
                 if events:
                     self.oracle.sent(self.name, self.epoch, sequence, events)
+                self._sent_s[sequence] = time.monotonic()
                 await talk.socket.send(frame)
                 sent += 1
             if sent == self.acked:  # Nothing to send and nothing to wait for: more may be added by another task.
