@@ -94,6 +94,7 @@ class RecordKind(IntEnum):
     SCHEMA = 2
     TRIM = 3
     SIBLINGS = 4
+    PARKED = 5
 
 
 class Codec(IntEnum):
