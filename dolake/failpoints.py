@@ -65,6 +65,8 @@ POINTS: dict[str, str] = {
     "flush.before_freeze": "a table is due, its rows are not set apart yet",
     "flush.after_freeze": "its rows are set apart, later ones go to the next flush",
     "flush.before_create": "the table is not in the catalog, and about to be",
+    "flush.after_claim": "the table is this writer's, by a snapshot without rows: verdicts on its events come next",
+    "flush.after_letters": "verdicts on a table's events were committed, or found to be somebody else's; its rows were not",
     "flush.after_create": "the table was created, by this writer or another",
     "flush.after_encode": "its rows are Parquet in memory",
     "flush.before_put": "before a data file is put",

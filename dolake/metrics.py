@@ -66,6 +66,7 @@ METRICS: dict[str, Metric] = {
     "dolake_writer_memory_bytes": _gauge("Rows held in memory for coming flushes"),
     "dolake_writer_cut_transactions_total": _counter("Source transactions cut because they were open too long or too large"),
     "dolake_table_events_total": _counter("Events committed", "table"),
+    "dolake_table_dead_letters_total": _counter("Events kept out of their table as dead letters", "table"),
     "dolake_table_stopped_count": _gauge("Tables that take no more rows until somebody looks"),
     "dolake_flush_files_total": _counter("Data files written"),
     "dolake_flush_file_bytes_total": _counter("Bytes of data files written"),

@@ -19,6 +19,11 @@ RESERVED_COLUMN_PREFIX = "_cdc_"
 ROW_ID_COLUMN = "_cdc_row_id"
 # Under this name dead letters are sent again; their tables are already called what they are called in the lake.
 DEAD_LETTERS_SOURCE = "_dead_letters"
+COLUMN_NAME_MAX = 256
+COLUMN_NAME_RULE = (
+    f"is 1..{COLUMN_NAME_MAX} characters without control characters or lone surrogates, not beginning with `{RESERVED_COLUMN_PREFIX}`"
+)
+_NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 TOKEN_PREFIX = "dlk_"  # What every bearer token begins with, so that it is known wherever it must not be.
 
@@ -45,6 +50,9 @@ class TableName:
 
     def __str__(self) -> str:
         return f"{self.namespace}.{self.name}"
+
+
+DEAD_LETTERS_TABLE = TableName(RESERVED_NAMESPACE, "dead_letters")
 
 
 def normal_pattern(pattern: str) -> str:
@@ -78,6 +86,12 @@ class TablesLike(Collection[TableName]):
 
     def __len__(self) -> int:
         return 0
+
+
+def is_column_name(text: str) -> bool:
+    """Whether a source's column may be called so."""
+    good = 1 <= len(text) <= COLUMN_NAME_MAX and _NOT_IN_NAMES.search(text) is None
+    return good and not text.lower().startswith(RESERVED_COLUMN_PREFIX)
 
 
 class Operation(StrEnum):
@@ -176,12 +190,15 @@ RECENT_CONTENTS = 64
 
 @dataclass(frozen=True)
 class DeclaredColumn:
-    """A column as a `schema` message declares it; `type` in Iceberg's notation (column_types.parse_type)."""
+    """A column as a `schema` message declares it; `type` in Iceberg's notation (column_types.parse_type).
+
+    `default` is the JSON text of the value that rows without this column have; None where rows have none.
+    """
 
     name: str
     type: str
     nullable: bool = True
-    default: object | None = None
+    default: str | None = None
     renamed_from: str | None = None
 
 

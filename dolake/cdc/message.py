@@ -323,7 +323,7 @@ def _schema(envelope: SchemaEnvelope, frame: bytes) -> SchemaMessage:
             name=column.name,
             type=column.type,
             nullable=column.nullable,
-            default=column.default,
+            default=None if column.default is UNSET else bytes(column.default).decode(),
             renamed_from=None if column.renamed_from is UNSET else column.renamed_from,
         )
         for column in _COLUMNS.decode(envelope.columns)

@@ -164,7 +164,7 @@ def disconnect_frame(source: str, now_ms: int) -> bytes:
 def _column(column: DeclaredColumn) -> dict[str, Any]:
     found: dict[str, Any] = {"name": column.name, "type": column.type, "nullable": column.nullable}
     if column.default is not None:
-        found["default"] = column.default
+        found["default"] = msgspec.Raw(column.default.encode())
     if column.renamed_from is not None:
         found["renamedFrom"] = column.renamed_from
     return found

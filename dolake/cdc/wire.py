@@ -6,7 +6,7 @@ for telling a source what is wrong, are in `validation`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
@@ -71,7 +71,7 @@ class Column(Struct, rename="camel", kw_only=True):
     name: Name
     type: str
     nullable: bool
-    default: Any = None
+    default: Raw | UnsetType = UNSET
     renamed_from: Name | UnsetType = UNSET
 
 

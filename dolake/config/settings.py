@@ -13,9 +13,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from dolake.column_types import parse_type
 from dolake.config.access import AuthSettings, TokenSettings
 from dolake.config.section import Section
-from dolake.model import RESERVED_COLUMN_PREFIX, RESERVED_NAMESPACE, ROW_ID_COLUMN, TableName, normal_pattern, pattern_expression
+from dolake.model import (
+    COLUMN_NAME_RULE,
+    RESERVED_COLUMN_PREFIX,
+    RESERVED_NAMESPACE,
+    ROW_ID_COLUMN,
+    TableName,
+    is_column_name,
+    normal_pattern,
+    pattern_expression,
+)
 from dolake.partitioning import PARTITION_FORMS, parse_partition, parse_partition_by
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
@@ -130,7 +140,9 @@ class LimitSettings(Section):
     payload_bytes: Annotated[Bytes, Field(ge=KIB, le=GIB)] = Field(default=16 * MIB, description="largest message of a source")
     event_bytes: Annotated[Bytes, Field(ge=64, le=GIB)] = Field(default=MIB, description="largest single event")
     batch_events: Count = Field(default=10_000, description="most events in one batch")
-    columns: Annotated[Count, Field(le=2000)] = Field(default=1000, description="most columns of a table")
+    columns: Annotated[Count, Field(le=2000)] = Field(
+        default=1000, description="most columns that a schema message declares, or that events bring a table to"
+    )
     messages_per_s: Count = Field(
         default=1000, description="messages that one connection may send in a second, as much as two seconds of them at once"
     )
@@ -163,12 +175,35 @@ class TableOverrides(Section):
         default=(),
         description="columns of which only the HMAC-SHA-256 under `mask_key` is kept; adds up over all patterns that match",
     )
+    columns: Mapping[ColumnName, str] = Field(
+        default={}, description="declared columns and their types, as in a schema message; add up over all patterns"
+    )
+    primary_key: tuple[ColumnName, ...] | None = Field(default=None, description="the key's columns; what sources declare unless set")
+
+    @field_validator("columns")
+    @classmethod
+    def _declared(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        for name, kind in value.items():
+            if not is_column_name(name):
+                raise ValueError(f"must name columns; a name {COLUMN_NAME_RULE} (got {name!r})")
+            try:
+                parse_type(kind)
+            except ValueError as error:
+                raise ValueError(f"must give each column a type: {name}: {error}") from None
+        return value
 
     @field_validator("mode", mode="before")
     @classmethod
     def _only_changelog(cls, value: object) -> object:
         if value in ("mirror", "both"):
             raise ValueError('must be "changelog": mirror tables do not exist yet')
+        return value
+
+    @field_validator("primary_key")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(set(value)) != len(value):
+            raise ValueError("must name each column once")
         return value
 
     @field_validator("partition_by")
@@ -196,6 +231,8 @@ class TableSettings(Section):
     partition_by: tuple[str, ...] | None  # None leaves it to the table
     drop: tuple[str, ...]
     mask: tuple[str, ...]
+    columns: Mapping[str, str]
+    primary_key: tuple[str, ...]
 
 
 class SourceOverrides(Section):
@@ -310,6 +347,8 @@ class Settings(Section):
             # These add up: a pattern that says nothing of a column never uncovers what a wider one hides.
             drop=tuple(dict.fromkeys(name for table in chosen for name in table.drop)),
             mask=tuple(dict.fromkeys(name for table in chosen for name in table.mask)),
+            columns={name: kind for table in reversed(chosen) for name, kind in table.columns.items()},
+            primary_key=_first((), *(table.primary_key for table in chosen)),
         )
 
     def source_settings_for(self, source: str) -> SourceSettings:

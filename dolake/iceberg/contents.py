@@ -14,12 +14,13 @@ from dolake.storage.store import ObjectStore
 
 @dataclass(frozen=True)
 class LiveFile:
-    """A data or delete file as a manifest names it. `kind` is data, position deletes or equality deletes."""
+    """A data or delete file as a manifest names it. `kind` is data, position deletes or equality deletes; `partition` as stored."""
 
     location: str
     kind: str
     size_bytes: int
     row_count: int
+    partition: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class ContentsReader:
                         kind=_KINDS[entry.data_file.content],
                         size_bytes=entry.data_file.file_size_in_bytes,
                         row_count=entry.data_file.record_count,
+                        partition=tuple(entry.data_file.partition[place] for place in range(len(entry.data_file.partition))),
                     )
                     for entry in manifest.fetch_manifest_entry(self._io, discard_deleted=True)
                 )

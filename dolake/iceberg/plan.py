@@ -69,6 +69,7 @@ class Delta:
     what will be. `schema` and `spec` (Iceberg JSON) are those that `files` were written with; `base_schema_id` and `spec_id`
     were the table's when the flush was planned, and `spec` None is that one. `epoch` and `instance` are the writer's; its first
     flush of a table carries the table's epoch + 1, and claims it. `commit_id` names this delta through all attempts.
+    `only_as_named`: the same offsets committed under another name were decided by somebody else, perhaps otherwise.
     """
 
     table: TableName
@@ -84,6 +85,7 @@ class Delta:
     spec: Mapping[str, Any] | None = None
     properties: Mapping[str, str] = field(default_factory=dict)
     summary: Mapping[str, str] = field(default_factory=dict)
+    only_as_named: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,12 @@ def judge(base: LoadedTable | None, delta: Delta) -> Verdict:
         raise TableStopped(name, breach)
     offsets = base.offsets()
     moving = {log: span for log, span in delta.ranges.items() if span.end > span.start}
-    if moving and all(offsets.get(log, 0) >= span.end for log, span in moving.items()):
+    by_name = _latest_summary(base).get(COMMIT_ID) == delta.commit_id
+    if not moving or delta.only_as_named:
+        if by_name:
+            return Verdict.LANDED  # Without offsets (a claim, a schema) only its name tells.
+    elif all(offsets.get(log, 0) >= span.end for log, span in moving.items()):
         return Verdict.LANDED
-    if not moving and _latest_summary(base).get(COMMIT_ID) == delta.commit_id:
-        return Verdict.LANDED  # A commit without offsets (a claim, a schema): only its name tells.
     for log, span in delta.ranges.items():
         if (offset := offsets.get(log, 0)) < span.start:
             raise TableStopped(name, f"somebody took it back: its offset in log {log} is {offset}, and {span.start} was committed")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dolake.column_types import ColumnType, DecimalType, FixedType, ListType, MapType, SimpleType, StructType
-from dolake.parquet.schema import plain_arrow_type
+from dolake.parquet.types import plain_arrow_type
 from dolake.parquet.values import BASE64_PATTERN, TIMESTAMP_MAX, TIMESTAMP_MIN, UUID_PATTERN
 
 _YEAR_ONE_DAYS = -719_162

@@ -1,6 +1,7 @@
 """Events into rows by the column: one pyarrow.json call for thousands of events, then compute on whole columns.
 
-Never different from `exact`: where it is not sure it gives no answer (None), and the caller asks `exact`. What
+Never different from `exact`: where it is not sure it gives no answer (None), and the caller asks `exact`. It makes no
+columns: a value that a table has no column for is not its to judge, but a null is nothing to have a column for. What
 pyarrow.json 26 does was tried out, value by value (tests/parquet/test_fast.py): it refuses equal keys, unknown members
 (`unexpected_field_behavior="error"`), lone surrogate escapes, integers out of range or with a fraction, and JSON of
 another kind; it takes bytes that are not UTF-8, bare NaN and Infinity, and decimals that do not fit. A leading `null`
@@ -10,7 +11,8 @@ kills it, and so may a decimal with many digits after the point, or read wrong: 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -18,10 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from dolake.column_types import NESTED, ColumnType, DecimalType, ListType, StructType
+from dolake.parquet.columns import DOUBLE, DOUBLE_WHOLE_MAX, JSON
 from dolake.parquet.convert import Refused, convert, read_type
-from dolake.parquet.exact import OPERATION_VALUES, key_text
-from dolake.parquet.layout import Layout
-from dolake.parquet.values import TIMESTAMP_MAX, TIMESTAMP_MIN
+from dolake.parquet.exact import OPERATION_VALUES, default_array, key_text
+from dolake.parquet.layout import Column, Layout
+from dolake.parquet.values import TIMESTAMP_MAX, TIMESTAMP_MIN, Misfit
 
 # How much of the events is looked at to guess which optional parts they have; a wrong guess costs a second try.
 _SAMPLE_BYTES = 64 * 1024
@@ -51,6 +54,13 @@ _WILD_DECIMALS = ("e" + _SMALL, "E" + _SMALL, r"\.[0-9]{20,38}[eE]", r"\.[0-9]{3
 # The first two as part of a number: uuids end in such things too.
 _WILD_EXPONENT = r"[:\[\",\s][+-]?[0-9.]+[eE]" + _SMALL
 
+# Numbers that a double may not hold by their text: of 18 significant digits, and very small ones. Large ones show by their value.
+_NO_DOUBLES = (
+    r"[:\[,\s]-?[1-9][0-9.]{18}",
+    r"[:\[,\s]-?0\.0*[1-9][0-9]{17}",
+    r"[:\[,\s]-?[0-9.]+[eE]-0*[1-9][0-9]{2}",
+)
+
 
 @dataclass(frozen=True)
 class _Reading:
@@ -75,16 +85,23 @@ class _Reading:
 
 
 class FastDecoder:
-    """Decodes events of one table."""
+    """Decodes events of one table, of sources that call its columns by these names (`aliases`: former name → name now)."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, aliases: Mapping[str, str] | None = None) -> None:
         self.layout = layout
-        types = [(column.name, read_type(column.kind)) for column in layout.columns]
+        former = {now: old for old, now in (aliases or {}).items()}
+        # Values of columns beside an inferred one come under that one's name: only the exact way can tell them.
+        self.members = {former.get(column.name, column.name): column for column in layout.columns if not column.origin.beside}
+        self.key = tuple(former.get(name, name) for name in layout.primary_key)
+        types = [(member, read_type(column.kind)) for member, column in self.members.items()]
         # Keys of nested types cannot be compared by the column.
         nested_key = any(isinstance(column.kind, NESTED) for column in layout.columns if column.name in layout.primary_key)
         self.able = bool(types) and not nested_key and all(kind is not None for _, kind in types)
         self.image = pa.struct(types if self.able else [])
         self.decimals = any(_holds_decimal(column.kind) for column in layout.columns)
+        self.doubles = any(column.origin.inferred and column.kind == DOUBLE for column in layout.columns)
+        self._unexpected = "error"
+        self._defaults: dict[str, pa.Array] = {}
 
     def decode(self, events: Sequence[bytes]) -> pa.Table | None:
         """The events' rows, of `layout.event_schema`; None when only the exact way can tell."""
@@ -102,6 +119,8 @@ class FastDecoder:
         try:
             if not _begins_as_object(text) or not _is_utf8(text) or (self.decimals and not _decimals_are_tame(text)):
                 return None
+            if self.doubles and not _doubles_are_tame(text):
+                return None
             read = read_text(text)
             if read is None or read.num_rows != len(events):
                 return None
@@ -110,16 +129,23 @@ class FastDecoder:
             return None
 
     def read(self, text: bytes) -> pa.Table | None:
-        reading: _Reading | None = _guess(text)
+        guess = _guess(text)
+        reading: _Reading | None = guess if self._unexpected == "error" else replace(guess, before=True, metadata=True, unexpected="infer")
         while reading is not None:
             try:
-                return _read_json(text, self.fields(reading), reading.unexpected)
+                found = _read_json(text, self.fields(reading), reading.unexpected)
             except pa.ArrowInvalid as complaint:
                 reading = reading.after(str(complaint))
+            else:
+                # Members that are always null come again and again: no need to be surprised by them every time.
+                self._unexpected = reading.unexpected
+                return found
         return None
 
     def read_batches(self, text: bytes) -> pa.Table | None:
         """The events of messages, one a line. Only the plain case: for any other the events are read by themselves."""
+        if self._unexpected != "error":
+            return None
         event = pa.struct(self.fields(_guess(text)))
         read = _read_json(text, [*_ENVELOPE, ("events", pa.list_(event))], "error")
         lists = _one_array(read.column("events"))
@@ -140,12 +166,10 @@ class FastDecoder:
         return fields
 
     def table(self, read: pa.Table, events: Sequence[bytes]) -> pa.Table:
-        names = read.schema.names
-        columns = {name: _one_array(read.column(name)) for name in names}
-        for name in {"after", "before"}.intersection(names):
-            if columns[name].type != self.image:
-                raise Refused  # A member that no column is for.
-        _refuse_non_finite(columns)
+        columns = {name: _one_array(read.column(name)) for name in read.schema.names}
+        after = self.members_of(columns["after"])
+        before = self.members_of(columns["before"]) if "before" in columns else {}
+        _refuse_non_finite(list(columns.values()))
         operation = pc.index_in(columns["operation"], value_set=OPERATION_VALUES)
         if operation.null_count or columns["sequence"].null_count or columns["timestamp"].null_count:
             raise Refused
@@ -156,16 +180,45 @@ class FastDecoder:
             "_cdc_row_id": columns["rowId"],
             **_metadata(columns.get("metadata")),
         }
-        after = dict(zip(self.image.names, columns["after"].flatten(), strict=True))
-        before = dict(zip(self.image.names, columns["before"].flatten(), strict=True)) if "before" in columns else {}
         images = _selected(operation, after, before)
-        for column in self.layout.columns:
-            found[column.name] = convert(images[column.name], column.kind, column.type)
+        for member, column in self.members.items():
+            _refuse_what_is_not_inferred(column, images[member])
+            found[column.name] = convert(images[member], column.kind, column.type)
+            if column.default is not None:
+                there = pc.and_(columns["after"].is_valid(), pc.less(operation, _DELETE))
+                missing = pc.and_(there, images[member].is_null())
+                found[column.name] = self.filled(column, member, found[column.name], missing, events)
         if before and self.layout.primary_key:
             found["_cdc_key_before"] = self.keys_before(operation, before, found, events)
         nulls = functools.partial(pa.nulls, len(events))
         arrays = [found[field.name] if field.name in found else nulls(field.type) for field in self.layout.event_schema]
         return pa.Table.from_arrays(arrays, schema=self.layout.event_schema)
+
+    def members_of(self, images: pa.Array) -> dict[str, pa.Array]:
+        """The images' columns by the name the source gives them."""
+        found = dict(zip(images.type.names, images.flatten(), strict=True))
+        for member, values in found.items():
+            expected = self.image.field(member).type if member in self.members else pa.null()
+            if values.type != expected:
+                raise Refused  # A member that no column or field is for.
+        return {member: found[member] for member in self.members}
+
+    def filled(self, column: Column, member: str, values: pa.Array, missing: pa.Array, events: Sequence[bytes]) -> pa.Array:
+        """The values with the column's default where the event does not have it; a null that is written there stays."""
+        places = pc.indices_nonzero(missing).to_pylist()
+        if not places:
+            return values
+        texts = pa.array([events[place] for place in places], pa.binary())
+        for sign in (json.dumps(member, ensure_ascii=False), "\\u"):  # Null, unchanged, or perhaps the name in other letters.
+            if pc.any(pc.match_substring(texts, sign)).as_py():
+                raise Refused
+        if column.name not in self._defaults:
+            try:
+                self._defaults[column.name] = default_array(column)
+            except Misfit:
+                raise Refused from None
+        both = pa.concat_arrays([values, self._defaults[column.name]])
+        return both.take(pc.if_else(missing, len(values), pa.arange(0, len(values))))
 
     def keys_before(
         self, operation: pa.Array, before: dict[str, pa.Array], found: dict[str, pa.Array], events: Sequence[bytes]
@@ -173,17 +226,16 @@ class FastDecoder:
         """The old key where an update's before image has it all and some of it differs; row by row only for those."""
         update = pc.equal(operation, _UPDATE)
         complete, differs = update, pa.scalar(False)
-        for column in self.layout.columns:
-            if column.name not in self.layout.primary_key:
-                continue
+        for member in self.key:
+            column = self.members[member]
             # Only updates' keys are compared; other rows' before images may hold anything.
-            there = pc.if_else(update, before[column.name], pa.scalar(None, before[column.name].type))
+            there = pc.if_else(update, before[member], pa.scalar(None, before[member].type))
             old, new = (_comparable(array) for array in (convert(there, column.kind, column.type), found[column.name]))
             complete = pc.and_(complete, pc.is_valid(old))
             differs = pc.or_(differs, pc.fill_null(pc.not_equal(old, new), False))
         changed = pc.and_(complete, differs)
         places = pc.indices_nonzero(changed).to_pylist()
-        keys = pa.array([key_text(events[place], self.layout.primary_key) for place in places], pa.string())
+        keys = pa.array([key_text(events[place], self.key) for place in places], pa.string())
         return pc.replace_with_mask(pa.nulls(len(events), pa.string()), changed, keys)
 
 
@@ -243,9 +295,24 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
-def _refuse_non_finite(columns: dict[str, pa.Array]) -> None:
+def _doubles_are_tame(text: bytes) -> bool:
+    """Whether every number in the text is one that a double holds, as far as its digits tell (`columns`)."""
+    array = _whole(text, pa.large_binary())
+    return not any(pc.match_substring_regex(array, pattern)[0].as_py() for pattern in _NO_DOUBLES)
+
+
+def _refuse_what_is_not_inferred(column: Column, values: pa.Array) -> None:
+    """An inferred column of JSON text is read as one of strings, which it has none of; one of doubles may have got larger numbers."""
+    if not column.origin.inferred:
+        return
+    if column.kind == JSON and values.null_count < len(values):
+        raise Refused
+    if column.kind == DOUBLE and pc.any(pc.greater(pc.abs(values), float(DOUBLE_WHOLE_MAX))).as_py():
+        raise Refused
+
+
+def _refuse_non_finite(waiting: list[pa.Array]) -> None:
     """Refuses NaN and infinities wherever they were read: in JSON they can only be bare words or numbers out of range."""
-    waiting = list(columns.values())
     while waiting:
         array = waiting.pop()
         if pa.types.is_floating(array.type):

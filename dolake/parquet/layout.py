@@ -6,15 +6,16 @@ themselves. `rows` adds those that are the same for a whole chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import overload
 
 import pyarrow as pa
 from pyiceberg.schema import Schema
 
 from dolake.column_types import ColumnType
-from dolake.parquet.schema import RESERVED_NAMES, arrow_schema, column_type_of
+from dolake.parquet.schema import RESERVED_NAMES, InferredColumn, arrow_schema
+from dolake.parquet.types import DECLARED, Origin, arrow_type, column_type_of, origin_of, plain_arrow_type
 
 # The same for every row of a chunk, or known without looking into the events.
 CHUNK_NAMES = frozenset({"_cdc_source", "_cdc_epoch", "_cdc_log", "_cdc_offset", "_cdc_index"})
@@ -57,14 +58,42 @@ class EventChunk:
     indexes: Sequence[int]
     batch: bytes | None = None
 
+    def part(self, start: int, stop: int) -> EventChunk:
+        """Its events from one place up to, not with, another."""
+        return replace(self, events=self.events[start:stop], indexes=self.indexes[start:stop], batch=None)
+
+    def only(self, places: Sequence[int]) -> EventChunk:
+        """Its events at these places, in this order."""
+        if len(places) == len(self.events):
+            return self
+        return replace(self, events=[self.events[n] for n in places], indexes=[self.indexes[n] for n in places], batch=None)
+
 
 @dataclass(frozen=True)
 class Column:
-    """A declared column: what it is called, what its JSON must be, what Arrow holds."""
+    """A table's column: what it is called, what its JSON must be, what Arrow holds, and where its type comes from.
+
+    `default` is the JSON text of the value of rows that do not have it.
+    """
 
     name: str
     kind: ColumnType
     type: pa.DataType
+    origin: Origin = DECLARED
+    default: str | None = None
+
+    @classmethod
+    def inferred(cls, column: InferredColumn) -> Column:
+        return cls(column.name, column.kind, plain_arrow_type(column.kind), Origin(True, column.beside))
+
+
+def columns_of(schema: Schema, defaults: Mapping[str, str]) -> tuple[Column, ...]:
+    """The columns that are not dolake's own. Raises ValueError for a type dolake does not write."""
+    return tuple(
+        Column(column.name, column_type_of(column), arrow_type(column.field_type), origin_of(column), defaults.get(column.name))
+        for column in schema.fields
+        if column.name not in RESERVED_NAMES
+    )
 
 
 @dataclass(frozen=True)
@@ -78,14 +107,10 @@ class Layout:
     primary_key: tuple[str, ...]
 
     @classmethod
-    def of(cls, table: str, schema: Schema, primary_key: Sequence[str]) -> Layout:
+    def of(cls, table: str, schema: Schema, primary_key: Sequence[str], defaults: Mapping[str, str] | None = None) -> Layout:
         """Raises ValueError when the table has a column of a type dolake does not write."""
         arrow = arrow_schema(schema)
-        columns = tuple(
-            Column(column.name, column_type_of(column), arrow.field(column.name).type)
-            for column in schema.fields
-            if column.name not in RESERVED_NAMES
-        )
+        columns = columns_of(schema, defaults or {})
         known = {column.name for column in columns}
         # A key with a column the table does not have can never be compared: it is no key.
         key = tuple(primary_key) if known.issuperset(primary_key) else ()

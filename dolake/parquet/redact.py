@@ -115,9 +115,7 @@ class Redactor:
         return replace(declared, columns=tuple(columns))
 
     def _masked_column(self, column: DeclaredColumn) -> DeclaredColumn:
-        default = column.default
-        if default is not None:
-            default = self._digest(default if isinstance(default, str) else _encode(default).decode())
+        default = None if column.default is None else self._masked(msgspec.Raw(column.default.encode())).decode()
         return replace(column, type="string", default=default)
 
     def _event(self, raw: bytes) -> bytes:

@@ -47,11 +47,11 @@ _EPOCH_DAYS = date(1970, 1, 1).toordinal()
 
 
 class Misfit(Exception):
-    """A value that breaks a rule. `field` grows from the inside out."""
+    """A value that breaks a rule, of the kind that `code` says. `field` grows from the inside out."""
 
-    def __init__(self, rule: str, value: object = "", field: str = "") -> None:
+    def __init__(self, rule: str, value: object = "", field: str = "", code: str = "does_not_fit") -> None:
         super().__init__(rule)
-        self.rule, self.value, self.field = rule, _shown(value), field
+        self.rule, self.value, self.field, self.code = rule, _shown(value), field, code
 
     def within(self, outer: str) -> Misfit:
         self.field = outer + self.field if self.field.startswith("[") or not self.field else f"{outer}.{self.field}"

@@ -11,6 +11,8 @@ import xxhash
 from dolake.model import DeclaredColumn, DeclaredSchema
 
 SCHEMA_PROPERTY = "dolake.schema."
+# Former column names → field ids, for sources that still use them.
+RENAMED_PROPERTY = "dolake.renamed"
 
 
 def as_property(source: str, declared: DeclaredSchema) -> dict[str, str]:
@@ -55,3 +57,12 @@ def declared_from_json(value: Mapping[str, Any]) -> DeclaredSchema:
             for column in value["columns"]
         ),
     )
+
+
+def renamed_as_property(renamed: Mapping[str, int]) -> dict[str, str]:
+    return {RENAMED_PROPERTY: json.dumps(renamed, ensure_ascii=False, sort_keys=True)}
+
+
+def renamed_columns(properties: Mapping[str, str]) -> dict[str, int]:
+    found: dict[str, int] = json.loads(properties.get(RENAMED_PROPERTY, "{}"))
+    return found

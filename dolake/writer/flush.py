@@ -1,4 +1,8 @@
-"""One flush of one table: freeze → encode → put → commit → drop. What may be trimmed then follows from what is pinned no more."""
+"""One flush of one table: freeze → letters → encode → put → commit → drop. What may be trimmed follows from what is pinned no more.
+
+Where events were kept out, the verdicts on them are committed first, and before those the table is claimed: once a verdict
+stands, nobody else can commit rows that contradict it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import google_crc32c
 import pyarrow as pa
 import structlog
 from pyiceberg.schema import Schema
@@ -17,18 +20,18 @@ from dolake.errors import CatalogUnreachable, CommitConflict, StoreUnreachable, 
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.commit import CommitOutcome, Committer, Landed, Trouble
 from dolake.iceberg.metadata import LoadedTable, new_table
-from dolake.iceberg.names import data_file_location
 from dolake.iceberg.partition import Spec, first_spec, next_spec
-from dolake.iceberg.plan import Delta, NewFile
+from dolake.iceberg.plan import Delta
 from dolake.iceberg.transforms import partition_values
 from dolake.metrics import Metrics
-from dolake.model import TableName
+from dolake.model import OffsetRange, TableName
 from dolake.parquet.align import schema_as_json
-from dolake.parquet.encode import encode_parquet, split_by_partition
+from dolake.parquet.encode import split_by_partition
 from dolake.storage.store import ObjectStore
+from dolake.writer.files import EncodedDataFile, encode_file
+from dolake.writer.letters import DeadLetters, Verdicts
 from dolake.writer.table import Flight, Stopped, Table
 
-_DIGEST_BYTES = 1 << 20
 RETRY_S_FIRST, RETRY_S_MAX = 0.05, 10.0
 
 logger = structlog.get_logger("dolake.writer")
@@ -41,19 +44,11 @@ class FlushResult:
     table: str
     landed: bool
     rows: int = 0
+    dead_letters: int = 0
     batches: int = 0
     bytes_written: int = 0
     paths: tuple[str, ...] = ()
     duration_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    location: str
-    data: Any
-    parquet: Any
-    rows: int
-    partition: tuple[Any, ...]
 
 
 @dataclass
@@ -67,6 +62,12 @@ class Flusher:
     instance: str
     metrics: Metrics = field(default_factory=Metrics)
     observe: Callable[[str, str], None] = field(default=lambda part, trouble: None)
+    letters: DeadLetters = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.letters = DeadLetters(
+            self.runtime, self.catalog, self.store, self.committer, instance=self.instance, until_answered=self._until_answered
+        )
 
     async def run_flush(self, table: Table, cuts: Callable[[], dict[str, int]]) -> FlushResult | None:
         """None where nothing could go. On trouble that nobody here can mend the table is stopped."""
@@ -78,6 +79,11 @@ class Flusher:
         failpoints.hit("flush.after_freeze")
         try:
             base = table.base = table.base or await self._create(table, flight)
+            if flight.letters:
+                claimed = await self._commit_letters(table, flight, base)
+                if claimed is None:
+                    return FlushResult(str(table.name), landed=False)
+                base = claimed
             epoch = table.epoch if table.epoch is not None else base.owner_epoch + 1
             spec = next_spec(base, flight.schema, table.partition_by)
             encoded = await self._encode(flight, base, spec, epoch)
@@ -98,7 +104,8 @@ class Flusher:
         return FlushResult(
             table=str(table.name),
             landed=True,
-            rows=flight.frozen.rows,
+            rows=flight.frozen.rows - flight.dead_count,
+            dead_letters=flight.dead_count,
             batches=len(flight.frozen.records),
             bytes_written=sum(len(file.data) for file in encoded),
             paths=tuple(file.location for file in encoded),
@@ -109,6 +116,43 @@ class Flusher:
         """What the catalog says now; asks until it answers."""
         base: LoadedTable | None = await self._until_answered("catalog", self.catalog.load, name)
         return base
+
+    async def verdicts(self, name: TableName, base: LoadedTable | None) -> Verdicts:
+        """What has been decided of the table's events already. Raises TableStopped."""
+        return await self.letters.verdicts(name, base.offsets() if base else {})
+
+    async def _commit_letters(self, table: Table, flight: Flight, base: LoadedTable) -> LoadedTable | None:
+        """The table, owned by this writer, once the flight's verdicts stand; None where it has to be read again."""
+        if table.epoch is None:
+            epoch = base.owner_epoch + 1
+            outcome = await self._commit(self._claim(table, flight, base, epoch))
+            if not isinstance(outcome, Landed):
+                return None
+            table.epoch, table.base = epoch, outcome.base
+            failpoints.hit("flush.after_claim")
+        logs = {letter.seen.log for letter in flight.letters}
+        ends = {log_id: range_.end for log_id, range_ in flight.frozen.ranges.items() if log_id in logs}
+        bounds = await self.letters.commit(table.name, flight.letters, ends, table.bounds)
+        failpoints.hit("flush.after_letters")
+        if bounds is None:
+            return None
+        table.bounds = dict(bounds)
+        return table.base
+
+    def _claim(self, table: Table, flight: Flight, base: LoadedTable, epoch: int) -> Delta:
+        """An empty snapshot under our epoch: from here on nobody else's commit lands."""
+        return Delta(
+            table=table.name,
+            table_uuid=base.uuid,
+            ranges={log_id: OffsetRange(range_.start, range_.start) for log_id, range_ in flight.frozen.ranges.items()},
+            files=(),
+            schema=base.schema,
+            base_schema_id=base.schema["schema-id"],
+            spec_id=base.spec["spec-id"],
+            epoch=epoch,
+            instance=self.instance,
+            commit_id=self.runtime.random.uuid(),
+        )
 
     async def _create(self, table: Table, flight: Flight) -> LoadedTable:
         """The table as it is before its first snapshot. Somebody else's of that name is taken as it is."""
@@ -133,7 +177,7 @@ class Flusher:
             raise TableStopped(str(table.name), "it was dropped while it was being created; create it again or restart the writer")
         return base
 
-    async def _encode(self, flight: Flight, base: LoadedTable, spec: Spec, epoch: int) -> list[_Encoded]:
+    async def _encode(self, flight: Flight, base: LoadedTable, spec: Spec, epoch: int) -> list[EncodedDataFile]:
         rows = flight.rows()
         if rows is None:
             return []
@@ -141,23 +185,23 @@ class Flusher:
         encoded = []
         for partition, part in parts:
             unique = self.runtime.random.uuid()
-            encoded.append(await self.runtime.tasks.run(_encode_file, base.location, partition, part, epoch, unique))
+            encoded.append(await self.runtime.tasks.run(encode_file, base.location, partition, part, epoch, unique))
         failpoints.hit("flush.after_encode")
         return encoded
 
-    async def _put(self, encoded: Sequence[_Encoded]) -> None:
+    async def _put(self, encoded: Sequence[EncodedDataFile]) -> None:
         """Each under its own name, again and again until the store has it: the same bytes, so once too often does no harm."""
         for file in encoded:
             failpoints.hit("flush.before_put")
             await self._until_answered("store", self.store.put, file.location, file.data)
             failpoints.hit("flush.after_put")
 
-    def _delta(self, table: Table, flight: Flight, base: LoadedTable, spec: Spec, epoch: int, encoded: Sequence[_Encoded]) -> Delta:
+    def _delta(self, table: Table, flight: Flight, base: LoadedTable, spec: Spec, epoch: int, encoded: Sequence[EncodedDataFile]) -> Delta:
         return Delta(
             table=table.name,
             table_uuid=base.uuid,
             ranges=flight.frozen.ranges,
-            files=tuple(NewFile(file.location, len(file.data), file.rows, file.parquet, file.partition) for file in encoded),
+            files=tuple(file.as_new_file() for file in encoded),
             schema=schema_as_json(flight.schema),
             base_schema_id=base.schema["schema-id"],
             spec_id=base.spec["spec-id"],
@@ -201,20 +245,6 @@ class Flusher:
             else:
                 self.observe(part, "")
                 return result
-
-
-def _encode_file(location: str, partition: tuple[Any, ...], rows: pa.Table, epoch: int, unique: str) -> _Encoded:
-    file = encode_parquet(rows)
-    digest = _digest(file.data)
-    return _Encoded(data_file_location(location, epoch, unique, digest), file.data, file.metadata, file.row_count, partition)
-
-
-def _digest(data: memoryview) -> int:
-    """CRC32C; piece by piece, since the library takes only bytes and a file is large."""
-    digest = 0
-    for start in range(0, len(data), _DIGEST_BYTES):
-        digest = google_crc32c.extend(digest, data[start : start + _DIGEST_BYTES].tobytes())
-    return digest
 
 
 def _exactly(base: LoadedTable, flight: Flight) -> bool:

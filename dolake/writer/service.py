@@ -19,12 +19,14 @@ from dolake.buffer.plan import FlushPolicy, Pin, plan_cut, plan_flush, plan_low
 from dolake.buffer.tail import LogReader
 from dolake.clock import Runtime
 from dolake.config import Settings, TableNames
-from dolake.errors import DolakeError
+from dolake.errors import DolakeError, TableStopped
 from dolake.metrics import Metrics
 from dolake.model import TableName
 from dolake.partitioning import parse_partition_by
 from dolake.storage.disk import Disk
 from dolake.writer.flush import Flusher, FlushResult
+from dolake.writer.request import flush_result, plan_request
+from dolake.writer.rules import TableRules
 from dolake.writer.table import DECODE_BYTES, Stopped, Table
 from dolake.writer.tail import Routed, Tail, read_routed
 from dolake.writer.transactions import OpenTransactions
@@ -201,9 +203,10 @@ class WriterService:
             settings = self._settings.settings_for(name)
             policy = FlushPolicy(settings.flush_age_s, settings.flush_bytes, settings.flush_rows)
             partition_by = None if settings.partition_by is None else parse_partition_by(settings.partition_by)
-            table = Table(name, policy, partition_by)
+            table = Table(name, policy, partition_by, TableRules.of(self._settings, settings))
             try:
-                table.load(await self._flusher.load(name))
+                base = await self._flusher.load(name)
+                table.load(base, await self._flusher.verdicts(name, base))
             except (DolakeError, ValueError) as error:  # ValueError: columns of a kind that dolake does not write
                 table.stop(Stopped(str(error)))
             self.tables[name] = table
@@ -273,6 +276,9 @@ class WriterService:
         if result.landed:
             self.metrics.add("dolake_flush_runs_total", reason=reason)
             self.metrics.add("dolake_table_events_total", result.rows, table=str(table.name))
+            if result.dead_letters:
+                self.metrics.add("dolake_table_dead_letters_total", result.dead_letters, table=str(table.name))
+                logger.warning("events kept out as dead letters", table=str(table.name), count=result.dead_letters)
             self.metrics.add("dolake_flush_files_total", len(result.paths))
             self.metrics.add("dolake_flush_file_bytes_total", result.bytes_written)
             self.metrics.observe("dolake_flush_seconds", result.duration_s)
@@ -281,7 +287,12 @@ class WriterService:
     async def _catch_up(self, table: Table) -> None:
         """Reads a table's rows again, from what the catalog says is committed to where the tails are by then."""
         base = await self._flusher.load(table.name)
-        table.rewind(base, {tail.log_id: tail.position for tail in self.tails.values()})
+        try:
+            verdicts = await self._flusher.verdicts(table.name, base)
+        except TableStopped as stopped:
+            table.stop_whole(Stopped(stopped.reason))
+            return
+        table.rewind(base, verdicts, {tail.log_id: tail.position for tail in self.tails.values()})
         # Readers of its own: the tails' are reading on meanwhile, and each has one place at a time.
         readers: dict[str, LogReader] = {}
         while behind := [tail for tail in self.tails.values() if table.consumed.setdefault(tail.log_id, tail.position) < tail.position]:
@@ -314,7 +325,7 @@ class WriterService:
         self._listeners.append(landed)
         try:
             error = ""
-            while waiting := self._unflushed(names, until):
+            while waiting := plan_request(self._named(names), self.tails, until, self._cuts):
                 if self._runtime.clock.monotonic_s() - began_s >= timeout_s:
                     error = "; ".join(filter(None, [waiting, *self._trouble.values()]))
                     break
@@ -326,36 +337,10 @@ class WriterService:
         finally:
             self._listeners = [other for other in self._listeners if other is not landed]
         done = [result for result in landed if result.landed and (names is None or TableName.parse(result.table) in names)]
-        result = {
-            "success": not error,
-            "batchesFlushed": sum(result.batches for result in done),
-            "eventsFlushed": sum(result.rows for result in done),
-            "bytesWritten": sum(result.bytes_written for result in done),
-            "paths": [path for result in done for path in result.paths],
-            "durationMs": round((self._runtime.clock.monotonic_s() - began_s) * 1000),
-            "usedFallback": False,
-        }
-        return {**result, "error": error} if error else result
+        return flush_result(done, self._runtime.clock.monotonic_s() - began_s, error)
 
     def _named(self, names: Collection[TableName] | None) -> list[Table]:
         return [table for name, table in self.tables.items() if names is None or name in names]
-
-    def _unflushed(self, names: Collection[TableName] | None, until: Mapping[str, int]) -> str:
-        """What a flush still waits for; empty when it is done. Asks the tables to go on the way."""
-        for log_id, end in until.items():
-            tail = self.tails.get(log_id)
-            if tail is None or tail.position < end:
-                return (tail.trouble if tail else "") or f"log {log_id} is read up to {tail.position if tail else 0} of {end}"
-        waiting = ""
-        for table in self._named(names):
-            cuts = table.cuts(self._cuts(table)) or {}
-            table.requested = any(
-                record.pin.offset < min(cuts.get(record.pin.log_id, 0), until.get(record.pin.log_id, 0))
-                for record in table.memtable.records
-            )
-            if table.requested or table.flushing or table.behind:
-                waiting = f"{table.name} is not committed yet"
-        return waiting
 
     # -- saying
 
@@ -394,5 +379,7 @@ def _table_state(table: Table) -> dict[str, Any]:
         "rows": table.accepted,
         "pending_rows": table.memtable.rows,
         "offsets": dict(table.committed),
+        "dead_letters": table.dead,
+        "troubles": dict(table.troubles),
         "stopped": asdict(table.stopped) if table.stopped else None,
     }

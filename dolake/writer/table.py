@@ -7,8 +7,9 @@ catalog says. Only the loop touches a table; threads are handed values.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import pyarrow as pa
 from pyiceberg.schema import Schema
@@ -16,19 +17,26 @@ from pyiceberg.schema import Schema
 from dolake.buffer.memtable import Frozen, Memtable, PendingRecord
 from dolake.buffer.plan import FlushPolicy, Pin, TableBacklog
 from dolake.clock import Runtime
-from dolake.errors import DolakeError, RowRejected
+from dolake.errors import DolakeError, SchemaRejected
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import DeclaredSchema, TableName
 from dolake.parquet.align import align, schema_from_json
-from dolake.parquet.layout import EventChunk, Layout
-from dolake.parquet.rows import decode_changelog
-from dolake.parquet.schema import changelog_schema
+from dolake.parquet.layout import EventChunk
+from dolake.parquet.letters import REPLAYED, Letter, Place
+from dolake.parquet.rows import ChangelogDecoder
+from dolake.parquet.schema import aliases_of, evolve_declared
 from dolake.partitioning import Partition
-from dolake.writer.declared import as_property, declared_schemas
+from dolake.writer.declared import as_property, declared_schemas, renamed_as_property, renamed_columns
+from dolake.writer.letters import Verdicts
+from dolake.writer.rows import read_rows
+from dolake.writer.rules import TableRules
 
 # Raw events are decoded in groups: large enough to be worth a call, small enough to bound what waits undecoded.
 DECODE_BYTES = 4 << 20  # More takes more memory and no less time (measured).
 ACCEPTED_PROPERTY = "dolake.count.accepted"
+DEAD_PROPERTY = "dolake.count.dead-lettered"
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -46,14 +54,25 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Flight:
-    """What a flush took, under the schema that held then: a `schema` record that comes meanwhile belongs to the next."""
+    """What a flush took, under the schema that held then: a `schema` record that comes meanwhile belongs to the next.
+
+    `letters` are its new verdicts, `known_count` the events on which there were verdicts before.
+    """
 
     frozen: Frozen
     schema: Schema
     declared: Mapping[str, DeclaredSchema]
+    renamed: Mapping[str, int]
+    letters: tuple[Letter, ...]
+    known_count: int
+
+    @property
+    def dead_count(self) -> int:
+        """Events that make no row."""
+        return self.known_count + sum(letter.outcome != REPLAYED for letter in self.letters)
 
     def rows(self) -> pa.Table | None:
-        """None where it only declares."""
+        """None where there are none: it only declares, or all was kept out."""
         if not self.frozen.pieces:
             return None
         return pa.concat_tables([align(piece, self.schema) for piece in self.frozen.pieces])
@@ -66,13 +85,17 @@ class Table:
     name: TableName
     policy: FlushPolicy
     partition_by: tuple[Partition, ...] | None = None  # None leaves it to the table
+    rules: TableRules = field(default_factory=TableRules)
     base: LoadedTable | None = None
-    schema: Schema | None = None
+    schema: Schema = field(default_factory=lambda: evolve_declared([], None).schema)
     declared: dict[str, DeclaredSchema] = field(default_factory=dict)
+    renamed: dict[str, int] = field(default_factory=dict)
     primary_key: tuple[str, ...] = ()
+    troubles: dict[str, str] = field(default_factory=dict)  # what of the declarations could not be had, by column
     committed: dict[str, int] = field(default_factory=dict)
     consumed: dict[str, int] = field(default_factory=dict)
     accepted: int = 0
+    dead: int = 0
     epoch: int | None = None
     stopped: Stopped | None = None
     behind: bool = False  # being read again, apart from the logs' tails
@@ -81,31 +104,51 @@ class Table:
     memtable: Memtable = field(default_factory=Memtable)
     waiting: list[EventChunk] = field(default_factory=list)
     waiting_bytes: int = 0
+    letters: list[Letter] = field(default_factory=list)
+    known: list[Place] = field(default_factory=list)  # of what waits: kept out before, by verdicts that stand
+    bounds: dict[str, int] = field(default_factory=dict)
+    verdicts: Mapping[tuple[str, int], Mapping[int, str]] = field(default_factory=dict)
     in_flight: Flight | None = None
     refused: dict[tuple[str, str], int] = field(default_factory=dict)  # first pinned offset by (log, source), once stopped
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     # -- what the catalog says
 
-    def load(self, base: LoadedTable | None) -> None:
+    def load(self, base: LoadedTable | None, verdicts: Verdicts) -> None:
         """Takes over what is committed; everything that waited is thrown away."""
         self.base = base
         self.committed = dict(base.offsets()) if base else {}
         self.consumed = dict(self.committed)
-        self.accepted = int(base.properties.get(ACCEPTED_PROPERTY, "0")) if base else 0
-        self.declared = dict(declared_schemas(base.properties)) if base else {}
+        properties: Mapping[str, str] = base.properties if base else {}
+        self.accepted, self.dead = int(properties.get(ACCEPTED_PROPERTY, "0")), int(properties.get(DEAD_PROPERTY, "0"))
+        self.declared = dict(declared_schemas(properties))
+        self.renamed = renamed_columns(properties)
+        self.bounds, self.verdicts = dict(verdicts.bounds), verdicts.places
+        self._clear()
+        self.schema = schema_from_json(base.schema) if base else evolve_declared([], None).schema
+        self._derive_schema()
+
+    def _clear(self) -> None:
         self.memtable, self.waiting, self.waiting_bytes, self.in_flight = Memtable(), [], 0, None
-        self.schema, self.primary_key = None, ()
-        if self.declared:
-            self._derive_schema()
+        self.letters, self.known = [], []
 
     def _derive_schema(self) -> None:
-        # What was derived before stands for what will be committed: ids it gave to new columns stay theirs.
-        current = self.schema or (schema_from_json(self.base.schema) if self.base else None)
+        """The schema that the declarations make of the present one: ids given to columns that are not committed yet stay theirs."""
+        declarations = [*self.rules.declared(str(self.name)), *self.declared.values()]
         last_id = self.base.metadata["last-column-id"] if self.base else 0
-        self.schema = changelog_schema(list(self.declared.values()), current, last_id)
-        self.primary_key = list(self.declared.values())[-1].primary_key
-        Layout.of(str(self.name), self.schema, self.primary_key)  # says now what it could not decode later
+        evolved = evolve_declared(declarations, self.schema, renamed=self.renamed, last_column_id=last_id)
+        key = self.rules.primary_key
+        if not key and self.declared:
+            newest = list(self.declared.values())[-1]
+            names = aliases_of(newest, evolved.schema, evolved.renamed)
+            key = tuple(names.get(name, name) for name in newest.primary_key)
+        defaults = {column.name: column.default for schema in declarations for column in schema.columns if column.default is not None}
+        self._decoder = ChangelogDecoder(
+            str(self.name), evolved.schema, key, defaults=defaults, columns_max=self.rules.columns_max, last_column_id=last_id
+        )
+        self._redactor = self.rules.redactor(key)
+        self.schema, self.renamed, self.primary_key = evolved.schema, dict(evolved.renamed), key
+        self.troubles = {trouble.field: trouble.rule for trouble in evolved.troubles}
 
     # -- what the log says
 
@@ -118,23 +161,31 @@ class Table:
             await self.decode(runtime)  # what came before was written under the older schema
         if self.stopped is None:
             try:
+                seen = self._redactor.schema(declared) if self._redactor else declared
                 # The newest declaration goes last: where sources disagree on the key, it is the one that holds.
                 self.declared.pop(record.pin.source, None)
-                self.declared[record.pin.source] = declared
+                self.declared[record.pin.source] = seen
                 self._derive_schema()
+            except SchemaRejected as rejected:
+                self.troubles[rejected.field] = rejected.rule
             except (DolakeError, ValueError) as error:
                 self.stop(Stopped(str(error), record.pin.log_id, record.pin.offset, 0, "columns", str(error)))
         self._note(record)
 
     def take(self, record: PendingRecord, chunk: EventChunk) -> None:
         """Events of one record, in log order."""
-        if self.stopped is None and self.schema is None:
-            rule = "no schema is declared for this table; send a `schema` message before its events"
-            self.stop(Stopped(f"{self.name}: {rule}", record.pin.log_id, record.pin.offset, 0, "table", rule, str(self.name)))
         if self.stopped is None:
-            self.waiting.append(chunk)
+            self.waiting.append(self._undecided(chunk))
             self.waiting_bytes += record.size_bytes
         self._note(record)
+
+    def _undecided(self, chunk: EventChunk) -> EventChunk:
+        """Without the events that verdicts keep out, from before this writer or this reading."""
+        decided = self.verdicts.get((chunk.log, chunk.offset))
+        if not decided:
+            return chunk
+        self.known += [Place(chunk.log, chunk.offset, index) for index in chunk.indexes if index in decided]
+        return chunk.only([place for place, index in enumerate(chunk.indexes) if index not in decided])
 
     def _note(self, record: PendingRecord) -> None:
         pin = record.pin
@@ -145,7 +196,7 @@ class Table:
         self.consumed[pin.log_id] = pin.offset + 1
 
     async def decode(self, runtime: Runtime) -> None:
-        """Turns what waits into Arrow. A row that cannot be read or does not fit stops the table, before that record."""
+        """Turns what waits into Arrow, and what no row can be made of into letters."""
         async with self.lock:
             await self._decode_waiting(runtime)
 
@@ -153,24 +204,17 @@ class Table:
         chunks, self.waiting, self.waiting_bytes = self.waiting, [], 0
         if not chunks or self.stopped is not None:
             return
-        name, schema, key = str(self.name), self.schema, self.primary_key
-        assert schema is not None
-        try:
-            piece = await runtime.tasks.run(decode_changelog, name, schema, key, chunks)
-        except RowRejected as rejected:
-            good = chunks[: next(n for n, chunk in enumerate(chunks) if (chunk.log, chunk.offset) == (rejected.log, rejected.offset))]
-            if good:
-                self.memtable.add_piece(await runtime.tasks.run(decode_changelog, name, schema, key, good))
-            self._refuse_from(rejected)
-        else:
-            self.memtable.add_piece(piece)
+        found = await runtime.tasks.run(read_rows, self._decoder, self._redactor, chunks, self._aliases(chunks))
+        self.schema = found.schema
+        self.letters += found.letters
+        if found.rows.num_rows:
+            self.memtable.add_piece(found.rows)
 
-    def _refuse_from(self, rejected: RowRejected) -> None:
-        """Stops at `rejected`: its record and all that came after it leave the memtable and pin their logs from now on."""
-        self.stop(Stopped(str(rejected), rejected.log, rejected.offset, rejected.index, rejected.field, rejected.rule, rejected.value))
-        for pin in self.memtable.drop_from(rejected.log, rejected.offset):
-            self.refused.setdefault((pin.log_id, pin.source), pin.offset)
-        self.waiting, self.waiting_bytes = [], 0
+    def _aliases(self, chunks: Sequence[EventChunk]) -> dict[str, Mapping[str, str]]:
+        if not self.renamed:
+            return {}
+        sources = {chunk.source for chunk in chunks}
+        return {source: aliases_of(self.declared.get(source), self.schema, self.renamed) for source in sources}
 
     def stop(self, stopped: Stopped) -> None:
         """Takes no more rows; what waits decoded may still be flushed."""
@@ -183,15 +227,16 @@ class Table:
         for pin in list(self.pins()):
             first = self.refused.get((pin.log_id, pin.source), pin.offset)
             self.refused[pin.log_id, pin.source] = min(first, pin.offset)
-        self.memtable, self.waiting, self.waiting_bytes, self.in_flight, self.behind = Memtable(), [], 0, None, False
+        self._clear()
+        self.behind = False
 
-    def rewind(self, base: LoadedTable | None, positions: Mapping[str, int]) -> None:
+    def rewind(self, base: LoadedTable | None, verdicts: Verdicts, positions: Mapping[str, int]) -> None:
         """Falls behind: everything in memory goes, and is taken again from what is committed. Pins never have a gap."""
         floors = dict(positions)
         for pin in self.pins():
             floors[pin.log_id] = min(floors.get(pin.log_id, pin.offset), pin.offset)
         self.behind = True
-        self.load(base)
+        self.load(base, verdicts)
         self.consumed = {log_id: self.committed.get(log_id, floor) for log_id, floor in floors.items()}
         self.epoch = None
 
@@ -220,14 +265,21 @@ class Table:
             while self.waiting:  # more may come while a thread decodes: none may be noted and not yet a piece
                 await self._decode_waiting(runtime)
             cuts = self.cuts(tail_cuts())
-            if cuts is None or self.schema is None:
+            if cuts is None:
                 return None
-            self.in_flight = Flight(self.memtable.freeze(self.committed, cuts), self.schema, dict(self.declared))
+            letters, self.letters = _split(self.letters, cuts, lambda letter: letter.seen)
+            known, self.known = _split(self.known, cuts, lambda place: place)
+            frozen = self.memtable.freeze(self.committed, cuts)
+            self.in_flight = Flight(frozen, self.schema, dict(self.declared), dict(self.renamed), tuple(letters), len(known))
             return self.in_flight
 
     def properties(self, flight: Flight) -> dict[str, str]:
         """What the writer needs to know beyond the log, set in the same commit as the rows."""
         properties = {ACCEPTED_PROPERTY: str(self.accepted + flight.frozen.rows)}
+        if dead := self.dead + flight.dead_count:
+            properties[DEAD_PROPERTY] = str(dead)
+        if flight.renamed:
+            properties.update(renamed_as_property(flight.renamed))
         for source, declared in flight.declared.items():
             properties.update(as_property(source, declared))
         return properties
@@ -236,6 +288,7 @@ class Table:
         assert self.in_flight is not None
         self.base = base
         self.accepted += self.in_flight.frozen.rows
+        self.dead += self.in_flight.dead_count
         for log_id, range_ in self.in_flight.frozen.ranges.items():
             self.committed[log_id] = range_.end
         self.in_flight = None
@@ -274,3 +327,13 @@ class Table:
             since_s=self.memtable.records[0].since_s,
             requested=self.requested,
         )
+
+
+def _split(items: Sequence[_Item], cuts: Mapping[str, int], place: Callable[[_Item], Place]) -> tuple[list[_Item], list[_Item]]:
+    """What lies below its log's cut, and the others."""
+    below: list[_Item] = []
+    above: list[_Item] = []
+    for item in items:
+        where = place(item)
+        (below if where.offset < cuts.get(where.log, 0) else above).append(item)
+    return below, above

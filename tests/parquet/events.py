@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
+import pyarrow as pa
 from pyiceberg.schema import Schema
 
 from dolake.model import DeclaredColumn, DeclaredSchema
+from dolake.parquet.columns import Columns
+from dolake.parquet.exact import ExactDecoder, arrays_of
 from dolake.parquet.layout import EventChunk, Layout
-from dolake.parquet.schema import changelog_schema
+from dolake.parquet.letters import Letter
+from dolake.parquet.schema import evolve_declared
 
 TABLE = "default.orders"
 
@@ -83,12 +88,28 @@ WILD = [
 ]
 
 
+@dataclass(frozen=True)
+class DeclaredLayout(Layout):
+    """A layout together with the schema it was made from."""
+
+    iceberg: Schema
+
+
 def schema_of(**columns: str) -> Schema:
-    return changelog_schema([DeclaredSchema(TABLE, (), tuple(DeclaredColumn(name, kind) for name, kind in columns.items()))], None)
+    return evolve_declared([DeclaredSchema(TABLE, (), tuple(DeclaredColumn(name, kind) for name, kind in columns.items()))], None).schema
 
 
-def layout_of(key: Sequence[str] = (), **columns: str) -> Layout:
-    return Layout.of(TABLE, schema_of(**columns), key)
+def layout_of(key: Sequence[str] = (), **columns: str) -> DeclaredLayout:
+    schema = schema_of(**columns)
+    layout = Layout.of(TABLE, schema, key)
+    return DeclaredLayout(**{field.name: getattr(layout, field.name) for field in fields(Layout)}, iceberg=schema)
+
+
+def read_exactly(layout: DeclaredLayout, chunk: EventChunk) -> tuple[pa.Table, list[Letter]]:
+    """The chunk's rows and letters, read event by event; the rows in the columns that the table has by then."""
+    columns = Columns(layout.iceberg, columns_max=1000)
+    readings = ExactDecoder(columns, layout.primary_key).read(chunk, {})
+    return arrays_of(readings.rows, Layout.of(TABLE, columns.schema(), layout.primary_key).event_schema), readings.letters
 
 
 def row_text(values: Mapping[str, str]) -> str:

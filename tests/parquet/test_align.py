@@ -6,8 +6,8 @@ import pytest
 from dolake.model import DeclaredColumn, DeclaredSchema
 from dolake.parquet.align import align, schema_as_json, schema_from_json
 from dolake.parquet.encode import encode_parquet
-from dolake.parquet.rows import decode_changelog
-from dolake.parquet.schema import arrow_schema, changelog_schema
+from dolake.parquet.rows import ChangelogDecoder
+from dolake.parquet.schema import arrow_schema, evolve_declared
 
 from .events import TABLE, chunk_of, event, schema_of
 
@@ -32,10 +32,10 @@ UUID_TEXT = '"0b5e1f8e-8f7c-4c1e-9a51-0123456789ab"'
 )
 def test_rows_of_an_older_schema_are_what_the_newer_one_would_have_read(before: str, after: str, value: str) -> None:
     old = schema_of(x=before, y="string")
-    new = changelog_schema([DeclaredSchema(TABLE, (), (DeclaredColumn("x", after), DeclaredColumn("z", "list<uuid>")))], old)
+    new = evolve_declared([DeclaredSchema(TABLE, (), (DeclaredColumn("x", after), DeclaredColumn("z", "list<uuid>")))], old).schema
     chunks = [chunk_of(event({"x": value}), event(), event({"x": "null", "y": '"a"'}))]
-    aligned = align(decode_changelog(TABLE, old, (), chunks), new)
-    expected = decode_changelog(TABLE, new, (), chunks)
+    aligned = align(ChangelogDecoder(TABLE, old).decode(chunks).rows, new)
+    expected = ChangelogDecoder(TABLE, new).decode(chunks).rows
     assert aligned.schema.equals(arrow_schema(new), check_metadata=True)
     aligned.validate(full=True)
     assert repr(aligned.to_pylist()) == repr(expected.to_pylist())
@@ -44,8 +44,8 @@ def test_rows_of_an_older_schema_are_what_the_newer_one_would_have_read(before: 
 
 def test_a_renamed_column_keeps_its_values() -> None:
     old = schema_of(note="string")
-    new = changelog_schema([DeclaredSchema(TABLE, (), (DeclaredColumn("remark", "string", renamed_from="note"),))], old)
-    rows = align(decode_changelog(TABLE, old, (), [chunk_of(event({"note": '"a"'}))]), new)
+    new = evolve_declared([DeclaredSchema(TABLE, (), (DeclaredColumn("remark", "string", renamed_from="note"),))], old).schema
+    rows = align(ChangelogDecoder(TABLE, old).decode([chunk_of(event({"note": '"a"'}))]).rows, new)
     assert rows.column("remark").to_pylist() == ["a"]
 
 

@@ -21,7 +21,7 @@ from dolake.iceberg.names import data_file_location
 from dolake.iceberg.plan import NewFile
 from dolake.parquet.align import schema_as_json
 from dolake.parquet.encode import encode_parquet, split_by_partition
-from dolake.parquet.rows import decode_changelog
+from dolake.parquet.rows import ChangelogDecoder
 from tests.iceberg.lake import TABLE, Lake, duckdb_with_iceberg
 
 from .events import chunk_of, event, schema_of
@@ -114,7 +114,7 @@ def read_back(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, l
     names = {f"c{place}": name for place, name in enumerate(CASES)}
     schema = schema_of(**{column: CASES[name][0] for column, name in names.items()})
     chunk = chunk_of(event({column: CASES[name][1] for column, name in names.items()}), event())
-    rows = decode_changelog(str(TABLE), schema, (), [chunk])
+    rows = ChangelogDecoder(str(TABLE), schema).decode([chunk]).rows
     lake = lake_of(tmp_path_factory.mktemp("lake"), schema, rows)
     try:
         by_pyiceberg = lake.plain_table().scan().to_arrow().to_pydict()
@@ -140,7 +140,7 @@ def test_every_type_comes_back_exactly(read_back: dict[str, dict[str, list[Any]]
 def rows_of(*values: str, kind: str = "string", **more: str) -> tuple[Schema, pa.Table]:
     schema = schema_of(x=kind, n="int")
     events = [event({"x": value, "n": str(place)}, **more) for place, value in enumerate(values)]
-    return schema, decode_changelog(str(TABLE), schema, (), [chunk_of(*events)])
+    return schema, ChangelogDecoder(str(TABLE), schema).decode([chunk_of(*events)]).rows
 
 
 def test_the_file_is_what_iceberg_asks_for() -> None:
@@ -153,7 +153,7 @@ def test_the_file_is_what_iceberg_asks_for() -> None:
         "at": '"2026-11-20 10:00Z"',
         "l": "[1]",
     }
-    file = encode_parquet(decode_changelog(str(TABLE), schema, (), [chunk_of(event(values))]))
+    file = encode_parquet(ChangelogDecoder(str(TABLE), schema).decode([chunk_of(event(values))]).rows)
     parquet = pq.ParquetFile(pa.BufferReader(file.data)).schema
     columns = {parquet.column(place).path: parquet.column(place) for place in range(len(parquet))}
     assert (columns["u"].physical_type, columns["u"].length, str(columns["u"].logical_type)) == ("FIXED_LEN_BYTE_ARRAY", 16, "UUID")
@@ -208,7 +208,7 @@ def test_no_rows_are_a_file_too() -> None:
 def test_rows_from_different_calls_are_one_file() -> None:
     schema = schema_of(x="long")
     chunks = [chunk_of(event({"x": "1"}, operation=kind), source=name, log=name) for kind, name in (("INSERT", "a"), ("DELETE", "b"))]
-    rows = pa.concat_tables([decode_changelog(str(TABLE), schema, (), [chunk]) for chunk in chunks])
+    rows = pa.concat_tables([ChangelogDecoder(str(TABLE), schema).decode([chunk]).rows for chunk in chunks])
     found = pq.read_table(pa.BufferReader(encode_parquet(rows).data))
     assert found.column("_cdc_source").to_pylist() == ["a", "b"]
     assert found.column("_cdc_operation").to_pylist() == ["INSERT", "DELETE"]
@@ -216,7 +216,9 @@ def test_rows_from_different_calls_are_one_file() -> None:
 
 def test_a_column_of_few_values_stays_small_over_many_calls() -> None:
     schema = schema_of(x="long")
-    pieces = [decode_changelog(str(TABLE), schema, (), [chunk_of(*[event({"x": "1"})] * 1000, source=f"database-{n}")]) for n in range(4)]
+    pieces = [
+        ChangelogDecoder(str(TABLE), schema).decode([chunk_of(*[event({"x": "1"})] * 1000, source=f"database-{n}")]).rows for n in range(4)
+    ]
     file = encode_parquet(pa.concat_tables(pieces))
     group = file.metadata.row_group(0)
     (source,) = (one for one in (group.column(place) for place in range(group.num_columns)) if one.path_in_schema == "_cdc_source")
@@ -227,7 +229,7 @@ def test_partitions_keep_the_order_of_their_rows() -> None:
     schema = schema_of(day="date", n="int")
     days = ["2026-11-20", "2026-11-21", None, "2026-11-20", None]
     events = [event({"day": json.dumps(day), "n": str(place)}) for place, day in enumerate(days)]
-    rows = decode_changelog(str(TABLE), schema, (), [chunk_of(*events)])
+    rows = ChangelogDecoder(str(TABLE), schema).decode([chunk_of(*events)]).rows
     found = split_by_partition(rows, columns_of(rows, "day"))
     assert [(values, part.column("n").to_pylist()) for values, part in found] == [((20777,), [0, 3]), ((20778,), [1]), ((None,), [2, 4])]
     assert all(part.schema.equals(rows.schema, check_metadata=True) for _, part in found)
@@ -239,7 +241,7 @@ def test_many_partitions_of_many_pieces_are_gathered_at_once() -> None:
     pieces = []
     for number in range(4):
         events = [event({"key": str(place * 7 % 1000), "n": str(number * 1000 + place)}) for place in range(1000)]
-        pieces.append(decode_changelog(str(TABLE), schema, (), [chunk_of(*events, source=f"database-{number}")]))
+        pieces.append(ChangelogDecoder(str(TABLE), schema).decode([chunk_of(*events, source=f"database-{number}")]).rows)
     rows = pa.concat_tables(pieces)
     found = split_by_partition(rows, columns_of(rows, "key"))
     assert [values[0] for values, _ in found] == [place * 7 % 1000 for place in range(1000)]

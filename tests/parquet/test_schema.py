@@ -4,15 +4,31 @@ import pyarrow as pa
 import pytest
 from pyiceberg.schema import Schema
 
-from dolake.errors import SchemaRejected
+from dolake.column_types import SimpleType
 from dolake.model import DeclaredColumn, DeclaredSchema
-from dolake.parquet.schema import RESERVED, RESERVED_NAMES, arrow_schema, changelog_schema, column_type_of
+from dolake.parquet.schema import (
+    RESERVED,
+    RESERVED_NAMES,
+    Evolved,
+    InferredColumn,
+    aliases_of,
+    arrow_schema,
+    evolve_declared,
+    evolve_inferred,
+)
+from dolake.parquet.types import column_type_of, origin_of
 
 
 def declared(*columns: tuple[str, str] | DeclaredColumn) -> DeclaredSchema:
     return DeclaredSchema(
         "default.orders", ("id",), tuple(one if isinstance(one, DeclaredColumn) else DeclaredColumn(*one) for one in columns)
     )
+
+
+def changelog_schema(declarations: list[DeclaredSchema], current: Schema | None, last_column_id: int = 0) -> Schema:
+    found = evolve_declared(declarations, current, last_column_id=last_column_id)
+    assert found.troubles == ()
+    return found.schema
 
 
 def types(schema: Schema) -> dict[str, str]:
@@ -89,14 +105,14 @@ def test_where_sources_disagree_the_widest_type_wins_whatever_their_order() -> N
         ("struct<a: long>", "struct<A: long>"),
     ],
 )
-def test_a_change_iceberg_does_not_allow_stops_the_table_naming_the_column(before: str, after: str) -> None:
+def test_a_change_iceberg_does_not_allow_leaves_the_column_and_says_why(before: str, after: str) -> None:
     schema = changelog_schema([declared(("x", before))], None)
-    with pytest.raises(SchemaRejected) as rejected:
-        changelog_schema([declared(("x", after))], schema)
-    assert (rejected.value.table, rejected.value.field) == ("default.orders", "x")
-    assert "column x: " in str(rejected.value)
-    with pytest.raises(SchemaRejected):
-        changelog_schema([declared(("x", before)), declared(("x", after))], None)
+    for declarations, current in ([[declared(("x", after))], schema], [[declared(("x", before)), declared(("x", after))], None]):
+        found = evolve_declared(declarations, current)
+        assert types(found.schema) == types(schema)
+        (trouble,) = found.troubles
+        assert (trouble.table, trouble.field) == ("default.orders", "x")
+        assert "column x: " in str(trouble)
 
 
 def test_a_new_column_gets_a_new_id_and_a_dropped_one_stays() -> None:
@@ -111,19 +127,59 @@ def test_a_new_column_gets_a_new_id_and_a_dropped_one_stays() -> None:
 def test_a_rename_keeps_the_id_and_is_done_once() -> None:
     schema = changelog_schema([declared(("id", "long"), ("note", "string"))], None)
     renamed = declared(DeclaredColumn("remark", "string", renamed_from="note"))
-    later = changelog_schema([renamed], schema)
-    assert types(later) == {"id": "long", "remark": "string"}
-    assert ids(later)["remark"] == ids(schema)["note"]
-    assert changelog_schema([renamed], later) is later
+    later = evolve_declared([renamed], schema)
+    assert types(later.schema) == {"id": "long", "remark": "string"}
+    assert ids(later.schema)["remark"] == ids(schema)["note"] == later.renamed["note"]
+    assert evolve_declared([renamed], later.schema, renamed=later.renamed) == later
 
 
-def test_another_source_may_still_have_a_column_of_the_old_name() -> None:
+def renamed_twice() -> Evolved:
     schema = changelog_schema([declared(("note", "string"))], None)
-    renamed, other = declared(DeclaredColumn("remark", "string", renamed_from="note")), declared(("note", "string"))
-    later = changelog_schema([other, renamed], schema)
-    assert ids(later)["remark"] == ids(schema)["note"]
-    assert ids(later)["note"] > ids(schema)["note"]
-    assert changelog_schema([other, renamed], later) is later
+    once = evolve_declared([declared(DeclaredColumn("remark", "string", renamed_from="note"))], schema)
+    return evolve_declared([declared(DeclaredColumn("comment", "string", renamed_from="remark"))], once.schema, renamed=once.renamed)
+
+
+def test_a_source_that_does_not_know_a_new_name_means_the_renamed_column() -> None:
+    now = renamed_twice()
+    for old in ("note", "remark"):
+        older = declared((old, "string"), ("extra", "long"))
+        both = evolve_declared([declared(("comment", "string")), older], now.schema, renamed=now.renamed)
+        assert types(both.schema) == {"comment": "string", "extra": "long"}
+        assert both.troubles == ()
+        assert aliases_of(older, both.schema, both.renamed) == {"note": "comment", "remark": "comment"}
+    assert aliases_of(None, now.schema, now.renamed) == {"note": "comment", "remark": "comment"}
+
+
+def test_a_source_that_knows_the_new_name_may_have_another_column_of_the_old_one() -> None:
+    now = renamed_twice()
+    newer = declared(("comment", "string"), ("note", "long"))
+    both = evolve_declared([newer], now.schema, renamed=now.renamed)
+    assert types(both.schema) == {"comment": "string", "note": "long"}
+    assert aliases_of(newer, both.schema, both.renamed) == {}
+    assert aliases_of(declared(("note", "string")), both.schema, both.renamed)["note"] == "comment"
+    assert "note" not in aliases_of(None, both.schema, both.renamed)
+
+
+def test_inferred_columns_say_so_and_a_declaration_that_fits_takes_them_over() -> None:
+    brought = [
+        InferredColumn("n", SimpleType("long")),
+        InferredColumn("n__string", SimpleType("string"), "n"),
+        InferredColumn("j", SimpleType("json")),
+    ]
+    schema = evolve_inferred(changelog_schema([], None), brought, last_column_id=30)
+    assert types(schema) == {"n": "long", "n__string": "string", "j": "string"}
+    assert [ids(schema)[name] for name in ("n", "n__string", "j")] == [31, 32, 33]
+    assert [origin_of(schema.find_field(name)).beside for name in ("n", "n__string", "j")] == ["", "n", ""]
+    assert all(origin_of(schema.find_field(name)).inferred for name in ("n", "n__string", "j"))
+    assert str(column_type_of(schema.find_field("j"))) == "json"
+    taken = changelog_schema([declared(("n", "int"), ("j", "string"))], schema)
+    assert types(taken) == types(schema)
+    assert ids(taken) == ids(schema)
+    assert [origin_of(taken.find_field(name)).inferred for name in ("n", "n__string", "j")] == [False, True, False]
+    other = evolve_declared([declared(("n", "date"), ("n__string", "string"))], schema)
+    assert types(other.schema) == types(schema)
+    assert [trouble.field for trouble in other.troubles] == ["n", "n__string"]
+    assert origin_of(other.schema.find_field("n")).inferred
 
 
 @pytest.mark.parametrize(
@@ -136,12 +192,12 @@ def test_another_source_may_still_have_a_column_of_the_old_name() -> None:
         (DeclaredColumn("x", "bigint"), "not a column type"),
     ],
 )
-def test_a_column_that_cannot_be_is_refused_by_name(column: DeclaredColumn, rule: str) -> None:
+def test_a_column_that_cannot_be_is_left_out_by_name_and_keeps_no_other_out(column: DeclaredColumn, rule: str) -> None:
     schema = changelog_schema([declared(("total", "long"))], None)
-    with pytest.raises(SchemaRejected, match=r"default\.orders: column ") as rejected:
-        changelog_schema([declared(column)], schema)
-    assert rejected.value.field == column.name
-    assert rule in rejected.value.rule
+    found = evolve_declared([declared(column, ("good", "date"))], schema)
+    assert types(found.schema)["good"] == "date"
+    assert found.troubles[0].field == column.name
+    assert rule in found.troubles[0].rule
 
 
 @pytest.mark.parametrize("kind", ["json", "list<json>", "map<string, json>", "struct<a: long, b: list<json>>"])

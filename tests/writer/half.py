@@ -144,3 +144,9 @@ async def until(condition: Any) -> None:
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 -- what is waited for has no event of its own
             await asyncio.sleep(0.005)
+
+
+def letters(half: Half) -> list[dict[str, Any]]:
+    """The dead letters, by PyIceberg, in the order of the log."""
+    table = half.catalog().load_table("dolake.dead_letters")
+    return table.scan().to_arrow().sort_by([("_cdc_offset", "ascending"), ("_cdc_index", "ascending")]).to_pylist()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dolake.model import TableName, TablesLike, TransactionMark
-from tests.writer.half import COLUMNS, Half, half, until
+from tests.writer.half import COLUMNS, Half, half, letters, until
 
 T = TableName.parse("t")
 
@@ -144,58 +144,6 @@ def test_a_writer_that_vanished_is_followed_by_one_that_reads_on_from_what_is_co
     run(work())
 
 
-def test_a_row_that_does_not_fit_stops_its_table_there_and_no_other(tmp_path: Path):
-    async def work() -> None:
-        async with half(tmp_path) as h:
-            h.hand.declare("t")
-            h.hand.declare("u")
-            h.hand.batch([("t", {"id": 1}), ("u", {"id": 1})])
-            h.hand.batch([("t", {"id": 2}), ("t", {"id": "two"}), ("u", {"id": 2})])
-            h.hand.batch([("t", {"id": 3}), ("u", {"id": 3})])
-            result = await h.flush()
-            assert not result["success"]
-            assert "id" in result["error"]
-            assert (h.values("default.t"), h.values("default.u")) == ([1], [1, 2, 3])
-            h.service.tell()
-            stopped = h.reports[-1]["tables"]["default.t"]["stopped"]
-            assert (stopped["log"], stopped["offset"], stopped["index"], stopped["field"]) == (h.log.log_id, 3, 1, "id")
-            assert stopped["value"] == '"two"'
-            assert low(h) == 3  # its segments stay
-            h.hand.batch([("u", {"id": 4}), ("t", {"id": 4})])
-            await h.flush("u")
-            assert (h.values("default.u"), low(h), offset(h, "default.t")) == ([1, 2, 3, 4], 3, 3)
-
-    run(work())
-
-
-def test_a_table_that_stopped_stops_again_after_a_restart(tmp_path: Path):
-    async def work() -> None:
-        for _ in range(2):
-            async with half(tmp_path) as h:
-                if h.log.synced_end == 0:
-                    h.hand.declare()
-                    h.hand.insert({"id": 1})
-                    h.hand.insert({"id": None, "undeclared": 1})
-                await h.flush()
-                stopped = h.service.tables[T].stopped
-                assert stopped is not None
-                assert (stopped.offset, stopped.index, low(h), h.values()) == (2, 0, 2, [1])
-
-    run(work())
-
-
-def test_rows_without_a_schema_stop_their_table(tmp_path: Path):
-    async def work() -> None:
-        async with half(tmp_path) as h:
-            h.hand.insert({"id": 1})
-            result = await h.flush()
-            assert not result["success"]
-            assert "no schema is declared" in result["error"]
-            assert (low(h), h.service.tables[T].stopped.rule[:24]) == (0, "no schema is declared fo")
-
-    run(work())
-
-
 def test_a_schema_that_changes_applies_to_the_rows_after_it(tmp_path: Path):
     renamed = [
         {"name": "id", "type": "long", "nullable": False},
@@ -223,17 +171,18 @@ def test_a_schema_that_changes_applies_to_the_rows_after_it(tmp_path: Path):
     run(work())
 
 
-def test_a_schema_that_cannot_be_stops_the_table_at_its_record(tmp_path: Path):
+def test_a_schema_that_cannot_be_leaves_the_column_as_it_is_and_says_so(tmp_path: Path):
     async def work() -> None:
         async with half(tmp_path) as h:
             h.hand.declare()
             h.hand.insert({"id": 1})
-            h.hand.declare(columns=[{"name": "id", "type": "boolean", "nullable": False}])
-            h.hand.insert({"id": True})
-            result = await h.flush()
-            assert not result["success"]
-            assert "boolean" in result["error"]
-            assert (h.values(), low(h)) == ([1], 2)
+            h.hand.declare(columns=[{"name": "id", "type": "boolean", "nullable": False}, {"name": "x", "type": "date", "nullable": True}])
+            h.hand.insert({"id": True}, {"id": 2, "x": "2026-01-02"})
+            assert (await h.flush())["success"]
+            assert [(row["id"], str(row["x"])) for row in h.rows()] == [(1, "None"), (2, "2026-01-02")]
+            h.service.tell()
+            assert "boolean" in h.reports[-1]["tables"]["default.t"]["troubles"]["id"]
+            assert [(letter["field"], letter["value"]) for letter in letters(h)] == [("id", "true")]
 
     run(work())
 

@@ -9,7 +9,7 @@ connection carries (connect, heartbeat, flush_request, disconnect) is passed ove
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -51,7 +51,7 @@ class _Column(msgspec.Struct, gc=False):
     name: str
     type: str
     nullable: bool = True
-    default: Any = None
+    default: msgspec.Raw | UnsetType = UNSET
     renamedFrom: str | None = None
 
 
@@ -129,7 +129,8 @@ class Native:
             table=schema.table,
             primary_key=tuple(schema.primaryKey),
             columns=tuple(
-                DeclaredColumn(column.name, column.type, column.nullable, column.default, column.renamedFrom) for column in schema.columns
+                DeclaredColumn(column.name, column.type, column.nullable, _given(column.default), column.renamedFrom)
+                for column in schema.columns
             ),
         )
 
@@ -140,3 +141,8 @@ class Native:
             except ValueError as error:
                 raise ValueError(f"table: {table!r}: {error}") from None
             self._tables.add(table)
+
+
+def _given(default: msgspec.Raw | UnsetType) -> str | None:
+    text = "null" if default is UNSET else bytes(default).decode()
+    return None if text == "null" else text

@@ -1,0 +1,175 @@
+"""The dead-letter table as the writer half keeps it: verdicts on events, committed before the rows of their table.
+
+Beside the letters it holds, for each table and log, an offset (`dolake.offset.<table>/<log>`): below it, what was decided
+stands. A writer that finds a table's own offset behind that one (it died between the two commits) takes its verdicts from
+here, so that a letter is neither lost nor doubled even if the schema has moved meanwhile.
+
+Its own owner epoch fences writers that were replaced, as any table's does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from dolake.clock import Runtime
+from dolake.errors import CommitConflict, TableStopped
+from dolake.iceberg.catalog import TableCatalog
+from dolake.iceberg.commit import Committer, Landed
+from dolake.iceberg.contents import ContentsReader
+from dolake.iceberg.metadata import LoadedTable, new_table
+from dolake.iceberg.plan import Delta, NewFile
+from dolake.model import DEAD_LETTERS_TABLE, OffsetRange, TableName
+from dolake.parquet.align import schema_as_json
+from dolake.parquet.letters import LETTERS_SCHEMA, Letter, letters_table
+from dolake.storage.store import ObjectStore
+from dolake.writer.files import encode_file
+
+_SPEC = {"spec-id": 0, "fields": [{"name": "table_name", "transform": "identity", "source-id": 1, "field-id": 1000}]}
+_PLACE_COLUMNS = ["_cdc_log", "_cdc_offset", "_cdc_index", "replayed_log", "replayed_offset", "replayed_index", "outcome"]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What has been decided of one table's events, and may not be in the table yet.
+
+    `bounds`: log id → first offset that nothing was decided of. `places`: (log id, offset) → indexes → outcome, of records at
+    or above the table's own offsets.
+    """
+
+    bounds: Mapping[str, int] = field(default_factory=dict)
+    places: Mapping[tuple[str, int], Mapping[int, str]] = field(default_factory=dict)
+
+
+class DeadLetters:
+    """`until_answered(part, work, *arguments)` calls the store or the catalog until it answers."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        catalog: TableCatalog,
+        store: ObjectStore,
+        committer: Committer,
+        *,
+        instance: str,
+        until_answered: Callable[..., Any],
+    ) -> None:
+        self._runtime, self._catalog, self._store, self._committer = runtime, catalog, store, committer
+        self._instance, self._until_answered = instance, until_answered
+        self._lock = asyncio.Lock()
+        self._base: LoadedTable | None = None
+        self._epoch: int | None = None
+
+    async def verdicts(self, table: TableName, committed: Mapping[str, int]) -> Verdicts:
+        """What stands of `table`, for a writer that is about to read on from `committed`."""
+        async with self._lock:
+            base = await self._claimed()
+        if base is None:
+            return Verdicts()
+        bounds = _bounds(base, table)
+        behind = {log_id: committed.get(log_id, 0) for log_id, bound in bounds.items() if bound > committed.get(log_id, 0)}
+        if not behind:
+            return Verdicts(bounds)
+        return Verdicts(bounds, await self._until_answered("store", self._read_places, base, table, behind))
+
+    async def commit(
+        self, table: TableName, letters: Sequence[Letter], ends: Mapping[str, int], bounds: Mapping[str, int]
+    ) -> Mapping[str, int] | None:
+        """Commits verdicts on events of `table` below `ends`; the bounds as they are then.
+
+        None if others than `bounds` stand: somebody decided first, and the table has to be read again. Raises TableStopped.
+        """
+        async with self._lock:
+            base = await self._claimed() or await self._create()
+            epoch = self._epoch if self._epoch is not None else base.owner_epoch + 1
+            rows = letters_table(str(table), letters, self._runtime.clock.now_ms())
+            encoded = await self._runtime.tasks.run(encode_file, base.location, (str(table),), rows, epoch, self._runtime.random.uuid())
+            await self._until_answered("store", self._store.put, encoded.location, encoded.data)
+            ranges = {_pair(table, log_id): OffsetRange(bounds.get(log_id, 0), end) for log_id, end in ends.items()}
+            landed = await self._commit(base, epoch, (encoded.as_new_file(),), ranges)
+            return None if landed is None else _bounds(landed, table)
+
+    async def _claimed(self) -> LoadedTable | None:
+        """The table, owned by this writer from its first look at it on: what another wrote is there to be seen, or never lands."""
+        while self._base is None:
+            base: LoadedTable | None = await self._until_answered("catalog", self._catalog.load, DEAD_LETTERS_TABLE)
+            if base is None:
+                return None
+            await self._commit(base, base.owner_epoch + 1, (), {})
+        return self._base
+
+    async def _create(self) -> LoadedTable:
+        metadata = new_table(
+            uuid=self._runtime.random.uuid(),
+            location=f"{self._store.root}/{DEAD_LETTERS_TABLE.namespace}/{DEAD_LETTERS_TABLE.name}",
+            schema=schema_as_json(LETTERS_SCHEMA),
+            spec=_SPEC,
+            now_ms=self._runtime.clock.now_ms(),
+        )
+        try:
+            created: LoadedTable = await self._until_answered("catalog", self._catalog.create, DEAD_LETTERS_TABLE, metadata)
+        except CommitConflict:  # Ours, with its answer lost, or another writer's.
+            found = await self._claimed()
+            if found is None:
+                raise TableStopped(str(DEAD_LETTERS_TABLE), "it was dropped while it was being created; restart the writer") from None
+            return found
+        return created
+
+    async def _commit(
+        self, base: LoadedTable, epoch: int, files: tuple[NewFile, ...], ranges: Mapping[str, OffsetRange]
+    ) -> LoadedTable | None:
+        delta = Delta(
+            table=DEAD_LETTERS_TABLE,
+            table_uuid=base.uuid,
+            ranges=ranges,
+            files=files,
+            schema=schema_as_json(LETTERS_SCHEMA),
+            base_schema_id=base.schema["schema-id"],
+            spec_id=base.spec["spec-id"],
+            epoch=epoch,
+            instance=self._instance,
+            commit_id=self._runtime.random.uuid(),
+            only_as_named=True,
+        )
+        outcome = await self._committer.commit(delta)
+        if isinstance(outcome, Landed):
+            self._base, self._epoch = outcome.base, epoch
+            return outcome.base
+        self._base, self._epoch = None, None
+        return None
+
+    def _read_places(self, base: LoadedTable, table: TableName, since: Mapping[str, int]) -> dict[tuple[str, int], dict[int, str]]:
+        """Reads the letters of `table` for records from `since` on. Blocks."""
+        places: dict[tuple[str, int], dict[int, str]] = {}
+        for row in read_letters(self._store, base, table, _PLACE_COLUMNS):
+            first = (row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])
+            again = (row["replayed_log"], row["replayed_offset"], row["replayed_index"])
+            log_id, offset, index = first if again[0] is None else again
+            if log_id in since and offset >= since[log_id]:
+                places.setdefault((log_id, offset), {})[index] = row["outcome"]
+        return places
+
+
+def read_letters(store: ObjectStore, base: LoadedTable, table: TableName | None, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of one table's letters (all tables' for None), in the order they were written. Blocks."""
+    if base.head is None:
+        return []
+    rows: list[dict[str, Any]] = []
+    for file in ContentsReader(store).read(base.head).files:
+        if table is None or file.partition == (str(table),):
+            rows += pq.read_table(io.BytesIO(store.get(file.location)), columns=list(columns)).to_pylist()
+    return rows
+
+
+def _pair(table: TableName, log_id: str) -> str:
+    return f"{table}/{log_id}"
+
+
+def _bounds(base: LoadedTable, table: TableName) -> dict[str, int]:
+    start = f"{table}/"
+    return {pair[len(start) :]: offset for pair, offset in base.offsets().items() if pair.startswith(start)}

@@ -1,0 +1,225 @@
+"""Columns nobody declared, and events that fit nowhere: every one in its table or among the dead letters, once."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dolake.failpoints import REGISTRY
+from dolake.model import TableName
+from tests.writer.half import Half, half, letters, until
+
+T = TableName.parse("t")
+
+
+def run(work: Any) -> None:
+    asyncio.run(work)
+
+
+def schema(h: Half, table: str = "default.t") -> dict[str, str]:
+    fields = h.catalog().load_table(table).schema().fields
+    return {field.name: str(field.field_type) for field in fields if not field.name.startswith("_cdc_")}
+
+
+def counts(h: Half, table: str = "default.t") -> tuple[int, int]:
+    properties = h.catalog().load_table(table).properties
+    return int(properties["dolake.count.accepted"]), int(properties.get("dolake.count.dead-lettered", "0"))
+
+
+def places(h: Half) -> list[tuple[str, int, int]]:
+    return [(letter["table_name"], letter["_cdc_offset"], letter["_cdc_index"]) for letter in letters(h)]
+
+
+def test_columns_that_nobody_declared_are_inferred_and_grow(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path) as h:
+            h.hand.insert({"id": 1, "name": "a", "ok": True, "empty": None}, {"id": 2, "price": 2}, {"id": 3, "price": 2.5})
+            assert (await h.flush())["success"]
+            assert schema(h) == {"id": "long", "name": "string", "ok": "boolean", "price": "double"}
+            h.hand.insert({"id": "four", "tags": ["x", 1], "name": 5}, {"id": 5, "price": 3})
+            await h.flush()
+            rows = h.rows()
+            assert [row["id"] for row in rows] == [1, 2, 3, None, 5]
+            assert [row["price"] for row in rows] == [None, 2.0, 2.5, None, 3.0]
+            assert (rows[3]["id__string"], rows[3]["name__long"], rows[3]["tags"]) == ("four", 5, '["x", 1]')
+            ids = {field.name: field.field_id for field in h.catalog().load_table("default.t").schema().fields}
+        async with half(tmp_path) as again:
+            again.hand.insert({"id": 6.5, "id__string": "clash"}, {"id": "seven", "name": True})
+            await again.flush()
+            later = {field.name: field.field_id for field in again.catalog().load_table("default.t").schema().fields}
+            assert {name: later[name] for name in ids} == ids
+            assert again.rows()[-1]["id__string"] == "seven"
+            (letter,) = letters(again)
+            assert (letter["reason"], letter["field"], counts(again)) == ("column_name", "id__string", (7, 1))
+
+    run(work())
+
+
+def test_a_table_has_at_most_so_many_columns_by_its_events(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path, limits={"columns": 3}) as h:
+            h.hand.insert({"a": 1, "b": 1, "c": 1}, {"a": 2, "d": 2}, {"a": "x"}, {"a": 3, "d": None})
+            assert (await h.flush())["success"]
+            assert h.values(column="a") == [1, 3]
+            found = [(letter["reason"], letter["field"], letter["value"]) for letter in letters(h)]
+            assert found == [("too_many_columns", "d", '"d"'), ("too_many_columns", "a", '"a__string"')]
+
+    run(work())
+
+
+def test_an_event_that_does_not_fit_is_a_letter_and_holds_up_nobody(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path) as h:
+            h.hand.declare("t")
+            h.hand.batch([("t", {"id": 1}), ("u", {"id": 1})])
+            h.hand.batch([("t", {"id": 2}), ("t", {"id": "two"}), ("u", {"id": 2})], lsn="0/5")
+            h.hand.batch([("t", {"id": 3}), ("u", {"id": 3})])
+            result = await h.flush()
+            assert (result["success"], result["eventsFlushed"]) == (True, 7)
+            assert (h.values("default.t"), h.values("default.u")) == ([1, 2, 3], [1, 2, 3])
+            (letter,) = letters(h)
+            assert (letter["table_name"], letter["_cdc_log"], letter["_cdc_offset"], letter["_cdc_index"]) == (
+                "default.t",
+                h.log.log_id,
+                2,
+                1,
+            )
+            assert (letter["reason"], letter["field"], letter["value"]) == ("does_not_fit", "id", '"two"')
+            assert (letter["rule"], letter["outcome"], letter["_cdc_source"]) == ("a whole number is expected", "dead", "s")
+            assert b'"after": {"id": "two"}' in letter["event"]
+            assert (letter["_cdc_sequence"], letter["_cdc_operation"], letter["_cdc_row_id"]) == (3, "INSERT", "r")
+            h.service.tell()
+            assert h.reports[-1]["logs"][h.log.log_id]["low"] == h.log.synced_end
+            assert (counts(h), h.reports[-1]["tables"]["default.t"]["dead_letters"]) == ((4, 1), 1)
+            bounds = h.catalog().load_table("dolake.dead_letters").properties
+            assert bounds[f"dolake.offset.default.t/{h.log.log_id}"] == "4"
+
+    run(work())
+
+
+def test_a_flush_of_nothing_but_letters_moves_on(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path) as h:
+            h.hand.declare()
+            h.hand.insert({"id": "x"})
+            assert (await h.flush())["success"]
+            h.hand.insert({"id": "y"}, {"id": "z"})
+            assert (await h.flush())["success"]
+            assert (h.values(), places(h)) == ([], [("default.t", 1, 0), ("default.t", 2, 0), ("default.t", 2, 1)])
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    "point", ["flush.after_letters", "flush.before_put", "flush.before_commit", "commit.before_swap", "commit.after_swap"]
+)
+def test_a_writer_that_dies_after_its_verdicts_leaves_them_standing(tmp_path: Path, point: str):
+    """Its successor is configured otherwise: what was kept out stays out, what was let in stays in, each once."""
+
+    async def dies() -> None:
+        async with half(tmp_path, stop_cleanly=False, limits={"columns": 1}) as h:
+            h.hand.insert({"id": 0})
+            h.hand.insert({"id": 1}, {"id": 2, "more": 2}, {"id": 3})
+            # The claim and the verdicts are commits too, and pass the commit's points first.
+            passes = 2 if point.startswith("commit.") else 0
+            before = REGISTRY.hits[point]
+            REGISTRY.arm(point, f"{passes}*off->raise" if passes else "raise")
+            await until(lambda: h.service.tails and h.service.tails[h.log.log_id].position == 2)
+            h.service.tables[T].requested = True
+            await until(lambda: REGISTRY.hits[point] > before + passes)
+        REGISTRY.disarm()
+
+    async def succeeds() -> None:
+        async with half(tmp_path) as h:
+            h.hand.insert({"id": 4, "more": 4})
+            assert (await h.flush())["success"]
+            assert places(h) == [("default.t", 1, 1)]
+            assert h.values() == [0, 1, 3, 4]
+            assert counts(h) == (5, 1)
+
+    async def work() -> None:
+        await dies()
+        await succeeds()
+
+    run(work())
+
+
+def test_declared_defaults_fill_what_is_absent_and_not_what_is_null(tmp_path: Path):
+    columns = [
+        {"name": "id", "type": "long", "nullable": False},
+        {"name": "state", "type": "string", "nullable": True, "default": "new"},
+        {"name": "since", "type": "date", "nullable": True, "default": "2026-01-02"},
+    ]
+
+    async def work() -> None:
+        async with half(tmp_path) as h:
+            h.hand.declare()
+            h.hand.insert({"id": 1})
+            h.hand.declare(columns=columns)
+            h.hand.insert(*({"id": n} for n in range(2, 50)))
+            h.hand.insert({"id": 50, "state": None, "since": None}, {"id": 51, "state": "old", "since": "2020-01-01"})
+            assert (await h.flush())["success"]
+            rows = {row["id"]: (row["state"], row["since"]) for row in h.rows()}
+            assert rows[1] == (None, None), "rows from before the declaration stay as they were"
+            assert {rows[n] for n in range(2, 50)} == {("new", date(2026, 1, 2))}
+            assert (rows[50], rows[51]) == ((None, None), ("old", date(2020, 1, 1)))
+
+    run(work())
+
+
+def test_a_default_that_does_not_fit_keeps_the_rows_out_that_need_it(tmp_path: Path):
+    columns = [{"name": "id", "type": "long", "nullable": False}, {"name": "n", "type": "int", "nullable": True, "default": "many"}]
+
+    async def work() -> None:
+        async with half(tmp_path) as h:
+            h.hand.declare(columns=columns)
+            h.hand.insert({"id": 1}, {"id": 2, "n": 2})
+            assert (await h.flush())["success"]
+            (letter,) = letters(h)
+            assert (h.values(), letter["field"], letter["value"]) == ([2], "n", '"\\"many\\""')
+            assert "the declared default does not fit" in letter["rule"]
+
+    run(work())
+
+
+def test_old_and_new_producers_write_one_renamed_column(tmp_path: Path):
+    new = [{"name": "id", "type": "long", "nullable": False}, {"name": "remark", "type": "string", "nullable": True, "renamedFrom": "note"}]
+
+    async def work() -> None:
+        async with half(tmp_path) as h:
+            h.hand.declare(source="old")
+            h.hand.insert({"id": 1, "note": "a"}, source="old")
+            h.hand.declare(source="new", columns=new)
+            h.hand.insert({"id": 2, "remark": "b"}, source="new")
+            h.hand.insert({"id": 3, "note": "c"}, source="old")
+            h.hand.insert({"id": 4, "note": "d"}, {"id": 5, "remark": "e"}, {"id": 6, "note": "f", "remark": "g"}, source="undeclared")
+            await h.flush()
+        async with half(tmp_path) as again:
+            again.hand.declare(source="old")
+            again.hand.insert({"id": 7, "note": "h"}, source="old")
+            await again.flush()
+            assert [(row["id"], row["remark"]) for row in again.rows()] == [(1, "a"), (2, "b"), (3, "c"), (4, "d"), (5, "e"), (7, "h")]
+            assert schema(again) == {"id": "long", "remark": "string"}
+            (letter,) = letters(again)
+            assert (letter["field"], "given twice" in letter["rule"]) == ("remark", True)
+
+    run(work())
+
+
+def test_what_is_left_out_or_masked_is_neither_in_the_table_nor_in_a_letter(tmp_path: Path):
+    async def work() -> None:
+        rules = {"t": {"drop": ["secret"], "mask": ["email"], "columns": {"n": "int"}}}
+        async with half(tmp_path, tables=rules, mask_key="0123456789abcdef") as h:
+            h.hand.insert({"id": 1, "secret": "hidden", "email": "a@b"}, {"id": 2, "n": "x", "secret": "hidden", "email": "a@b"})
+            assert (await h.flush())["success"]
+            assert set(schema(h)) == {"n", "id", "email"}
+            (row,), (letter,) = h.rows(), letters(h)
+            assert len(row["email"]) == 64
+            assert (b"hidden" in letter["event"], b"a@b" in letter["event"]) == (False, False)
+            assert row["email"].encode() in letter["event"]
+
+    run(work())
