@@ -12,14 +12,18 @@ from dolake.errors import DolakeError
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.metadata import LoadedTable
-from dolake.model import TableName
+from dolake.model import DEAD_LETTERS_TABLE, TableName
 from dolake.storage.disk import Disk
 from dolake.storage.store import ObjectStore
 from dolake.verify.breach import Breach
 from dolake.verify.files import verify_file, verify_sizes
 from dolake.verify.history import verify_history
+from dolake.verify.letters import LETTER_COLUMNS, JudgedEvents, count_by_record, verify_against_letters, verify_letters
 from dolake.verify.logs import LogView, TableOf, verify_logs, verify_not_ahead, verify_trimmed
 from dolake.verify.rows import PLACE_COLUMNS, verify_against_log, verify_rows
+
+_NUMBERS = ("_cdc_offset", "_cdc_index", "_cdc_sequence")
+_NO_ROWS = pa.schema([(name, pa.int64() if name in _NUMBERS else pa.string()) for name in PLACE_COLUMNS]).empty_table()
 
 
 def verify_lake(
@@ -49,15 +53,26 @@ def verify_lake(
     yield from verify_not_ahead(tables, views)
     if catalog is not None and set(names) >= set(catalog.list_tables()):
         yield from verify_trimmed(tables, views)
+    letters = catalog.load(DEAD_LETTERS_TABLE) if catalog is not None and tables else None
+    judged = _judged(store, letters)
     for table in tables:
         progress(str(table.name))
         try:
-            yield from _verify_table(table, store, views)
+            yield from _verify_table(table, store, views, judged)
         except (DolakeError, ValueError) as error:
             yield Breach("I10", str(table.name), f"cannot be read: {error}")
 
 
-def _verify_table(table: LoadedTable, store: ObjectStore, views: Sequence[LogView]) -> Iterator[Breach]:
+def _judged(store: ObjectStore, letters: LoadedTable | None) -> JudgedEvents:
+    """Raises DolakeError if the dead letters cannot be read: without them no table's counts mean anything."""
+    if letters is None or letters.head is None:
+        return JudgedEvents()
+    files = ContentsReader(store).read(letters.head).files
+    rows = [row for file in files for row in pq.read_table(io.BytesIO(store.get(file.location)), columns=LETTER_COLUMNS).to_pylist()]
+    return JudgedEvents.of(rows)
+
+
+def _verify_table(table: LoadedTable, store: ObjectStore, views: Sequence[LogView], judged: JudgedEvents) -> Iterator[Breach]:
     subject = str(table.name)
     yield from verify_history(table)
     reader = ContentsReader(store)
@@ -75,11 +90,18 @@ def _verify_table(table: LoadedTable, store: ObjectStore, views: Sequence[LogVie
         if file.kind == "data" and whole:
             columns = [name for name in PLACE_COLUMNS if name in pq.read_schema(io.BytesIO(data)).names]
             pieces.append(pq.read_table(io.BytesIO(data), columns=columns))
-    if not whole or not pieces or any(set(piece.column_names) != set(PLACE_COLUMNS) for piece in pieces):
+    if table.name == DEAD_LETTERS_TABLE:
+        yield from verify_letters(table, judged)
+        return
+    if not whole or any(set(piece.column_names) != set(PLACE_COLUMNS) for piece in pieces):
         return  # Its rows say nothing while its files do not; and rows of others carry no places.
-    rows = pa.concat_tables([_plain(piece) for piece in pieces])
-    yield from verify_rows(table, rows)
-    yield from verify_against_log(table, rows, _logged(subject, views))
+    if not pieces and not judged.kept_out(table):
+        return
+    rows = pa.concat_tables([_plain(piece) for piece in pieces]) if pieces else _NO_ROWS
+    kept_out = judged.kept_out(table)
+    yield from verify_rows(table, rows, len(kept_out))
+    yield from verify_against_letters(table, rows, judged)
+    yield from verify_against_log(table, rows, _logged(subject, views), count_by_record(kept_out))
 
 
 def _plain(piece: pa.Table) -> pa.Table:

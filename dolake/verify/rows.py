@@ -16,15 +16,18 @@ ACCEPTED = "dolake.count.accepted"
 SHOWN_MAX = 5  # A broken table breaks everywhere: the first few places say it.
 
 
-def verify_rows(table: LoadedTable, rows: pa.Table) -> Iterator[Breach]:
-    """`rows` holds PLACE_COLUMNS of every row of the head snapshot."""
+def verify_rows(table: LoadedTable, rows: pa.Table, dead_count: int = 0) -> Iterator[Breach]:
+    """`rows` holds PLACE_COLUMNS of every row of the head snapshot; `dead_count` events were kept out of it."""
     subject = str(table.name)
     yield from _verify_once(subject, rows)
     yield from _verify_below_committed(subject, rows, table.offsets())
     yield from _verify_source_order(subject, rows)
     accepted = table.properties.get(ACCEPTED)
-    if accepted is not None and int(accepted) != rows.num_rows:
-        yield Breach("I13", subject, f"{accepted} events were accepted for it up to its offsets, and {rows.num_rows} are there")
+    if accepted is not None and int(accepted) != rows.num_rows + dead_count:
+        letters = f" and {dead_count} dead letters" if dead_count else ""
+        yield Breach(
+            "I13", subject, f"{accepted} events were accepted for it up to its offsets, and {rows.num_rows} rows{letters} are there"
+        )
 
 
 def _verify_once(subject: str, rows: pa.Table) -> Iterator[Breach]:
@@ -64,8 +67,10 @@ def _verify_source_order(subject: str, rows: pa.Table) -> Iterator[Breach]:
         )
 
 
-def verify_against_log(table: LoadedTable, rows: pa.Table, logged: pa.Table) -> Iterator[Breach]:
-    """`logged` counts this table's events by `log`, `offset` for every record that the logs still hold."""
+def verify_against_log(
+    table: LoadedTable, rows: pa.Table, logged: pa.Table, dead: Mapping[tuple[str, int], int] | None = None
+) -> Iterator[Breach]:
+    """`logged` counts this table's events by `log`, `offset` for every record that the logs still hold; `dead` its letters."""
     subject, offsets = str(table.name), table.offsets()
     here = rows.group_by(["_cdc_log", "_cdc_offset"]).aggregate([([], "count_all")])
     found = {(row["_cdc_log"], row["_cdc_offset"]): row["count_all"] for row in here.to_pylist()}
@@ -73,7 +78,7 @@ def verify_against_log(table: LoadedTable, rows: pa.Table, logged: pa.Table) -> 
     for record in logged.to_pylist():
         if record["offset"] >= offsets.get(record["log"], 0) or shown == SHOWN_MAX:
             continue
-        count = found.get((record["log"], record["offset"]), 0)
+        count = found.get((record["log"], record["offset"]), 0) + (dead or {}).get((record["log"], record["offset"]), 0)
         if count != record["events"]:
             shown += 1
             yield Breach(

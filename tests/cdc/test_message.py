@@ -98,7 +98,7 @@ def test_a_schema_is_declared_as_it_was_written():
         ("id",),
         (
             DeclaredColumn("id", "long", nullable=False),
-            DeclaredColumn("total", "decimal(12,2)", default="0.00"),
+            DeclaredColumn("total", "decimal(12,2)", default='"0.00"'),
             DeclaredColumn("tags", "list<string>", renamed_from="labels"),
         ),
     )

@@ -83,7 +83,7 @@ def test_frames_are_messages_of_the_protocol():
     assert isinstance(found, CdcBatch)
     assert (found.sequence, found.epoch, found.event_count, found.transaction) == (9, "e", 3, TransactionMark("t", False))
     assert decode(batch_frame("s", "", 0, [], first=-1, last=-1, transaction=None, now_ms=1)).event_count == 0
-    schema = DeclaredSchema("a.b", ("id",), (DeclaredColumn("id", "long", False), DeclaredColumn("n", "string", True, "x", "m")))
+    schema = DeclaredSchema("a.b", ("id",), (DeclaredColumn("id", "long", False), DeclaredColumn("n", "string", True, '"x"', "m")))
     assert decode(schema_frame("s", "", 3, schema, 1)).schema == schema
     assert isinstance(decode(connect_frame("s", "", -1, 1)), Connect)
     assert isinstance(decode(heartbeat_frame("s", 3, 10, 1)), Heartbeat)

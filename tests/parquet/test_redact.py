@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from dolake.errors import SchemaRejected
 from dolake.model import DeclaredColumn, DeclaredSchema
 from dolake.parquet.redact import Redactor
-from dolake.parquet.rows import decode_changelog
-from dolake.parquet.schema import changelog_schema
+from dolake.parquet.rows import ChangelogDecoder
+from dolake.parquet.schema import evolve_declared
 from tests.parquet.events import TABLE, chunk_of
 
 KEY = "a key that nobody knows"
@@ -160,7 +160,8 @@ def test_a_redacted_event_is_a_row_like_any_other() -> None:
     found = redactor()
     left = found.schema(declared)
     raw = [event(before='{"id":1,"email":"old"}', after=f'{{"id":2,"email":"{SECRET}","phone":"1"}}')]
-    rows = decode_changelog(TABLE, changelog_schema([left], None), left.primary_key, [chunk_of(*found.events(raw).events)]).to_pylist()
+    decoder = ChangelogDecoder(TABLE, evolve_declared([left], None).schema, left.primary_key)
+    rows = decoder.decode([chunk_of(*found.events(raw).events)]).rows.to_pylist()
     assert (rows[0]["id"], rows[0]["email"], rows[0]["_cdc_key_before"]) == (2, digest(SECRET), '{"id":1}')
     assert "phone" not in rows[0]
 
@@ -171,10 +172,10 @@ def columns(*found: DeclaredColumn) -> DeclaredSchema:
 
 def test_a_declaration_loses_what_is_left_out_and_masked_columns_are_strings() -> None:
     declared = columns(
-        DeclaredColumn("Email", "struct<a: long>", default=SECRET), DeclaredColumn("phone", "long"), DeclaredColumn("n", "int")
+        DeclaredColumn("Email", "struct<a: long>", default=json.dumps(SECRET)), DeclaredColumn("phone", "long"), DeclaredColumn("n", "int")
     )
     left = redactor().schema(declared)
-    masked = DeclaredColumn("Email", "string", default=digest(SECRET))
+    masked = DeclaredColumn("Email", "string", default=json.dumps(digest(SECRET)))
     assert left == columns(masked, DeclaredColumn("n", "int"))
     assert redactor(mask=("id",)).schema(columns()).columns == (DeclaredColumn("id", "string", nullable=False),)
 

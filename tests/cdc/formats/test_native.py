@@ -70,7 +70,7 @@ def test_schemas_are_declared() -> None:
     assert item.schema.primary_key == ("id",)
     first, second = item.schema.columns
     assert (first.name, first.type, first.nullable) == ("id", "long", False)
-    assert (second.default, second.renamed_from, second.nullable) == (3, "m", True)
+    assert (second.default, second.renamed_from, second.nullable) == ("3", "m", True)
 
 
 def test_the_rest_of_a_recorded_connection_is_passed_over() -> None:

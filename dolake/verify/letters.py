@@ -1,0 +1,79 @@
+"""Dead letters against their tables: each event judged once, and nowhere twice (I7, I13)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from dolake.iceberg.metadata import LoadedTable
+from dolake.verify.breach import Breach
+
+LETTER_COLUMNS = [
+    "table_name", "_cdc_log", "_cdc_offset", "_cdc_index", "outcome", "replayed_log", "replayed_offset", "replayed_index",
+]  # fmt: skip
+DEAD_COUNT = "dolake.count.dead-lettered"
+SHOWN_MAX = 5
+_REPLAYED = "replayed"
+
+Place = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class JudgedEvents:
+    """Table → the places of its events that verdicts are on (where they were sent last), each with what was decided."""
+
+    by_table: Mapping[str, Mapping[Place, Sequence[str]]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]]) -> JudgedEvents:
+        found: dict[str, dict[Place, list[str]]] = {}
+        for row in rows:
+            first = (row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])
+            place = first if row["replayed_log"] is None else (row["replayed_log"], row["replayed_offset"], row["replayed_index"])
+            found.setdefault(row["table_name"], {}).setdefault(place, []).append(row["outcome"])
+        return cls(found)
+
+    def kept_out(self, table: LoadedTable) -> list[Place]:
+        """Places below the table's own offsets whose events make no row of it."""
+        offsets = table.offsets()
+        judged = self.by_table.get(str(table.name), {})
+        return [place for place, outcomes in judged.items() if _REPLAYED not in outcomes and place[1] < offsets.get(place[0], 0)]
+
+
+def verify_letters(letters: LoadedTable, judged: JudgedEvents) -> Iterator[Breach]:
+    """The table of dead letters by itself."""
+    subject, bounds = str(letters.name), letters.offsets()
+    shown = 0
+    for table, places in judged.by_table.items():
+        for (log, offset, index), outcomes in places.items():
+            if shown == SHOWN_MAX:
+                return
+            where = f"event {index} of offset {offset} of log {log}, of table {table},"
+            if len(outcomes) > 1:
+                shown += 1
+                yield Breach("I13", subject, f"{where} is there {len(outcomes)} times")
+            if offset >= bounds.get(f"{table}/{log}", 0):
+                shown += 1
+                yield Breach("I7", subject, f"{where} lies at or above the offset below which verdicts stand")
+
+
+def verify_against_letters(table: LoadedTable, rows: pa.Table, judged: JudgedEvents) -> Iterator[Breach]:
+    """No event both in its table and among the dead letters, and as many of those as the table says."""
+    subject = str(table.name)
+    out = judged.kept_out(table)
+    wanted = set(out)
+    logs, offsets, indexes = (rows[name].to_pylist() if wanted else [] for name in ("_cdc_log", "_cdc_offset", "_cdc_index"))
+    both = [place for place in zip(logs, offsets, indexes, strict=True) if place in wanted]
+    for log, offset, index in both[:SHOWN_MAX]:
+        yield Breach("I13", subject, f"event {index} of offset {offset} of log {log} is a row of it, and a dead letter too")
+    stated = int(table.properties.get(DEAD_COUNT, "0"))
+    if stated != len(out):
+        yield Breach("I13", subject, f"{stated} of its events were kept out as dead letters, and {len(out)} are there")
+
+
+def count_by_record(places: Sequence[Place]) -> Counter[tuple[str, int]]:
+    return Counter((log, offset) for log, offset, _ in places)
