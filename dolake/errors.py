@@ -71,15 +71,6 @@ class InvalidMessage(DolakeError):
         self.mistakes, self.sequence, self.correlation_id = mistakes, sequence, correlation_id
 
 
-class RowRejected(DolakeError):
-    """A row that cannot be read or does not fit its table. `log`, `offset`, `index` find it; `field` and `rule` say why."""
-
-    def __init__(self, *, table: str, log: str, offset: int, index: int, field: str, rule: str, value: str = "") -> None:
-        super().__init__(f"{table}: event {index} of offset {offset} in log {log}: {field}: {rule}" + (f" (got {value})" if value else ""))
-        self.table, self.log, self.offset, self.index = table, log, offset, index
-        self.field, self.rule, self.value = field, rule, value
-
-
 class LogCorrupt(DolakeError):
     """Bytes of a log are not what was written. The log stops here; nothing is deleted or skipped."""
 
@@ -135,7 +126,7 @@ class CommitConflict(DolakeError):
 
 
 class TableStopped(DolakeError):
-    """A table can take no more rows until somebody looks: fenced, rewound, recreated, or a row that does not fit."""
+    """A table can take no more rows until somebody looks: fenced, rewound, recreated, or of columns that dolake does not write."""
 
     exit_code = 5
 
@@ -161,7 +152,7 @@ class RequestRefused(DolakeError):
 
 
 class SchemaRejected(DolakeError):
-    """A declared schema cannot be brought together with its table's: the table stops until somebody decides."""
+    """A declared column cannot be brought together with its table's: the table goes on with the column it has."""
 
     exit_code = 5
 

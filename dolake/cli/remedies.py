@@ -91,7 +91,6 @@ ERRORS: dict[str, str] = {
     "NotAllSent": "send the same file again; it resumes where it stopped",
     "QueryRefused": "change the SQL; only reading is allowed",
     "InvalidMessage": "mend the producer",
-    "RowRejected": "`dolake tables` shows the place, the field and the rule; change the schema or the source",
     "LogCorrupt": "see *A log is corrupt*: restore the file from a copy of its disk; nothing was deleted or skipped",
     "LogRefused": "do what the sentence says: another process holds it, a disk is not mounted, a file belongs elsewhere",
     "LogFailed": "see *A log is degraded*: the log reopens by itself when its disk answers; nothing acked is lost",

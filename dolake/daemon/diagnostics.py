@@ -16,7 +16,7 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
-from dolake.errors import DolakeError, InvalidMessage, RowRejected
+from dolake.errors import DolakeError, InvalidMessage
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "console", "json"]
@@ -27,7 +27,7 @@ _SPEAKABLE = (
     *(OSError, DolakeError, RuntimeError, ImportError, AttributeError, NameError, AssertionError, MemoryError, ArithmeticError),
     *(KeyboardInterrupt, SystemExit),
 )
-_QUOTING = (RowRejected, InvalidMessage)
+_QUOTING = (InvalidMessage,)
 
 
 class _Unbreakable:

@@ -330,7 +330,9 @@ class WriterService:
                     error = "; ".join(filter(None, [waiting, *self._trouble.values()]))
                     break
                 await self._runtime.clock.sleep(TICK_S)
-            error = error or "; ".join(table.stopped.reason for table in self._named(names) if table.stopped and table.refused)
+            error = error or "; ".join(
+                f"{table.name} has stopped: {table.stopped.reason}" for table in self._named(names) if table.stopped and table.refused
+            )
             for name in names or ():
                 if not error and name not in self.tables and await self._flusher.load(name) is None:
                     error = f"there is no table {name}; `dolake tables` lists them"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from pyiceberg.catalog.sql import SqlCatalog
 
 from tests.harness.daemon import Daemon, clean_environment, dolake_command
 from tests.harness.lake import Lake
@@ -250,17 +251,19 @@ def test_what_the_daemon_refuses_ends_it_with_5_and_names_the_field(daemon: Daem
 
 def test_waiting_for_a_table_that_has_stopped_ends_with_6_and_says_why(daemon: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "events"
-    file.write_bytes(native("halted", range(2)) + native("halted", range(1)).splitlines()[1].replace(b"0}", b'"x"}'))
+    file.write_bytes(native("halted", range(2)))
+    assert send(daemon, file, "halted", "--wait", "persisted")[0] == 0
+    catalog = SqlCatalog("dolake", uri=f"sqlite:///{daemon.data}/catalog.db", warehouse=f"file://{daemon.data}/warehouse")
+    with catalog.load_table("default.halted").transaction() as claim:
+        claim.set_properties({"dolake.epoch": "99"})
+    file.write_bytes(native("halted", range(3)))
     code, summary, said = send(daemon, file, "halted", "--wait", "persisted", "--retry-s", "0.5")
-    assert (code, summary["events"]) == (6, 3)
+    assert (code, summary["events"]) == (6, 1)
     assert "halted" in said
     listed = {table["table"]: table for table in json.loads(daemon.run("tables", "--json").stdout)}
-    stopped = listed["default.halted"]["stopped"]
     assert listed["default.halted"]["state"] == "stopped"
-    assert (stopped["index"], stopped["field"]) == (2, "id")
-    shown = daemon.run("tables").stdout
-    assert "default.halted has stopped: log " in shown
-    assert "event 2: id: " in shown
+    assert "fenced: a newer writer owns it (epoch 99" in listed["default.halted"]["stopped"]["reason"]
+    assert "default.halted has stopped: fenced" in daemon.run("tables").stdout
 
 
 @pytest.mark.parametrize(
