@@ -7,12 +7,13 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.baseline import baseline
 from bench.commits import commits
+from bench.directories import directories
 from bench.machine import machine_id, use_cores
 from bench.streaming import BATCH_EVENTS, latency, throughput
 
@@ -26,11 +27,13 @@ class Size:
     latency_s: float
     commits: int
     baseline_events: int
+    sources: int
+    source_bytes: int
 
 
-FULL = Size(events=5_000_000, latency_s=20, commits=1000, baseline_events=200_000)
-SMALL = Size(events=40_000, latency_s=0.5, commits=20, baseline_events=5_000)
-BENCHMARKS = ("throughput", "latency", "commits", "baseline")
+FULL = Size(events=5_000_000, latency_s=20, commits=1000, baseline_events=200_000, sources=100, source_bytes=10_000_000)
+SMALL = Size(events=40_000, latency_s=0.5, commits=20, baseline_events=5_000, sources=8, source_bytes=200_000)
+BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories")
 
 
 def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -46,6 +49,8 @@ def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str],
             results[name] = commits(directory, size.commits)
         elif name == "baseline":
             results[name] = baseline(directory, size.baseline_events, BATCH_EVENTS)
+        elif name == "directories":
+            results[name] = directories(directory, size.sources, size.source_bytes)
     if "throughput" in results and "baseline" in results:
         results["times_the_baseline"] = round(
             results["throughput"]["committed_events_per_s"] / results["baseline"]["committed_events_per_s"], 1
@@ -75,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     size = SMALL if options.small else FULL
     if options.events:
-        size = Size(options.events, size.latency_s, size.commits, size.baseline_events)
+        size = replace(size, events=options.events)
     use_cores(CORES)
     with tempfile.TemporaryDirectory(prefix="dolake-bench-", dir=options.directory) as directory:
         results = run(size, options.only or BENCHMARKS, Path(directory), lambda text: print(text, file=sys.stderr, flush=True))

@@ -111,8 +111,8 @@ class Connection(asyncio.Protocol):
 
     # -- what benchmarks do
 
-    async def greet(self) -> None:
-        answer = await self.ask(CONNECT)
+    async def greet(self, source: str = SOURCE) -> None:
+        answer = await self.ask({**CONNECT, "sourceDoId": source})
         if answer["type"] != "status":
             raise Refused(str(answer))
 
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         self._flush()
         return await self._answers.get()
 
-    async def send_window(self, frames: Sequence[bytes], window: int) -> None:
+    async def send_window(self, frames: Sequence[bytes | Sequence[bytes]], window: int) -> None:
         """As fast as acks allow, with at most `window` batches unanswered; returns when all are acked."""
         self._streaming = True
         for frame in frames:
@@ -147,9 +147,13 @@ class Connection(asyncio.Protocol):
     def unanswered(self) -> int:
         return len(self.timings.due) - len(self.timings.acked)
 
-    def _send(self, frame: bytes, due: float) -> None:
+    def _send(self, frame: bytes | Sequence[bytes], due: float) -> None:
+        """A frame whole, or its parts."""
         self.timings.due.append(due)
-        self._transport.write(frame)
+        if isinstance(frame, bytes):
+            self._transport.write(frame)
+        else:
+            self._transport.writelines(frame)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not (condition() or self._failure):

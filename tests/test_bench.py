@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import orjson
+import pytest
 
 from bench import events
 from bench.__main__ import table
@@ -17,6 +18,7 @@ from tests.harness.daemon import clean_environment
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.acceptance("AT-39")
 def test_every_benchmark_runs_and_leaves_its_figures(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "--small", "--directory", str(tmp_path), "--output", str(tmp_path / "bench.json")]
     done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=300, check=False)
@@ -28,6 +30,9 @@ def test_every_benchmark_runs_and_leaves_its_figures(tmp_path: Path) -> None:
     assert results["latency"]["ack_p50_ms"] <= results["latency"]["ack_p99_ms"]
     assert results["commits"]["commits"] == 20
     assert results["times_the_baseline"] > 0
+    for name in ("one", "four"):
+        assert 0.85 <= results["directories"][name]["share_of_mean_min"] <= results["directories"][name]["share_of_mean_max"] <= 1.15
+    assert results["directories"]["four_to_one"] > 0
     assert "committed events per s" in done.stdout
     assert list(tmp_path.iterdir()) == [tmp_path / "bench.json"]  # The data is gone with the run.
 
