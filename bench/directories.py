@@ -25,11 +25,12 @@ def source_frames(source: str, batch_count: int, bodies: list[bytes]) -> list[li
     """The frames of one source, a schema first, each in parts; `bodies` are the events, the same for every source."""
     messages = [[events.schema(1, source)]]
     for place in range(batch_count):
-        body = bodies[place % len(bodies)]
+        which = place % len(bodies)
+        first, body = which * BATCH_EVENTS, bodies[which]
         head = (
             b'{"type":"cdc_batch","timestamp":1767225600000,"sourceDoId":"%s","sequenceNumber":%d,"firstEventSequence":%d,'
             b'"lastEventSequence":%d,"sizeBytes":%d,"isRetry":false,"retryCount":0,"events":['
-        ) % (source.encode(), place + 2, place * BATCH_EVENTS, (place + 1) * BATCH_EVENTS - 1, len(body) + 2)
+        ) % (source.encode(), place + 2, first, first + BATCH_EVENTS - 1, len(body) + 2)
         messages.append([head, body, b"]}"])
     return [[b"\x81\xff" + sum(map(len, parts)).to_bytes(8, "big") + _UNMASKED, *parts] for parts in messages]
 
