@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
 import pytest
+import zstandard
 
+from tests.debezium import Rewriter
 from tests.harness.daemon import Daemon
 from tests.harness.lake import Lake
 from tests.harness.shop_lake import changes
-from tests.shop import COLUMNS, EVENT_COUNT, EVENT_COUNTS, KEYS, STREAM, Row, assert_equals_final, by_key, fold
+from tests.shop import COLUMNS, EVENT_COUNT, EVENT_COUNTS, KEYS, STREAM, Row, assert_equals_final, by_key, fold, stream_lines
 
 SEND = ("send", str(STREAM), "--source", "shop-db", "--format", "wal2json", "--wait", "persisted", "--json")
 UUIDS = ("id", "order_id")
@@ -26,7 +29,8 @@ KEY_TYPES = {"customers": ("BIGINT",), "orders": ("UUID",), "order_lines": ("UUI
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon that has been sent the stream, flushing several times on the way."""
-    with Daemon(tmp_path_factory.mktemp("shop") / "data", {"DOLAKE_FLUSH_AGE_S": "0.5"}) as daemon:
+    toml = '[sources.shop-debezium]\nnamespace = "debezium_*"\n'
+    with Daemon(tmp_path_factory.mktemp("shop") / "data", {"DOLAKE_FLUSH_AGE_S": "0.5"}, table_settings=toml) as daemon:
         daemon.start()
         sent = daemon.run(*SEND, "--rate", "40000", deadline_s=120)
         assert sent.returncode == 0, sent.stderr + daemon.tail()
@@ -70,7 +74,11 @@ def python_rows(table: pa.Table) -> list[Row]:
 
 
 def location(lake: Lake, table: str) -> str:
-    found = lake.metadata_location(f"public.{table}")
+    return location_of(lake, f"public.{table}")
+
+
+def location_of(lake: Lake, table: str) -> str:
+    found = lake.metadata_location(table)
     assert found is not None
     return found
 
@@ -122,11 +130,46 @@ def test_the_same_file_again_changes_nothing(shop: Daemon, lake: Lake) -> None:
     assert {table: location(lake, table) for table in KEYS} == before
 
 
+@pytest.fixture(scope="module")
+def debezium(shop: Daemon) -> dict[str, Any]:
+    """The same stream as Debezium tells it, from another source into a namespace of its own; what sending it said."""
+    file = shop.data.parent / "shop.debezium.ndjson.zst"
+    with zstandard.open(file, "wb") as packed:
+        for line in Rewriter().lines(stream_lines()):
+            packed.write(line + b"\n")
+    sent = shop.run("send", str(file), "--source", "shop-debezium", "--format", "debezium", "--wait", "persisted", "--json", deadline_s=300)
+    assert sent.returncode == 0, sent.stderr + shop.tail()
+    summary: dict[str, Any] = json.loads(sent.stdout)
+    return summary
+
+
+def test_debeziums_words_for_it_are_as_many_events(debezium: dict[str, Any]) -> None:
+    assert (debezium["events"], debezium["bad"]) == (EVENT_COUNT, 0)
+    assert debezium["passed_over"] == {"tombstones": 618 + 492 + 5_692}
+
+
+@pytest.mark.parametrize("table", list(KEYS))
+def test_from_debezium_the_same_table_comes_as_from_wal2json(debezium: dict[str, Any], lake: Lake, table: str) -> None:
+    """Row by row in the order of the log, with all columns of the source and what of the change both tell."""
+    told = "_cdc_operation, _cdc_timestamp, _cdc_lsn, _cdc_transaction, _cdc_key_before::JSON AS key_before, _cdc_unchanged"
+    columns = ", ".join(f'"{name}"' for name in COLUMNS[table])
+    place = "row_number() OVER (ORDER BY _cdc_log, _cdc_offset, _cdc_index) AS place"
+
+    def rows(name: str) -> str:
+        return f"SELECT {place}, {told}, {columns} FROM iceberg_scan('{location_of(lake, name)}')"
+
+    one, other = rows(f"public.{table}"), rows(f"debezium_public.{table}")
+    for first, second in ((one, other), (other, one)):
+        assert lake.query(f"({first}) EXCEPT ALL ({second}) LIMIT 3") == []
+    assert lake.query(f"SELECT count(*) FROM ({other})") == [(EVENT_COUNTS[table],)]
+    types = [lake.query(f"SELECT column_name, column_type FROM (DESCRIBE {text})") for text in (one, other)]
+    assert types[0] == types[1]
+
+
 def test_the_commands_agree(shop: Daemon) -> None:
     listed = shop.run("tables", "--json")
-    assert {table["table"]: table["rows"] for table in json.loads(listed.stdout)} == {
-        f"public.{table}": count for table, count in EVENT_COUNTS.items()
-    }
+    counts = {table["table"]: table["rows"] for table in json.loads(listed.stdout) if table["table"].startswith("public.")}
+    assert counts == {f"public.{table}": count for table, count in EVENT_COUNTS.items()}
     queried = shop.run("query", "SELECT count(*) AS n, sum(_cdc_sequence) AS s FROM public.order_lines", "--json")
     assert json.loads(queried.stdout)[0]["n"] == EVENT_COUNTS["order_lines"]
     inspected = json.loads(shop.run("inspect", "public.order_lines", "--json").stdout)

@@ -13,20 +13,25 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dolake.cli.format_options import (
+    BinaryModeOption,
+    FormatName,
+    FormatOption,
+    FormatOptions,
+    KeyOption,
+    NanosecondsOption,
+    TableOption,
+    TypesOption,
+    UnavailableOption,
+)
 from dolake.cli.options import Data, Json, settings_from
 from dolake.errors import ConfigurationError, DaemonUnreachable, DolakeError, Mistake
 
 if TYPE_CHECKING:
     from dolake.cdc.client import Producer
-    from dolake.cdc.formats import Format
     from dolake.cli.sending import Sending, Summary
 
 app = typer.Typer(add_completion=False)
-
-
-class FormatName(StrEnum):
-    NATIVE = "native"
-    WAL2JSON = "wal2json"
 
 
 class Wait(StrEnum):
@@ -40,12 +45,21 @@ def send(
     source: Annotated[str, typer.Option("--source", metavar="NAME", help="The source's name; sending is resumed by it.")],
     to: Annotated[str | None, typer.Option("--to", metavar="URL", help="ws://host:port/cdc; DIR/ready.json says it unless given.")] = None,
     data: Data = None,
-    format: Annotated[FormatName, typer.Option("--format", help="What the lines are.")] = FormatName.NATIVE,
+    format: FormatOption = FormatName.NATIVE,
+    table: TableOption = None,
+    key: KeyOption = None,
+    types: TypesOption = None,
+    unavailable: UnavailableOption = None,
+    nanoseconds: NanosecondsOption = None,
+    binary_mode: BinaryModeOption = None,
     batch_events: Annotated[int, typer.Option("--batch-events", min=1, help="Most events in a batch.")] = 1_000,
     rate: Annotated[float, typer.Option("--rate", min=0.0, help="Events a second; 0 is as fast as it goes.")] = 0.0,
     wait: Annotated[Wait, typer.Option("--wait", help="End when all is on the daemon's disk, or committed to tables.")] = Wait.DURABLE,
     epoch: Annotated[str, typer.Option("--epoch", help="A name for a new life of the source's numbering; the one before ends.")] = "",
     retry_s: Annotated[float, typer.Option("--retry-s", min=0.0, help="How long to try for a connection, or a commit.")] = 30.0,
+    keep_on: Annotated[
+        bool, typer.Option("--continue", help="Leave out lines that cannot be read, name each of them, and end with 6.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Send changes to a daemon. Sent again, also with other --batch-events, they change nothing: what is there is skipped."""
@@ -54,14 +68,16 @@ def send(
     from dolake.cli.sending import Sending
     from dolake.clock import real_runtime
 
+    runtime = real_runtime()
+    options = FormatOptions(format, table, key or (), types or (), unavailable, nanoseconds, binary_mode)
+    decoder = options.decoder(runtime.clock.now_ms())
     url = to or _url_from(data)
     try:
         lines = LineInput(file)
     except OSError as error:
         raise ConfigurationError([Mistake("FILE", file, error.strerror or str(error))]) from None
-    runtime = real_runtime()
     with contextlib.closing(lines), _progress(lines.size_bytes) as progress:
-        sending = Sending(runtime, lines, _decoder(format), batch_events, rate, retry_s, progress)
+        sending = Sending(runtime, lines, decoder, batch_events, rate, retry_s, progress, _complain if keep_on else None)
         try:
             asyncio.run(_run(sending, lambda: Producer(url, source, epoch=epoch, unreachable_s_max=retry_s, runtime=runtime), wait.value))
         finally:
@@ -84,16 +100,13 @@ def _url_from(data: str | None) -> str:
         raise DaemonUnreachable(f"there is no {path}, so no daemon runs there; start one with `dolake serve`, or say --to") from None
 
 
-def _decoder(name: FormatName) -> Format:
-    from dolake.cdc.formats.native import Native
-    from dolake.cdc.formats.wal2json import Wal2json
-
-    return Native() if name is FormatName.NATIVE else Wal2json()
+def _complain(trouble: str) -> None:
+    print(f"dolake: {trouble}", file=sys.stderr)
 
 
 def _report(summary: Summary, as_json: bool) -> None:
     for note in summary.notes:
-        print(f"dolake: {note}", file=sys.stderr)
+        _complain(note)
     counts = asdict(summary)
     del counts["notes"]
     if as_json:
@@ -102,7 +115,8 @@ def _report(summary: Summary, as_json: bool) -> None:
     skipped = f", {summary.skipped:,} were there already" if summary.skipped else ""
     again = f", {summary.duplicates:,} batches had to be sent again" if summary.duplicates else ""
     speed = f" ({summary.events / summary.seconds:,.0f} events/s)" if summary.events and summary.seconds else ""
-    print(f"sent {summary.events:,} events in {summary.batches:,} batches in {summary.seconds:.1f} s{speed}{skipped}{again}")
+    bad = f", {summary.bad:,} lines were left out" if summary.bad else ""
+    print(f"sent {summary.events:,} events in {summary.batches:,} batches in {summary.seconds:.1f} s{speed}{skipped}{again}{bad}")
 
 
 @contextlib.contextmanager

@@ -7,12 +7,12 @@ otherwise this time. Whole transactions that wait for a batch to fill go out whe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from dolake.cdc.client import Producer
-from dolake.cdc.formats import Format
+from dolake.cdc.formats import Format, Item
 from dolake.cdc.formats.batches import Batcher, EventBatch
 from dolake.cdc.formats.lines import LineInput
 from dolake.clock import Runtime
@@ -21,16 +21,24 @@ from dolake.errors import InvalidInput, NotAllSent
 # A batch's events; well under the daemon's limit for a message, so that a full window stays small.
 BATCH_BYTES_MAX = 4 << 20
 PAUSE_S = 0.25
+BAD_LINES_LISTED_MAX = 1_000
 
 
 @dataclass
 class Summary:
-    """What a run did. `events` and `batches` were sent and are durable; `skipped` events were so before."""
+    """What a run did. `events` and `batches` were sent and are durable; `skipped` events were so before.
+
+    `bad` counts lines that were left out; `bad_lines` are the first of them, with their reasons. `passed_over` counts lines
+    that hold no change, by what they are.
+    """
 
     events: int = 0
     batches: int = 0
     skipped: int = 0
     duplicates: int = 0
+    bad: int = 0
+    bad_lines: list[dict[str, int | str]] = field(default_factory=list)
+    passed_over: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
 
@@ -39,7 +47,8 @@ class Summary:
 class Sending:
     """`progress` hears (bytes of the input read, events sent) now and then. `rate`: events a second; 0 is as fast as it goes.
 
-    `retry_s`: how long to ask again for a commit that the daemon says it cannot make.
+    `retry_s`: how long to ask again for a commit that the daemon says it cannot make. `complain` hears of each line that cannot
+    be read, and sending goes on without it; None ends sending at the first.
     """
 
     runtime: Runtime
@@ -49,8 +58,10 @@ class Sending:
     rate: float = 0.0
     retry_s: float = 30.0
     progress: Callable[[int, int], None] = lambda position, events: None
+    complain: Callable[[str], None] | None = None
     summary: Summary = field(default_factory=Summary)
     _began_s: float = 0.0
+    _first_bad: InvalidInput | None = None
 
     async def run(self, producer: Producer, wait: Literal["durable", "persisted"]) -> Summary:
         """Raises what ends a producer, InvalidInput, and NotAllSent when the end was not reached or not committed."""
@@ -66,6 +77,11 @@ class Sending:
             self.summary.duplicates = producer.duplicate_count
             self.summary.seconds = self.runtime.clock.monotonic_s() - self._began_s
             self.summary.notes = self.format.notes
+            self.summary.passed_over = dict(self.format.passed_over)
+        if self._first_bad is not None:
+            if not self.summary.batches and not self.summary.skipped:
+                raise self._first_bad
+            raise NotAllSent(f"{self.summary.bad:,} lines could not be read and were left out; everything else is durable")
         if unfinished:
             raise NotAllSent(f"the input ends inside a transaction: its last {unfinished:,} events were not sent")
         return self.summary
@@ -83,11 +99,13 @@ class Sending:
         try:
             while (lines := await reading) != []:
                 reading = self._read()
+                for item in self.format.pause(over=False) if lines is None else self._items(lines):
+                    batcher.push(item)
                 if lines is None:
                     batcher.flush()
-                for item in self.format.items(lines or []):
-                    batcher.push(item)
                 await self._send_ready(producer, batcher)
+            for item in self.format.pause(over=True):
+                batcher.push(item)
             batcher.flush()
             await self._send_ready(producer, batcher)
         except InvalidInput as error:
@@ -95,11 +113,29 @@ class Sending:
             await self._send_ready(producer, batcher)
             await producer.drain()
             if self.summary.batches or self.summary.skipped:
-                raise NotAllSent(f"{error}; what came before it is durable") from error
+                unsent = len(batcher.unfinished)
+                rest = f", but for the last {unsent:,} events, of a transaction that is not over" if unsent else ""
+                raise NotAllSent(f"{error}; what came before it is durable{rest}") from error
             raise
         finally:
             await asyncio.gather(reading, return_exceptions=True)
         return len(batcher.unfinished)
+
+    def _items(self, lines: Sequence[bytes]) -> Iterator[Item]:
+        if self.complain is None:
+            yield from self.format.items(lines)
+            return
+        for line in lines:
+            try:
+                found = list(self.format.items((line,)))
+            except InvalidInput as error:
+                self._first_bad = self._first_bad or error
+                self.summary.bad += 1
+                if len(self.summary.bad_lines) < BAD_LINES_LISTED_MAX:
+                    self.summary.bad_lines.append({"line": error.line, "reason": error.reason})
+                self.complain(str(error))
+            else:
+                yield from found
 
     def _read(self) -> asyncio.Task[list[bytes] | None]:
         """The next lines, read beside the loop while the last ones are sent."""

@@ -13,7 +13,6 @@ operation and table, and is named in `Redacted.refused`. Everything else keeps i
 from __future__ import annotations
 
 import hmac
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from typing import Any
 import msgspec
 
 from dolake.errors import SchemaRejected
+from dolake.members import RepeatedKey, members_of, names_of
 from dolake.model import ROW_ID_COLUMN, DeclaredColumn, DeclaredSchema
 
 _KEPT = ("sequence", "timestamp", "operation", "table")
@@ -31,8 +31,6 @@ _UNREADABLE = "cannot be read far enough to redact it"
 _SHAPES_MAX = 1_000
 _DIGEST = re.compile(rb'"[0-9a-f]{64}"')
 
-_Members = dict[str, msgspec.Raw]
-_members = msgspec.json.Decoder(_Members).decode
 _names = msgspec.json.Decoder(list[str]).decode
 _text = msgspec.json.Decoder(str).decode
 _encode = msgspec.json.encode
@@ -46,19 +44,12 @@ class Redacted:
     refused: Mapping[int, str]
 
 
-class _Unsure(ValueError):
-    """An event that cannot be rewritten so that nothing is lost and nothing gets through."""
-
-
 @dataclass(frozen=True)
 class _Shape:
-    """Objects with the same members in the same order: what becomes of each.
-
-    `overhead` is the length of all but the values, written without spaces. `kept` are the members that stay: the JSON before
+    """Images with the same columns in the same order. `kept` are those that stay: the JSON before
     the value, its place, and whether it is masked.
     """
 
-    overhead: int
     kept: tuple[tuple[bytes, int, bool], ...]
     sensitive: bool
 
@@ -88,7 +79,7 @@ class Redactor:
                 found.append(self._event(raw))
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 # Only sentences of our own: a library's may quote the value.
-                refused[place] = str(error) if isinstance(error, _Unsure) else _UNREADABLE
+                refused[place] = str(error) if isinstance(error, RepeatedKey) else _UNREADABLE
                 found.append(_bare(raw))
         return Redacted(found, refused)
 
@@ -119,10 +110,9 @@ class Redactor:
         return replace(column, type="string", default=default)
 
     def _event(self, raw: bytes) -> bytes:
-        event = _members(raw)
-        _require_whole(raw, event, self._shape(event).overhead)
+        event = members_of(raw)
         if not event.keys() >= _ALWAYS_THERE:
-            raise _Unsure(_UNREADABLE)
+            raise ValueError(_UNREADABLE)
         pieces: list[bytes | msgspec.Raw] = [
             b'{"sequence":', event["sequence"], b',"timestamp":', event["timestamp"],
             b',"operation":', event["operation"], b',"table":', event["table"],
@@ -143,23 +133,21 @@ class Redactor:
         raw = bytes(image).strip()
         if raw == b"null":
             return raw
-        columns = _members(raw)
-        shape = self._shape(columns)
+        shape = self._shape(names_of(raw))
         if not shape.sensitive:
             return image
-        values = _require_whole(raw, columns, shape.overhead)
+        columns = members_of(raw)
+        values = list(columns.values())
         pieces: list[bytes | msgspec.Raw] = [b"{"]
         for prefix, place, masked in shape.kept:
             pieces += (prefix, self._masked(values[place]) if masked else values[place])
         pieces.append(b"}")
         return b"".join(pieces)
 
-    def _metadata(self, metadata: msgspec.Raw) -> bytes:
-        raw = bytes(metadata).strip()
-        members = _members(raw)
-        _require_whole(raw, members, self._shape(members).overhead)
+    def _metadata(self, metadata: msgspec.Raw) -> bytes | msgspec.Raw:
+        members = members_of(metadata)
         if members.keys() <= _METADATA:
-            return raw
+            return metadata
         kept = [b'"%b":%b' % (name.encode(), bytes(value)) for name, value in members.items() if name in _METADATA]
         names = _names(members["unchanged"]) if "unchanged" in members else []
         names = [name for name in names if self._verdict(name) != "drop"]
@@ -171,19 +159,16 @@ class Redactor:
         folded = name.casefold()
         return "drop" if folded in self._drop else "mask" if folded in self._mask else "keep"
 
-    def _shape(self, members: _Members) -> _Shape:
-        names = tuple(members)
+    def _shape(self, names: tuple[str, ...]) -> _Shape:
         shape = self._shapes.get(names)
         if shape is None:
             kept: list[tuple[bytes, int, bool]] = []
-            overhead = 2 + max(len(names) - 1, 0)
             for place, name in enumerate(names):
                 prefix, verdict = _encode(name) + b":", self._verdict(name)
-                overhead += len(prefix)
                 if verdict != "drop":
                     kept.append((b"," + prefix if kept else prefix, place, verdict == "mask"))
             sensitive = any(self._verdict(name) != "keep" for name in names)
-            shape = _Shape(overhead, tuple(kept), sensitive)
+            shape = _Shape(tuple(kept), sensitive)
             if len(self._shapes) < _SHAPES_MAX:
                 self._shapes[names] = shape
         return shape
@@ -196,24 +181,6 @@ class Redactor:
 
     def _digest(self, text: str) -> str:
         return hmac.digest(self._key, text.encode(), "sha256").hex()
-
-
-def _require_whole(raw: bytes, members: _Members, overhead: int) -> list[msgspec.Raw]:
-    """The values of an object's members, which are all it has: msgspec keeps the last of equal keys. Raises _Unsure.
-
-    The lengths add up where no member is missing, unless it is written with spaces or escapes; then it is read once more.
-    """
-    values = list(members.values())
-    if len(b"".join(values)) + overhead != len(raw) and _member_count(raw) != len(values):
-        raise _Unsure("the same key twice")
-    return values
-
-
-def _member_count(raw: bytes) -> int:
-    """How many members an object has, equal keys counted each: for those with spaces or escapes, whose length says nothing."""
-    counts: list[int] = []
-    json.loads(raw, object_pairs_hook=lambda pairs: counts.append(len(pairs)), parse_int=str, parse_float=str)
-    return counts[-1]  # The outermost object ends last.
 
 
 class _Head(msgspec.Struct, gc=False):

@@ -7,7 +7,7 @@ in the stream, so that the same file gives the same numbers however it is cut, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 import msgspec
@@ -41,7 +41,16 @@ class Format(Protocol):
     """A decoder with the state of one stream: call `items` with its lines, in order, in as many calls as it takes."""
 
     def items(self, lines: Iterable[bytes]) -> Iterator[Item]:
-        """Raises InvalidInput, naming the line; what was yielded before stands."""
+        """Raises InvalidInput, naming the line; what was yielded before stands, and of that line nothing was."""
+        ...
+
+    def pause(self, *, over: bool) -> Iterable[Item]:
+        """What may go out now that the stream is quiet, or `over`."""
+        ...
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """Lines that are right and hold no change, counted by what they are, in the plural."""
         ...
 
     @property

@@ -8,7 +8,8 @@ connection carries (connect, heartbeat, flush_request, disconnect) is passed ove
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -72,10 +73,19 @@ class Native:
         self._tables: set[str] = set()
         self._line_number = 0
         self._last_sequence: int | None = None
+        self._unread = 0  # lines since then that cannot be read: they keep their numbers, so that no other's depends on their mending
+        self._passed_over: Counter[str] = Counter()
 
     @property
     def notes(self) -> list[str]:
         return []
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        return self._passed_over
+
+    def pause(self, *, over: bool) -> Iterable[Item]:
+        return ()
 
     def items(self, lines: Iterable[bytes]) -> Iterator[Item]:
         for text in lines:
@@ -84,9 +94,11 @@ class Native:
             if not text:
                 continue
             try:
-                yield from self._line(text)
+                found = list(self._line(text))
             except (msgspec.MsgspecError, ValueError) as error:
+                self._unread += 1
                 raise InvalidInput(line=self._line_number, reason=str(error)) from error
+            yield from found
 
     def _line(self, text: bytes) -> Iterator[Item]:
         kind = self._kind(text).type
@@ -102,7 +114,9 @@ class Native:
                 yield COMMIT
         elif kind == "schema":
             yield Declare(self._declared(text))
-        elif kind not in _PASSED_OVER:
+        elif kind in _PASSED_OVER:
+            self._passed_over["messages of a connection"] += 1
+        else:
             raise ValueError(f"type: must be schema or cdc_batch, or absent for an event (got {kind!r})")
 
     def _numbered(self, text: bytes, transaction: str) -> Event:
@@ -113,13 +127,13 @@ class Native:
                 raise ValueError(f"{name}: must be an object, or absent")
         last = self._last_sequence
         if event.sequence is UNSET:
-            sequence = 1 if last is None else last + 1
+            sequence = (0 if last is None else last) + 1 + self._unread
             text = b'{"sequence":%d,%b' % (sequence, text[1:])
         elif last is not None and event.sequence <= last:
             raise ValueError(f"sequence: must be above that of the event before it, {last} (got {event.sequence})")
         else:
             sequence = event.sequence
-        self._last_sequence = sequence
+        self._last_sequence, self._unread = sequence, 0
         return Event(sequence, event.table, text, transaction)
 
     def _declared(self, text: bytes) -> DeclaredSchema:

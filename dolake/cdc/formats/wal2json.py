@@ -8,7 +8,7 @@ A truncate that comes before any row of its table waits for the first: until the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -43,6 +43,7 @@ class Wal2json:
         self._relations: dict[tuple[str, str], Relation] = {}
         self._line_number = 0
         self._sequence = 0
+        self._message_count = 0
         self._in_transaction = False
         self._timestamp_text: str | None = ""
         self._timestamp = b"0"
@@ -61,6 +62,13 @@ class Wal2json:
             notes.append(f"a truncate of {', '.join(withheld)} was not sent: it waits for the first row, which tells the table's columns")
         return notes
 
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        return {"messages": self._message_count} if self._message_count else {}
+
+    def pause(self, *, over: bool) -> Iterable[Item]:
+        return ()
+
     def items(self, lines: Iterable[bytes]) -> Iterator[Item]:
         decode = self._decode
         for text in lines:
@@ -69,13 +77,12 @@ class Wal2json:
                 continue
             try:
                 line = decode(text)
-                if line.action in _OPERATIONS:
-                    yield from self._change(line)
-                else:
-                    yield from self._boundary(line, text)
+                found = list(self._change(line) if line.action in _OPERATIONS else self._boundary(line, text))
             except (msgspec.MsgspecError, ValueError) as error:
+                self._sequence += 1  # The line keeps its number: those after it must not depend on whether it is mended.
                 # msgspec's errors are ValueErrors too; both say which value is wrong.
                 raise InvalidInput(line=self._line_number, reason=str(error)) from error
+            yield from found
 
     def _boundary(self, line: _Line, text: bytes) -> Iterator[Commit]:
         if line.action == "B":
@@ -83,7 +90,9 @@ class Wal2json:
         elif line.action == "C":
             self._in_transaction = False
             yield COMMIT
-        elif line.action != "M":
+        elif line.action == "M":
+            self._message_count += 1
+        else:
             version_1 = "; this is format version 1: capture with format-version=2" if b'"change"' in text[:200] else ""
             raise ValueError(f"action: must be one of B, C, D, I, M, T, U (got {line.action!r}){version_1}")
 
