@@ -40,8 +40,22 @@ def rows(lake: Lake, table: str, columns: str) -> list[tuple[Any, ...]]:
     return lake.query(f"SELECT {columns} FROM iceberg_scan('{lake.metadata_location(table)}') ORDER BY _cdc_sequence")
 
 
+def test_rows_need_nothing_but_a_table(daemon: Daemon, lake: Lake, tmp_path: Path) -> None:
+    file = tmp_path / "plain"
+    code, summary, said = send(daemon, ROWS, file, "--format", "rows", "--table", "people")
+    assert (code, summary["events"]) == (0, 3), said
+    assert rows(lake, "people", '_cdc_sequence, _cdc_row_id, id, name, "at"') == [
+        (1, None, 1, "ann", None),
+        (2, None, 2, None, None),
+        (3, None, 3, None, "2026-01-01"),
+    ]
+    code, summary, _ = send(daemon, ROWS + b'{"id":4}\n', file, "--format", "rows", "--table", "people")
+    assert (code, summary["events"], summary["skipped"]) == (0, 1, 3)
+    assert rows(lake, "people", "id") == [(1,), (2,), (3,), (4,)]
+
+
 def test_rows_with_a_key_and_types(daemon: Daemon, lake: Lake, tmp_path: Path) -> None:
-    types = "id=long,name=string,big=decimal(38,1),at=date"
+    types = "id=long,big=decimal(38,1),at=date"
     code, _, said = send(daemon, ROWS, tmp_path / "typed", "--format", "rows", "--table", "public.typed", "--key", "id", "--types", types)
     assert code == 0, said
     assert rows(lake, "public.typed", '_cdc_row_id, id, big::VARCHAR, "at"::VARCHAR, name') == [
@@ -80,10 +94,21 @@ def test_debezium_with_schemas_and_every_option(daemon: Daemon, lake: Lake, tmp_
     assert rows(lake, "public.orders", shown) == [("INSERT", "0/1", *same, "t", None), ("UPDATE", "0/2", *same, None, ["text"])]
 
 
+def test_debezium_without_schemas_is_inferred(daemon: Daemon, lake: Lake, tmp_path: Path) -> None:
+    lines = envelope("c", {"id": 1, "total": 1.5, "tags": ["a"], "ok": True}, 1, schema=False)
+    lines += envelope("u", {"id": 1, "total": "many"}, 2, schema=False)
+    code, _, said = send(daemon, lines.replace(b'"orders"', b'"plain"'), tmp_path / "schemaless", "--format", "debezium")
+    assert code == 0, said
+    assert rows(lake, "public.plain", "_cdc_row_id, id, total, total__string, tags, ok") == [
+        ("1", 1, 1.5, None, '["a"]', True),
+        ("1", 1, None, "many", None, None),
+    ]
+
+
 def test_wrong_lines_are_left_out_and_named_where_that_is_asked_for(daemon: Daemon, lake: Lake, tmp_path: Path) -> None:
     content = b'{"id":1}\n{]\n{"id":2}\n[3]\n{"id":4}\n'
     file = tmp_path / "holes"
-    options = ("--format", "rows", "--table", "holes", "--types", "id=long")
+    options = ("--format", "rows", "--table", "holes")
     code, summary, said = send(daemon, content, file, *options)
     assert (code, summary["events"]) == (6, 1)
     assert "line 2: " in said
