@@ -56,7 +56,7 @@ def test_every_row_is_in_its_partition_and_a_point_query_plans_a_sixteenth_of_a_
         for place in range(0, ROWS, 4_999):
             ask(lake, table, sent[place], sent, files_of_day)
         catalog.close()
-        assert daemon.run("verify").returncode == 0
+        assert daemon.run("verify", deadline_s=120).returncode == 0
 
 
 def rows_in_their_partitions(table: Any) -> dict[int, int]:
@@ -103,7 +103,8 @@ def test_the_setting_of_the_next_start_partitions_the_table_anew(tmp_path: Path)
             source.add([event(1000 * number + place) for place in range(500)])
             asyncio.run(asyncio.wait_for(source.deliver(url_of(daemon)), 60))
             asyncio.run(asyncio.wait_for(drain(daemon), 60))
-            assert daemon.run("verify").returncode == 0
+            if number == len(specs) - 1:
+                assert daemon.run("verify", deadline_s=120).returncode == 0
     with Lake(tmp_path / "data") as lake:
         assert_lake_equals_oracle(lake, oracle)
         names = [[field["name"] for field in spec["fields"]] for spec in lake.metadata("ledger")["partition-specs"]]
@@ -118,7 +119,7 @@ def test_the_setting_of_the_next_start_partitions_the_table_anew(tmp_path: Path)
 def test_a_partition_that_cannot_be_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
     settings = '[tables."ledger"]\npartition_by = ["days(at)"]\n'
     with Daemon(tmp_path / "data", table_settings=settings) as daemon:
-        done = daemon.run("serve")
+        done = daemon.run("serve", "--port", "0", "--http-port", "0")
         assert done.returncode == 2
         assert "tables.ledger.partition_by.0: must be a column, year(column)" in done.stderr
         assert "there is no days (got days(at))" in done.stderr

@@ -81,7 +81,8 @@ class WriterHalf:
             store = StoreDoor(world.warehouse, self.process) if world.warehouse else LocalStore(world.settings.warehouse.uri, disk)
             await runtime.tasks.run(store.probe, runtime.random.uuid())
             catalog = world.catalog.door(store, self.process)
-            service = make_service(runtime, disk, catalog, store, CommitPolicy(snapshots_kept=world.snapshots_kept), world.settings)
+            settings = world.writer_settings()
+            service = make_service(runtime, disk, catalog, store, CommitPolicy(snapshots_kept=world.snapshots_kept), settings)
             service.report = self._report
             self.service = service
             world.relink()

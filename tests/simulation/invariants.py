@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import pyarrow.parquet as pq
-from pyiceberg.manifest import ManifestEntryStatus, read_manifest_list
+from pyiceberg.manifest import DataFile, ManifestEntryStatus, read_manifest_list
+from pyiceberg.partitioning import PartitionSpec
+from pyiceberg.schema import Schema
 
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.metadata import EPOCH, INSTANCE, LoadedTable, offsets_in
@@ -115,6 +117,7 @@ def _check_new_rows(
             if len(rows) != file.record_count:
                 yield f"I10: {file.file_path} holds {len(rows)} rows, its entry says {file.record_count}"
             yield from _note_rows(history, after, rows, old, new)
+            yield from _check_partition(after, manifest.partition_spec_id, file, rows)
     yield from _check_objects(named, objects)
     if int(after.properties.get(ACCEPTED_PROPERTY, -1)) != len(history.rows):
         yield f"I13: {after.name} says {after.properties.get(ACCEPTED_PROPERTY)} events were accepted, {len(history.rows)} rows are there"
@@ -133,6 +136,19 @@ def _note_rows(
             yield f"I7: {after.name}: a row of offset {offset} came with the range {old.get(log, 0)}..{new.get(log, 0)} of log {log}"
         history.rows[place] = row
         history.fresh.append(row)
+
+
+def _check_partition(after: LoadedTable, spec_id: int, file: DataFile, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """New files are of the table's own spec, and every row in one has the partition that the file's entry states."""
+    if spec_id != after.spec["spec-id"]:
+        yield f"{after.name}: {file.file_path} is of spec {spec_id}, the table's is {after.spec['spec-id']}"
+    schema, spec = Schema.model_validate(after.schema), PartitionSpec.model_validate(after.spec)
+    for place, part in enumerate(spec.fields):
+        source = schema.find_field(part.source_id)
+        transform = part.transform.transform(source.field_type)
+        found = sorted({repr(transform(row[source.name])) for row in rows})
+        if found != [repr(file.partition[place])]:
+            yield f"{after.name}: {file.file_path} is said to have {part.name} {file.partition[place]!r}, rows in it have {found}"
 
 
 def _check_objects(named: Iterable[tuple[str, int | None]], objects: Objects) -> Iterator[str]:

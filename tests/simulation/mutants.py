@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+from pyiceberg.schema import Schema
+
 import dolake.buffer.wal
 import dolake.ingest.service
+import dolake.writer.flush
 import dolake.writer.main
 import dolake.writer.service
 from dolake.buffer.recovery import Recovered, recover
@@ -17,7 +21,9 @@ from dolake.buffer.tail import LogReader
 from dolake.errors import CommitConflict
 from dolake.iceberg.commit import CommitOutcome, Committer
 from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.partition import Spec
 from dolake.iceberg.plan import Delta, Verdict
+from dolake.iceberg.transforms import partition_values
 from dolake.ingest.lane import Lane, Submission
 from dolake.model import Entry, SourceState
 from dolake.storage.disk import Disk, SharedCounter
@@ -164,6 +170,10 @@ def _low_as_read(positions: dict[str, int], pins: Sequence[Any]) -> tuple[dict[s
     return dict(positions), {log: {} for log in positions}
 
 
+def _values_of_other_rows(table: str, rows: pa.Table, schema: Schema, spec: Spec) -> list[pa.ChunkedArray]:
+    return [values.take(pa.array(range(rows.num_rows - 1, -1, -1))) for values in partition_values(table, rows, schema, spec)]
+
+
 MUTANTS: dict[str, Rules] = {
     "fsync removed": Rules(door=_DoorWithoutLogSync),
     "ack before fsync": Rules(patches=((dolake.ingest.service, "Lane", _HastyLane),)),
@@ -176,5 +186,6 @@ MUTANTS: dict[str, Rules] = {
     "unknown outcome taken for failure": Rules(patches=((dolake.writer.main, "Committer", _DeafCommitter),)),
     "check and swap on different metadata": Rules(patches=((dolake.writer.main, "Committer", _RefreshingCommitter),)),
     "fencing and offset check both off": Rules(patches=((dolake.writer.main, "Committer", _TrustingCommitter),)),
+    "rows in other rows' partitions": Rules(patches=((dolake.writer.flush, "partition_values", _values_of_other_rows),)),
     "files deleted after a failed commit": Rules(patches=((dolake.writer.main, "Committer", _TidyCommitter),)),
 }

@@ -26,6 +26,12 @@ CATALOG = {
 }
 FOREIGN = {"foreign_change": 0.02, "foreign_change_between": 0.05}
 NETWORK = {"wire_cut": 0.02, "frame_twice": 0.02}
+PARTITIONS: list[tuple[tuple[str, ...], ...]] = [
+    *([((),)] * 3),
+    (("id",),),
+    (("bucket(2, id)", "_cdc_source"),),
+    ((), ("bucket(2, id)", "n"), ("truncate(1, id)",)),
+]
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Profile:
     logs: int
     local: bool
     catalog_style: str
-    partition_by: tuple[str, ...]
+    partitions: tuple[tuple[str, ...], ...]  # what each start of the writer finds in its settings, in turn
     chances: dict[str, float]
     strikes: int
     strike_kinds: tuple[str, ...]
@@ -73,7 +79,7 @@ class Profile:
             logs=1 if draw.random() < 0.8 else 2,
             local=local,
             catalog_style=draw.choice(["row", "service", "sql"]) if local else draw.choice(["row", "row", "service"]),
-            partition_by=draw.choice([(), (), (), (), ("id",)]),
+            partitions=draw.choice(PARTITIONS),
             chances=chances,
             strikes=draw.choice([0, 4, 8, 12]),
             strike_kinds=tuple(kinds),

@@ -282,6 +282,10 @@ class World:
             assert victim is not None
             victim.die()
 
+    def writer_settings(self) -> Settings:
+        """What a writer finds that starts now: somebody edits them between its starts."""
+        return make_settings(self.profile, self.chaos.counts["writer starts"] - 1)
+
     def relink(self) -> None:
         """Connects the writer to the ingest half if both serve, and neither stands on another machine."""
         ingest, writer = self.ingest, self.writer
@@ -414,14 +418,15 @@ FLUSHING = frozenset(["put", "settle", "request"])
 CUTS = (Cut(), Cut(drop_all=True, names="all"), Cut(block_loss=0.1, names="prefix"), Cut(block_loss=0.9))
 
 
-def make_settings(profile: Profile) -> Settings:
+def make_settings(profile: Profile, start: int = 0) -> Settings:
+    """Of the writer's `start`: the first is 0."""
     directories = tuple(f"{ROOT}/log{number}" for number in range(profile.logs))
     return Settings.model_validate(
         {
             "data": ROOT,
             "log": {"directories": directories, "segment_bytes": 4096, "backlog_bytes": profile.backlog_bytes},
             "flush": {"age_s": profile.flush_age_s, "rows": profile.flush_rows},
-            "tables": {"*": {"partition_by": profile.partition_by}},
+            "tables": {"*": {"partition_by": profile.partitions[start % len(profile.partitions)]}},
             "warehouse": {"uri": f"file://{ROOT}/warehouse" if profile.local else "s3://lake/w"},
         }
     )
