@@ -1,7 +1,9 @@
 """What dolake counts: one table of every metric, and the place where each process keeps its values.
 
 A `Metrics` belongs to one process and is handed in. Its `values()` travel over the control socket to the `http` process,
-which renders them all as Prometheus text (`render`). Names are `dolake_<part>_<noun>_<unit>[_total]`.
+which renders them all as Prometheus text (`render`). Names are `dolake_<part>_<noun>_<unit>[_total]`. Counters begin at 0 when
+their process starts (`dolake_process_started_seconds`), as Prometheus expects; what must outlive processes, such as each
+table's accepted events, is kept in the tables themselves.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ METRICS: dict[str, Metric] = {
     "dolake_cdc_handshakes_refused_total": _counter("Websocket handshakes refused for their token, or the lack of one", "status"),
     "dolake_cdc_received_bytes_total": _counter("Bytes of messages received"),
     "dolake_cdc_events_total": _counter("Events accepted into a log; repeats not counted"),
+    "dolake_cdc_batches_total": _counter("Batches and schema messages accepted into a log; repeats not counted", "kind"),
     "dolake_cdc_acks_total": _counter("Acks sent", "status"),
     "dolake_cdc_nacks_total": _counter("Nacks sent", "reason"),
     "dolake_cdc_duplicate_events_total": _counter("Events of batches that were durable already"),
@@ -50,23 +53,30 @@ METRICS: dict[str, Metric] = {
     "dolake_cdc_lost_batches_total": _counter("Batches a source was acked for and no log holds any more: a disk is gone"),
     "dolake_cdc_ack_seconds": _histogram("From a batch's arrival to its ack"),
     "dolake_wal_appended_bytes_total": _counter("Bytes of records written, as they are stored", "log"),
-    "dolake_wal_records_total": _counter("Records written", "log"),
+    "dolake_wal_records_total": _counter("Records written for sources: batches and schema messages", "log"),
     "dolake_wal_sync_seconds": _histogram("One group commit: write and fdatasync", "log"),
     "dolake_wal_backlog_bytes": _gauge("Bytes in the log that are not committed yet", "log"),
     "dolake_wal_backlog_limit_bytes": _gauge("Backlog at which batches are refused", "log"),
     "dolake_wal_synced_offset": _gauge("First offset that is not synced", "log"),
     "dolake_wal_low_offset": _gauge("First offset that some table still needs", "log"),
+    "dolake_wal_uncommitted_events_count": _gauge("Events in the log that are not committed yet", "log"),
+    "dolake_wal_uncommitted_age_seconds": _gauge("Age of the oldest record that some table still needs; 0 without any", "log"),
     "dolake_wal_trimmed_segments_total": _counter("Segments removed below the low offset", "log"),
     "dolake_wal_lost_records_total": _counter("Records that had been synced and are gone: the disk forgot them", "log"),
     "dolake_wal_torn_tail_total": _counter("Torn tails found and left behind by recovery", "log"),
     "dolake_wal_corrupt_count": _gauge("1 while the log in this directory is stopped at bytes that do not verify", "directory"),
     "dolake_wal_failures_total": _counter("Failed writes or syncs: each closes the log and reopens it by recovery", "log"),
     "dolake_wal_degraded_count": _gauge("1 while the log takes no batches", "log"),
+    "dolake_writer_report_age_seconds": _gauge("Since the writer half last said how it stands"),
+    "dolake_writer_read_offset": _gauge("First offset that the writer half has not read yet", "log"),
     "dolake_writer_read_bytes_total": _counter("Bytes read from the logs", "log"),
     "dolake_writer_memory_bytes": _gauge("Rows held in memory for coming flushes"),
     "dolake_writer_cut_transactions_total": _counter("Source transactions cut because they were open too long or too large"),
     "dolake_table_events_total": _counter("Events committed", "table"),
     "dolake_table_dead_letters_total": _counter("Events kept out of their table as dead letters", "table"),
+    "dolake_table_committed_offset": _gauge("First offset of a log that the table has not committed", "table", "log"),
+    "dolake_table_uncommitted_events_count": _gauge("Events that are read and not committed yet", "table"),
+    "dolake_table_uncommitted_age_seconds": _gauge("How long the oldest of them has been waiting since it was read", "table"),
     "dolake_table_stopped_count": _gauge("Tables that take no more rows until somebody looks"),
     "dolake_flush_files_total": _counter("Data files written"),
     "dolake_flush_file_bytes_total": _counter("Bytes of data files written"),

@@ -41,7 +41,7 @@ from dolake.model import TableName
 from dolake.storage.store import ObjectStore
 
 _BACKOFF_FIRST_S = 0.05
-_BACKOFF_MAX_S = 30.0
+_BACKOFF_MAX_S = 4.0  # Readiness must come back within 5 s of what was away.
 # Somebody else's commit is over when we hear of it: no reason to wait long.
 _CONFLICT_PAUSE_S = 0.05
 

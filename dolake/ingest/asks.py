@@ -87,10 +87,15 @@ class Asks:
     def _metrics(self) -> Message:
         metrics = self._service.metrics
         observe_process(metrics, "ingest")
+        writer = self._service.writer
         for lane in self._service.lanes.values():
             if lane.is_serving:
+                uncommitted = lane.unread.event_count + writer.uncommitted_events(lane.log_id)
                 metrics.set("dolake_wal_backlog_bytes", lane.backlog_bytes(), log=lane.log_id)
-        writer = self._service.writer
+                metrics.set("dolake_wal_uncommitted_events_count", uncommitted, log=lane.log_id)
+                metrics.set("dolake_wal_uncommitted_age_seconds", lane.uncommitted_age_s(), log=lane.log_id)
+        if writer.last:
+            metrics.set("dolake_writer_report_age_seconds", writer.report_age_s(self._service.runtime.clock.monotonic_s()))
         return {"metrics": {"ingest": metrics.values(), "writer": writer.last.get("metrics") if writer.connected else None}}
 
     def _tables(self) -> Message:

@@ -16,13 +16,14 @@ from typing import Protocol
 import structlog
 
 from dolake import failpoints
+from dolake.buffer.lag import Lag
 from dolake.buffer.wal import Log
 from dolake.cdc.answer import Reason
 from dolake.clock import Runtime
 from dolake.errors import DolakeError, LogCorrupt, LogFailed, LogFull
 from dolake.ingest.pressure import Pressure, plan_pressure
 from dolake.metrics import Metrics
-from dolake.model import Entry, SourceState
+from dolake.model import Entry, RecordKind, SourceState
 
 UNSYNCED_BYTES_MAX = 128 << 20  # Above this nobody's frames are read until a group is synced.
 GROUP_BYTES_MAX = 64 << 20  # One group commit takes no more: its acks should not wait for a whole lane's bytes.
@@ -79,6 +80,7 @@ class Lane:
         self.low = 0
         self.unsynced_bytes = 0
         self.groups: deque[_Group] = deque()
+        self.unread = Lag()  # what the writer has not read yet, as far as it has said
         # Held while the log is called: it takes one call at a time, and opening another log may have to write into this one.
         self.lock = asyncio.Lock()
         self._log: Log | None = None
@@ -121,6 +123,10 @@ class Lane:
         self._metrics.set("dolake_wal_low_offset", self.low, log=self.log_id)
         self._wake.set()
 
+    def uncommitted_age_s(self) -> float:
+        """Age of the oldest record that the writer still needs; 0 without any."""
+        return max(0.0, (self._runtime.clock.now_ms() - self.groups[0].time_ms) / 1000) if self.groups else 0.0
+
     def backlog_bytes(self) -> int:
         """Bytes that are not committed yet, those on their way into the log included."""
         return self._log_backlog_bytes + self.unsynced_bytes
@@ -133,6 +139,9 @@ class Lane:
         self._log, self.log_id, self.state, self.trouble, self.reopen_failed = log, log.log_id, LaneState.SERVING, "", None
         self.low = max(self.low, log.first_offset)
         self._log_backlog_bytes = log.backlog_bytes(self.low)
+        if log.synced_end > max(self.low, self.groups[-1].end if self.groups else 0):
+            # What is in these records the writer will say; how old they are nobody knows better than: not younger than this.
+            self.groups.append(_Group(log.synced_end, 0, self._runtime.clock.now_ms()))
         if log.lost_count:  # A disk that forgets what it said it had synced: sources may be asked to send again.
             logger.error("synced records are gone", directory=self.directory, records=log.lost_count, log_ends_at=log.synced_end)
             self._metrics.add("dolake_wal_lost_records_total", log.lost_count, log=self.log_id)
@@ -216,6 +225,12 @@ class Lane:
         self._metrics.add("dolake_wal_records_total", len(group), log=self.log_id)
         self._metrics.add("dolake_wal_appended_bytes_total", stored_bytes, log=self.log_id)
         self._metrics.add("dolake_cdc_events_total", events)
+        schemas = sum(submission.entry.kind is RecordKind.SCHEMA for submission in group)
+        self._metrics.add("dolake_cdc_batches_total", len(group) - schemas, kind="batch")
+        self._metrics.add("dolake_cdc_batches_total", schemas, kind="schema")
+        now_s = self._runtime.clock.monotonic_s()
+        for offset, submission in zip(offsets, group, strict=True):
+            self.unread.note(offset, submission.entry.event_count, now_s)
         self._metrics.observe("dolake_wal_sync_seconds", seconds, log=self.log_id)
         self._metrics.set("dolake_wal_synced_offset", offsets.stop, log=self.log_id)
 

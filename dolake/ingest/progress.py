@@ -29,6 +29,18 @@ class WriterView:
         """First offset of a log that some table still needs; None if the writer has not said."""
         return _offset(self._log(log_id).get("low"))
 
+    def read(self, log_id: str) -> int | None:
+        """First offset of a log that the writer has not read; None if it has not said."""
+        return _offset(self._log(log_id).get("read"))
+
+    def uncommitted_events(self, log_id: str) -> int:
+        """Events of a log that are read and not committed in all their tables."""
+        return _offset(self._log(log_id).get("uncommitted_events")) or 0
+
+    def report_age_s(self, now_s: float) -> float:
+        """Since it last said anything."""
+        return now_s - self.heard_s
+
     def committed_bound(self, log_id: str, source: str) -> int:
         """Every record of the source below this offset is in committed snapshots."""
         said = self._log(log_id)

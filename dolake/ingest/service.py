@@ -218,6 +218,7 @@ class IngestService:
         if message.get("type") != "progress":
             return
         for lane in self.lanes.values():
+            lane.unread.follow(self.writer.read(lane.log_id) or 0)
             low = self.writer.low(lane.log_id) if lane.is_serving else None
             if low is not None:
                 lane.allow_trim(low)

@@ -32,7 +32,7 @@ from dolake.writer.files import EncodedDataFile, encode_file
 from dolake.writer.letters import DeadLetters, Verdicts
 from dolake.writer.table import Flight, Stopped, Table
 
-RETRY_S_FIRST, RETRY_S_MAX = 0.05, 10.0
+RETRY_S_FIRST, RETRY_S_MAX = 0.05, 3.0  # Readiness must come back within 5 s of what was away.
 
 logger = structlog.get_logger("dolake.writer")
 

@@ -23,6 +23,7 @@ from dolake.storage.disk import Disk, LocalDisk, Lock
 from dolake.storage.store import ObjectStore
 from dolake.writer.allocation import settle_allocation
 from dolake.writer.flush import Flusher
+from dolake.writer.probing import Probe
 from dolake.writer.service import WriterService
 
 REPORT_S = 1.0
@@ -40,17 +41,23 @@ async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asy
     os.makedirs(settings.data, exist_ok=True)
     lock = _lock(disk, settings)
     try:
-        service = await _open(runtime, disk, settings)
+        store, catalog = await _open(runtime, settings)
+        policy = CommitPolicy(snapshots_kept=settings.commit.snapshots_kept, tags_kept_days=settings.commit.tags_kept_days)
+        service = make_service(runtime, disk, catalog, store, policy, settings)
         link = _Link(runtime, settings, service)
         link.client.start()
-        reporter = runtime.tasks.spawn("report", link.report_regularly())
+        beside = [
+            runtime.tasks.spawn("report", link.report_regularly()),
+            runtime.tasks.spawn("probe", Probe(runtime, store, catalog, service.observe_probe).run()),
+        ]
         ready()
         os.nice(NICENESS)
         try:
             await service.run(stop)
         finally:
-            reporter.cancel()
-            await asyncio.gather(reporter, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             link.report()
             await link.client.close()
     finally:
@@ -66,12 +73,10 @@ def _lock(disk: LocalDisk, settings: Settings) -> Lock:
         raise LogRefused(f"{path}: another writer works on this data directory; stop it first") from None
 
 
-async def _open(runtime: Runtime, disk: LocalDisk, settings: Settings) -> WriterService:
+async def _open(runtime: Runtime, settings: Settings) -> tuple[ObjectStore, TableCatalog]:
     store = await runtime.tasks.run(open_warehouse, settings)
     await runtime.tasks.run(store.probe, runtime.random.uuid())
-    catalog = await runtime.tasks.run(open_catalog, settings, store, runtime)
-    policy = CommitPolicy(snapshots_kept=settings.commit.snapshots_kept, tags_kept_days=settings.commit.tags_kept_days)
-    return make_service(runtime, disk, catalog, store, policy, settings)
+    return store, await runtime.tasks.run(open_catalog, settings, store, runtime)
 
 
 def make_service(

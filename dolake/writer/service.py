@@ -13,18 +13,19 @@ from typing import Any
 
 import structlog
 
-from dolake import failpoints
 from dolake.buffer.memtable import PendingRecord
-from dolake.buffer.plan import FlushPolicy, Pin, plan_cut, plan_flush, plan_low
+from dolake.buffer.plan import FlushPolicy, Pin, plan_cut, plan_flush
 from dolake.buffer.tail import LogReader
 from dolake.clock import Runtime
 from dolake.config import Settings, TableNames
 from dolake.errors import DolakeError, TableStopped
 from dolake.metrics import Metrics
 from dolake.model import TableName
+from dolake.parquet.layout import EventChunk
 from dolake.partitioning import parse_partition_by
 from dolake.storage.disk import Disk
 from dolake.writer.flush import Flusher, FlushResult
+from dolake.writer.report import Reporter
 from dolake.writer.request import flush_result, plan_request
 from dolake.writer.rules import TableRules
 from dolake.writer.table import DECODE_BYTES, Stopped, Table
@@ -60,12 +61,12 @@ class WriterService:
         self.tails: dict[str, Tail] = {}
         self.tables: dict[TableName, Table] = {}
         self._loading: dict[TableName, asyncio.Lock] = {}
-        self._trouble = {"store": "", "catalog": ""}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._flushing: set[asyncio.Task[Any]] = set()
         self._over: asyncio.Future[None] | None = None
         self._listeners: list[list[FlushResult]] = []
         self.metrics = metrics or Metrics()
+        self._reporter = Reporter(self.metrics)
 
     # -- life
 
@@ -172,12 +173,17 @@ class WriterService:
             for name, chunk in item.chunks:
                 table = self.tables[name]
                 if not table.behind and table.wants(tail.log_id, item.record.offset):
-                    table.take(self._pending(item, len(chunk.events)), chunk)
+                    self._take(table, item, chunk)
             tail.transactions.note(item.record, self._runtime.clock.monotonic_s())
             tail.position = item.record.offset + 1
             for name, _ in item.chunks:
                 if self.tables[name].waiting_bytes >= DECODE_BYTES:
                     await self.tables[name].decode(self._runtime)
+
+    def _take(self, table: Table, item: Routed, chunk: EventChunk) -> None:
+        pending = self._pending(item, len(chunk.events))
+        self._reporter.lags.note(table.name, pending.pin.log_id, pending.pin.offset, pending.rows, pending.since_s)
+        table.take(pending, chunk)
 
     def _pending(self, item: Routed, rows: int) -> PendingRecord:
         record = item.record
@@ -311,7 +317,7 @@ class WriterService:
             await table.declare(self._runtime, self._pending(item, 0), item.declares[1])
         for name, chunk in item.chunks:
             if name == table.name:
-                table.take(self._pending(item, len(chunk.events)), chunk)
+                self._take(table, item, chunk)
         table.consumed[tail.log_id] = item.record.offset + 1
         if table.waiting_bytes >= DECODE_BYTES:
             await table.decode(self._runtime)
@@ -327,7 +333,7 @@ class WriterService:
             error = ""
             while waiting := plan_request(self._named(names), self.tails, until, self._cuts):
                 if self._runtime.clock.monotonic_s() - began_s >= timeout_s:
-                    error = "; ".join(filter(None, [waiting, *self._trouble.values()]))
+                    error = "; ".join(filter(None, [waiting, *self._reporter.troubles()]))
                     break
                 await self._runtime.clock.sleep(TICK_S)
             error = error or "; ".join(
@@ -347,32 +353,19 @@ class WriterService:
     # -- saying
 
     def _observe(self, part: str, trouble: str) -> None:
-        if self._trouble[part] != trouble:
-            self._trouble[part] = trouble
-            (logger.warning if trouble else logger.info)(part, reason=trouble or "answers again")
+        if self._reporter.observe(part, trouble):
+            self.tell()
+
+    def observe_probe(self, part: str, trouble: str) -> None:
+        """What was found of `store` or `catalog` where nothing had to be flushed; "" is well."""
+        if self._reporter.observe_probe(part, trouble):
             self.tell()
 
     def tell(self) -> None:
         """Reports what may be trimmed, and how things are."""
-        positions = {tail.log_id: tail.position for tail in self.tails.values()}
-        low, pending = plan_low(positions, [pin for table in self.tables.values() for pin in table.pins()])
-        failpoints.hit("flush.before_report")
-        self.metrics.set("dolake_writer_memory_bytes", self._memory_bytes())
-        self.metrics.set("dolake_table_stopped_count", sum(table.stopped is not None for table in self.tables.values()))
-        self.metrics.set("dolake_store_up_count", not self._trouble["store"])
-        self.metrics.set("dolake_catalog_up_count", not self._trouble["catalog"])
-        self.report(
-            {
-                "logs": {
-                    log_id: {"low": low[log_id], "read": position, "pending": pending[log_id]} for log_id, position in positions.items()
-                },
-                "store": "down" if self._trouble["store"] else "ok",
-                "catalog": "down" if self._trouble["catalog"] else "ok",
-                "reason": "; ".join(filter(None, [*self._trouble.values(), *(tail.trouble for tail in self.tails.values())])),
-                "tables": {str(name): _table_state(table) for name, table in self.tables.items()},
-                "metrics": self.metrics.values(),
-            }
-        )
+        said = self._reporter.describe(self.tails, self.tables, self._memory_bytes(), self._runtime.clock.monotonic_s())
+        tables = {str(name): _table_state(table) for name, table in self.tables.items()}
+        self.report({**said, "tables": tables, "metrics": self.metrics.values()})
 
 
 def _table_state(table: Table) -> dict[str, Any]:

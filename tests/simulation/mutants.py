@@ -13,7 +13,7 @@ import dolake.buffer.wal
 import dolake.ingest.service
 import dolake.writer.flush
 import dolake.writer.main
-import dolake.writer.service
+import dolake.writer.report
 from dolake.buffer.recovery import Recovered, recover
 from dolake.buffer.segment import LogState, read_whole, scan_segment, segment_names
 from dolake.buffer.sources import apply_entries
@@ -182,7 +182,7 @@ MUTANTS: dict[str, Rules] = {
     "writer reads past the synced end": Rules(patches=((LogReader, "_published_end", _end_of_what_is_there),)),
     "warehouse bytes not synced": Rules(door=_DoorWithoutWarehouseSync),
     "warehouse names not synced": Rules(door=_DoorWithoutWarehouseNames),
-    "trim before commit": Rules(patches=((dolake.writer.service, "plan_low", _low_as_read),)),
+    "trim before commit": Rules(patches=((dolake.writer.report, "plan_low", _low_as_read),)),
     "unknown outcome taken for failure": Rules(patches=((dolake.writer.main, "Committer", _DeafCommitter),)),
     "check and swap on different metadata": Rules(patches=((dolake.writer.main, "Committer", _RefreshingCommitter),)),
     "fencing and offset check both off": Rules(patches=((dolake.writer.main, "Committer", _TrustingCommitter),)),

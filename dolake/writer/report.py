@@ -1,0 +1,79 @@
+"""What the writer half says of itself: how store and catalog answer, what is read and not committed, and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import structlog
+
+from dolake import failpoints
+from dolake.buffer.plan import plan_low
+from dolake.metrics import Metrics
+from dolake.model import TableName
+from dolake.writer.lag import TableLags
+from dolake.writer.table import Table
+from dolake.writer.tail import Tail
+
+PARTS = ("store", "catalog")
+
+logger = structlog.get_logger("dolake.writer")
+
+
+class Reporter:
+    """Keeps what was observed; `describe` puts it together with how tails and tables are now."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._trouble = dict.fromkeys([*PARTS, *map(_probe, PARTS)], "")
+        self.lags = TableLags()
+
+    def observe(self, part: str, trouble: str) -> bool:
+        """Notes how the store or the catalog answered ("" is well); whether that is news."""
+        if self._trouble[part] == trouble:
+            return False
+        self._trouble[part] = trouble
+        (logger.warning if trouble else logger.info)(part, reason=trouble or "answers again")
+        return True
+
+    def observe_probe(self, part: str, trouble: str) -> bool:
+        """The same of what was asked where nothing had to be flushed. It takes back only what it has said itself."""
+        return self.observe(_probe(part), trouble)
+
+    def troubles(self) -> list[str]:
+        return [trouble for trouble in dict.fromkeys(self._trouble.values()) if trouble]
+
+    def describe(self, tails: Mapping[str, Tail], tables: Mapping[TableName, Table], memory_bytes: int, now_s: float) -> dict[str, Any]:
+        """What may be trimmed, what is not committed, what is down and why; sets the metrics of the same."""
+        positions = {tail.log_id: tail.position for tail in tails.values()}
+        low, pending = plan_low(positions, [pin for table in tables.values() for pin in table.pins()])
+        failpoints.hit("flush.before_report")
+        uncommitted = self._measure(positions, tables, memory_bytes, now_s)
+        return {
+            "logs": {
+                log_id: {"low": low[log_id], "read": read, "pending": pending[log_id], "uncommitted_events": uncommitted.get(log_id, 0)}
+                for log_id, read in positions.items()
+            },
+            **{part: "down" if self._is_down(part) else "ok" for part in PARTS},
+            "reason": "; ".join([*self.troubles(), *_log_troubles(tails.values())]),
+        }
+
+    def _measure(self, positions: Mapping[str, int], tables: Mapping[TableName, Table], memory_bytes: int, now_s: float) -> dict[str, int]:
+        self._metrics.set("dolake_writer_memory_bytes", memory_bytes)
+        self._metrics.set("dolake_table_stopped_count", sum(table.stopped is not None for table in tables.values()))
+        self._metrics.set("dolake_store_up_count", not self._is_down("store"))
+        self._metrics.set("dolake_catalog_up_count", not self._is_down("catalog"))
+        for log_id, position in positions.items():
+            self._metrics.set("dolake_writer_read_offset", position, log=log_id)
+        return self.lags.observe(self._metrics, {name: table.committed for name, table in tables.items()}, now_s)
+
+    def _is_down(self, part: str) -> bool:
+        return bool(self._trouble[part] or self._trouble[_probe(part)])
+
+
+def _probe(part: str) -> str:
+    return f"{part} probe"
+
+
+def _log_troubles(tails: Collection[Tail]) -> list[str]:
+    return [tail.trouble for tail in tails if tail.trouble]
