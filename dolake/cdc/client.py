@@ -39,6 +39,7 @@ from dolake.errors import AckedBatchesLost, BatchRefused, DaemonUnreachable, Dol
 from dolake.model import DeclaredSchema, TransactionMark
 
 RECONNECT_S_FIRST, RECONNECT_S_MAX = 0.1, 10.0
+RETRY_MS_FIRST, RETRY_MS_MAX = 100, 10_000
 STATUS_S_MAX = 30.0
 IDLE_S, SILENT_S_MAX = 15.0, 60.0
 _CLOSE_S_MAX = 5.0
@@ -69,7 +70,9 @@ class Producer:
         runtime: Runtime | None = None,
         dial: Dial = dial_websocket,
     ) -> None:
-        """`unreachable_s_max`: how long to try for a connection before DaemonUnreachable is raised."""
+        """`unreachable_s_max`: how long nobody may answer before DaemonUnreachable is raised. A daemon that answers "later" (a full
+        or failed disk, too many connections, one that is going down) is waited for without end.
+        """
         self.url, self.source, self.epoch = url, source, epoch
         self.last_event_sequence = -1
         self.persisted_sequence = -1
@@ -82,6 +85,7 @@ class Producer:
         self._flushes: dict[str, _Flush] = {}
         self._hold_until_s = self._heard_s = 0.0
         self._connected_before = False
+        self._refused_in_row = 0  # times that sending began anew from a refused batch, since the last ack
         self._failure: DolakeError | None = None
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -198,6 +202,7 @@ class Producer:
                 except TransportClosed as error:
                     if error.code == CloseCode.TAKEN_OVER:
                         raise SourceTakenOver(f"source {self.source!r} has connected from somewhere else; only one may go on") from None
+                    reached_s = self._runtime.clock.monotonic_s() if error.answered else reached_s
                     if self._runtime.clock.monotonic_s() - reached_s > self._unreachable_s_max:
                         raise DaemonUnreachable(f"no daemon answers at {self.url}: {error}") from None
                     logger.info("no connection, trying again", url=self.url, reason=str(error))
@@ -235,7 +240,7 @@ class Producer:
         if isinstance(answer, Nack):
             if not answer.should_retry:
                 raise BatchRefused(reason=answer.reason, sequence=answer.sequence_number, message=answer.error_message)
-            raise TransportClosed(1006, f"{answer.reason}: {answer.error_message}")
+            raise TransportClosed(1006, f"{answer.reason}: {answer.error_message}", answered=True)
         if not isinstance(answer, Status):
             raise TransportClosed(1006, "the first answer was no status")
         self._resume(answer)
@@ -294,9 +299,7 @@ class Producer:
             if isinstance(answer, Ack):
                 self._take_ack(answer)
             elif isinstance(answer, Nack):
-                self._window.nacked(answer)
-                if isinstance(answer.retry_delay_ms, int):
-                    self._hold(answer.retry_delay_ms)
+                self._take_nack(answer)
             elif isinstance(answer, FlushResponse) and answer.correlation_id in self._flushes:
                 self._flushes[str(answer.correlation_id)].result = answer.result
             self._notify()
@@ -317,9 +320,23 @@ class Producer:
             self.persisted_sequence = max(self.persisted_sequence, ack.sequence_number)
             return
         self.acked_event_count += self._window.acked(ack.sequence_number)
+        self._refused_in_row = 0
         self.duplicate_count += ack.status == AckStatus.DUPLICATE
         if isinstance(ack.details.suggested_delay_ms, int):
             self._hold(ack.details.suggested_delay_ms)
+
+    def _take_nack(self, nack: Nack) -> None:
+        """Waits as the daemon says, or as our own backoff does where it says nothing: no refusal is answered by a storm.
+
+        What is refused behind a refused batch (a gap, mostly) is so because of it, and adds nothing.
+        """
+        first = self._window.nacked(nack)
+        if isinstance(nack.retry_delay_ms, int):
+            self._hold(nack.retry_delay_ms)
+        elif first:
+            longest_ms = min(RETRY_MS_FIRST << min(self._refused_in_row, 20), RETRY_MS_MAX)
+            self._hold(round(longest_ms * self._runtime.random.uniform(0.5, 1.5)))
+        self._refused_in_row += first
 
     def _hold(self, delay_ms: int) -> None:
         """Sends nothing for a while, as the daemon asks."""

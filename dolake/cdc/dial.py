@@ -16,9 +16,10 @@ DIAL_S_MAX = 10.0
 class TransportClosed(Exception):
     """The connection is over, or never came about. `code` is the websocket's, 1006 where there was none."""
 
-    def __init__(self, code: int, reason: str) -> None:
+    def __init__(self, code: int, reason: str, *, answered: bool = False) -> None:
+        """`answered`: a daemon is there, and wants to be asked again later."""
         super().__init__(f"{code} {reason}".strip())
-        self.code, self.reason = code, reason
+        self.code, self.reason, self.answered = code, reason, answered
 
 
 class Transport(Protocol):

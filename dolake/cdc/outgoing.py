@@ -84,14 +84,18 @@ class Window:
         self._answered()
         return self._drop_to(sequence)
 
-    def nacked(self, nack: Nack) -> None:
-        """A message was not taken. Raises BatchRefused if it never will be, AckedBatchesLost if the daemon lacks what it acked."""
+    def nacked(self, nack: Nack) -> bool:
+        """A message was not taken; whether it is the first since sending last began anew.
+
+        Raises BatchRefused if it never will be, AckedBatchesLost if the daemon lacks what it acked.
+        """
         if not nack.should_retry:
             raise BatchRefused(reason=nack.reason, sequence=nack.sequence_number, message=nack.error_message)
         if isinstance(nack.expected_sequence, int) and nack.expected_sequence <= self.acked_sequence:
             raise AckedBatchesLost(source=self.source, first=nack.expected_sequence, last=self.acked_sequence)
-        self._rewinding = True
+        first, self._rewinding = not self._rewinding, True
         self._answered()
+        return first
 
     @property
     def awaits_answers(self) -> bool:

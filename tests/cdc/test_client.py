@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from dolake.cdc.answer import Reason, encode_answer, nack
+from dolake.cdc.answer import SHOULD_RETRY, Reason, encode_answer, nack
 from dolake.cdc.client import Producer
 from dolake.cdc.dial import TransportClosed
 from dolake.cdc.message import split_events
@@ -33,6 +33,7 @@ class Wire:
         self.cut_after_frames: list[int] = []
         self.cut_after_answers: list[int] = []
         self.nacks: dict[int, Reason] = {}
+        self.nack_fields: dict[str, int] = {"retry_delay_ms": 1}
         self.sent: list[dict[str, Any]] = []
         self.dial_count = 0
         self.current: Line | None = None
@@ -77,7 +78,7 @@ class Line:
         self._wire.sent.append(message)
         refusal = self._wire.nacks.pop(message.get("sequenceNumber", -1), None)
         if refusal is not None:
-            self._answers.put_nowait(encode_answer(nack(refusal, message["sequenceNumber"], "as asked", retry_delay_ms=1)))
+            self._answers.put_nowait(encode_answer(nack(refusal, message["sequenceNumber"], "as asked", **self._wire.nack_fields)))
             return
         await self._connection.receive(frame)
 
@@ -183,7 +184,7 @@ def test_what_is_sent_again_is_the_same_to_the_byte(tmp_path):
     play(tmp_path, scene)
 
 
-@pytest.mark.parametrize("reason", [Reason.BUFFER_FULL, Reason.STORAGE_FULL, Reason.DEGRADED, Reason.INTERNAL_ERROR, Reason.SHUTTING_DOWN])
+@pytest.mark.parametrize("reason", sorted(SHOULD_RETRY))
 def test_a_nack_worth_retrying_is_retried_with_all_that_follows(tmp_path, reason):
     async def scene(service, wire):
         wire.nacks = {3: reason, 4: reason, 11: reason}
@@ -195,6 +196,45 @@ def test_a_nack_worth_retrying_is_retried_with_all_that_follows(tmp_path, reason
         assert len(wire.batches()) < 60
 
     play(tmp_path, scene)
+
+
+def test_a_nack_that_says_no_delay_is_not_answered_at_once(tmp_path):
+    async def scene(service, wire):
+        wire.nacks, wire.nack_fields = {2: Reason.INTERNAL_ERROR}, {}
+        loop = asyncio.get_running_loop()
+        async with producer(wire) as sender:
+            began_s = loop.time()
+            for number in range(5):
+                await sender.send(raw_events(number, 1))
+            await sender.drain()
+            assert loop.time() - began_s >= 0.05  # Half of 100 ms, at the least.
+        assert logged(service) == list(range(5))
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.acceptance("AT-37")
+def test_a_daemon_that_is_there_and_cannot_take_anything_is_never_given_up(tmp_path):
+    """While it says so itself: what counts as unreachable is only that nobody answers."""
+    disk, logs = TroubledDisk(), [str(tmp_path / "a" / "log"), str(tmp_path / "b" / "log")]
+
+    async def scene(service, wire):
+        async with producer(wire, unreachable_s_max=0.02) as sender:
+            await sender.send(raw_events(0, 2))
+            await sender.drain()
+            disk.broken.add(service.desks["orders-db-3"].lane.directory)
+            for number in range(1, 10):
+                await sender.send(raw_events(number * 2, 2))
+            await eventually(lambda: service.metrics.get("dolake_cdc_nacks_total", reason="degraded") > 0)
+            assert wire.current is not None
+            wire.current.cut()
+            dials = wire.dial_count
+            await eventually(lambda: wire.dial_count > dials + 30)
+            disk.broken.clear()
+            await sender.drain()
+            assert sender.acked_event_count == 20
+
+    play(tmp_path, scene, disk=disk, log={"directories": logs})
 
 
 def test_a_full_backlog_holds_the_sender_until_there_is_room(tmp_path):
