@@ -4,7 +4,7 @@ Messages are JSON objects, one a line, over a unix socket that the ingest half (
 first who it is: `{"type": "hello", "role": "writer" | "http" | "cli", "pid": …}`. Then
 
     writer → hub   progress       low and read offsets of each log, state of store, catalog and tables, metrics
-    hub → writer   flush          {id, tables | null, reason, until: {log id: offset}}
+    hub → writer   flush          {id, tables | null, patterns?, reason, until: {log id: offset}}
     writer → hub   flush_result   {id, result}
     any → hub      ask            {id, what: "ready" | "state" | "metrics" | "tables" | "flush", …}
     hub → any      answer         {id, …} or {id, error}

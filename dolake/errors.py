@@ -182,6 +182,12 @@ class Forbidden(DolakeError):
     exit_code = 5
 
 
+class CertificateRefused(DolakeError):
+    """TLS did not come about: one side does not trust the other's certificate. Trying again changes nothing."""
+
+    exit_code = 3
+
+
 class BatchRefused(DolakeError):
     """A daemon will never take this message, however often it is sent: `reason` is the nack's, nothing after it was taken."""
 

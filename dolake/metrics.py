@@ -41,6 +41,8 @@ def _histogram(help: str, *labels: str) -> Metric:
 
 
 METRICS: dict[str, Metric] = {
+    "dolake_auth_tokens_count": _gauge("Tokens that the ingest half knows, expired ones included; 0 is open to anybody on loopback"),
+    "dolake_auth_reloads_total": _counter("Reloads of tokens and certificates: reloaded, or refused for what they hold", "outcome"),
     "dolake_cdc_connections_count": _gauge("Websocket connections open"),
     "dolake_cdc_handshakes_refused_total": _counter("Websocket handshakes refused for their token, or the lack of one", "status"),
     "dolake_cdc_received_bytes_total": _counter("Bytes of messages received"),

@@ -24,11 +24,14 @@ import pytest
 
 from dolake.clock import real_runtime
 from dolake.config import Settings, load_settings
+from dolake.config.access import TokenSettings
+from dolake.daemon.handover import Handover
 from dolake.daemon.listening import address_of, bind
 from dolake.daemon.plan import Death, End, Restart, plan_restart, restart_delay_s
 from dolake.daemon.ready import ReadyFile
 from dolake.daemon.supervisor import Supervisor, child_command
 from dolake.errors import ConfigurationError
+from tests.harness.access import grant, new_token
 from tests.harness.daemon import Daemon, is_running, status
 from tests.harness.waiting import wait_until
 
@@ -40,13 +43,15 @@ CHILD = textwrap.dedent(
     role, channel = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
     with open(os.path.join(os.path.dirname(sys.argv[0]), "born"), "a") as births:
         births.write(f"{role} {os.getpid()}\\n")
-    line = b""
-    while not line.endswith(b"\\n"):
-        piece = channel.recv(65536)
-        if not piece:
-            sys.exit(3)
-        line += piece
-    data = json.loads(line)["data"]
+    lines = channel.makefile("rb", buffering=65536)
+    try:
+        line = lines.readline()
+    except ConnectionResetError:
+        line = b""
+    if not line:
+        sys.exit(3)
+    settings = json.loads(json.loads(line)["settings"])
+    data = settings["data"]
 
     def note(what):
         with open(os.path.join(data, "events"), "a") as events:
@@ -57,14 +62,16 @@ CHILD = textwrap.dedent(
         sys.exit(0)
 
     signal.signal(signal.SIGTERM, stop)
+    note("knows " + ",".join(settings["tokens"]))
     note("started")
     code = os.path.join(data, role + ".code")
     if os.path.exists(code):
         exec(open(code).read())
     channel.send(b"ready\\n")
     try:
-        while channel.recv(1):
-            pass
+        for line in lines:
+            said = json.loads(line)
+            note("hears " + ("a refusal" if "refused" in said else ",".join(json.loads(said["settings"])["tokens"])))
     except ConnectionResetError:  # The supervisor died before it read our word.
         pass
     note("orphaned")
@@ -81,7 +88,10 @@ class Stage:
         (data / "child.py").write_text(CHILD)
         self.settings: Settings = load_settings({"data": str(data), "port": 0, "http_port": 0}, environment={})
         self.listeners = {"ingest": bind(self.settings, key="port"), "http": bind(self.settings, key="http_port")}
-        self.supervisor = Supervisor(self.settings, self.listeners, real_runtime(), command=self.command)
+        self.loaded: list[Settings] = []  # What each reload finds.
+        self.supervisor = Supervisor(
+            Handover(self.settings), self.listeners, real_runtime(), load=lambda: self.loaded.pop(0), command=self.command
+        )
 
     def command(self, role: str, descriptors: Sequence[int]) -> list[str]:
         return [sys.executable, str(self.data / "child.py"), role, *map(str, descriptors)]
@@ -139,6 +149,47 @@ def test_all_three_start_and_are_stopped_in_order(tmp_path: Path) -> None:
     assert stage.play(scenario) == 0
     assert stage.events()[-3:] == ["ingest stopped", "writer stopped", "http stopped"]
     assert not (tmp_path / "ready.json").exists()
+
+
+def with_tokens(stage: Stage, *names: str) -> Settings:
+    """Settings with these tokens, as a reload finds them."""
+    return stage.settings.model_copy(
+        update={"tokens": {name: TokenSettings.model_validate(grant(new_token(), read=True)) for name in names}}
+    )
+
+
+@pytest.mark.acceptance("AT-98")
+def test_a_reload_reaches_who_lets_people_in_and_whoever_starts_later(tmp_path: Path) -> None:
+    async def scenario(stage: Stage, running: asyncio.Task[int]) -> None:
+        await stage.until(lambda: bool(stage.pids()))
+        stage.loaded = [with_tokens(stage, "one"), with_tokens(stage), with_tokens(stage, "one", "two")]
+        for news in ("one", "a refusal", "one,two"):
+            stage.supervisor.reload()
+            await stage.until(lambda: {f"{role} hears {news}" for role in ("ingest", "http")} <= set(stage.events()))  # noqa: B023
+        assert not [event for event in stage.events() if event.startswith("writer hears")]
+        for role in ("ingest", "http", "writer"):
+            os.kill(stage.pids()[role], signal.SIGKILL)
+            known = "" if role == "writer" else "one,two"
+            await stage.until(lambda: stage.events()[-2:] == [f"{role} knows {known}", f"{role} started"])  # noqa: B023
+        stage.supervisor.interrupt()
+
+    stage = Stage(tmp_path)
+    assert stage.play(scenario) == 0
+
+
+def test_reloads_that_come_at_once_end_with_what_is_there_last(tmp_path: Path) -> None:
+    async def scenario(stage: Stage, running: asyncio.Task[int]) -> None:
+        stage.loaded = [with_tokens(stage, "one"), with_tokens(stage, "one", "two")]
+        stage.supervisor.reload()  # Also before anybody is there to be told.
+        stage.supervisor.reload()
+        await stage.until(lambda: bool(stage.pids()))
+        stage.supervisor.reload()
+        await stage.until(lambda: not stage.loaded)
+        os.kill(stage.pids()["ingest"], signal.SIGKILL)
+        await stage.until(lambda: stage.events()[-2:] == ["ingest knows one,two", "ingest started"])
+        stage.supervisor.interrupt()
+
+    assert Stage(tmp_path).play(scenario) == 0
 
 
 @pytest.mark.parametrize("role", ["ingest", "writer", "http"])

@@ -54,6 +54,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "typer": ("cli/",),
     "rich": ("cli/",),
     "uvloop": ("daemon/",),
+    "ssl": ("auth/", "cdc/dial.py"),
     "subprocess": ("daemon/", "cli/"),
     "multiprocessing": (),
     "threading": (),

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dolake.auth.principal import Principal
+from dolake.auth.tls import Certificates, ServerTls
 from dolake.auth.tokens import TokenBook, presented_token
 from dolake.clock import Clock
 
+RELOADED, REFUSED = "reloaded", "refused"
+
 
 class Gate:
-    """Open unless it is given tokens. `book` may be exchanged at any moment."""
+    """Open unless it is given tokens. `tls` is for the listening socket, if it speaks TLS.
 
-    def __init__(self, clock: Clock, book: TokenBook | None = None) -> None:
+    `on_reload` hears RELOADED or REFUSED each time: whoever counts sets it.
+    """
+
+    def __init__(self, clock: Clock, book: TokenBook | None = None, tls: ServerTls | None = None) -> None:
         self._clock = clock
         self.book = book or TokenBook()
+        self.tls = tls
+        self.on_reload: Callable[[str], None] = lambda outcome: None
+
+    def admit(self, book: TokenBook, certificates: Certificates | None) -> None:
+        """From now on these. Who is in stays in until their next message; their TLS stays as it is.
+
+        Raises ValueError, and changes nothing, if the certificates cannot be put to use.
+        """
+        if certificates is not None and self.tls is not None:
+            self.tls.replace(certificates)
+        self.book = book
+        self.on_reload(RELOADED)
 
     def identify(self, authorizations: Sequence[str], query: str = "") -> Principal:
         """Who sends a request: from its `Authorization` headers and what stands behind the `?`. Raises Unauthorized."""

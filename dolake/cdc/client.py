@@ -20,6 +20,7 @@ from typing import Any, Literal, Self
 import msgspec
 import structlog
 
+from dolake.auth.tokens import without_tokens
 from dolake.cdc.answer import Ack, AckStatus, FlushResponse, Limits, Nack, Status, decode_answer
 from dolake.cdc.dial import Dial, Transport, TransportClosed, dial_websocket
 from dolake.cdc.outgoing import (
@@ -72,6 +73,8 @@ class Producer:
     ) -> None:
         """`unreachable_s_max`: how long nobody may answer before DaemonUnreachable is raised. A daemon that answers "later" (a full
         or failed disk, too many connections, one that is going down) is waited for without end.
+
+        `dial` may be a `websocket_dial` with a token, and with what is trusted over `wss`.
         """
         self.url, self.source, self.epoch = url, source, epoch
         self.last_event_sequence = -1
@@ -102,7 +105,7 @@ class Producer:
         return self._window.acked_sequence
 
     async def __aenter__(self) -> Self:
-        """Connects. Raises DaemonUnreachable, BatchRefused, and whatever else ends a producer."""
+        """Connects. Raises DaemonUnreachable, CertificateRefused, Unauthorized, Forbidden, BatchRefused: whatever ends a producer."""
         self._task = self._runtime.tasks.spawn(f"producer {self.source}", self._run())
         self._task.add_done_callback(self._ended)
         try:
@@ -204,8 +207,8 @@ class Producer:
                         raise SourceTakenOver(f"source {self.source!r} has connected from somewhere else; only one may go on") from None
                     reached_s = self._runtime.clock.monotonic_s() if error.answered else reached_s
                     if self._runtime.clock.monotonic_s() - reached_s > self._unreachable_s_max:
-                        raise DaemonUnreachable(f"no daemon answers at {self.url}: {error}") from None
-                    logger.info("no connection, trying again", url=self.url, reason=str(error))
+                        raise DaemonUnreachable(f"no daemon answers at {without_tokens(self.url)}: {error}") from None
+                    logger.info("no connection, trying again", url=without_tokens(self.url), reason=str(error))
                 await self._runtime.clock.sleep(wait_s * self._runtime.random.uniform(0.5, 1.5))
                 wait_s = min(wait_s * 2, RECONNECT_S_MAX)
         except DolakeError as error:

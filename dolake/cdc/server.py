@@ -91,6 +91,7 @@ class CdcServer:
             close_timeout=_CLOSE_S_MAX,
             ping_interval=None,
             server_header=None,
+            ssl=self._gate.tls,
             logger=_LIBRARY_LOGGER,
         )
 

@@ -12,6 +12,7 @@ _HEAD = "<!-- Written by `dolake docs {}`; change the code, then run `make docs`
 
 def configuration() -> str:
     """Every setting: key, environment variable, default, what is allowed, meaning."""
+    from dolake.config.access import TokenSettings
     from dolake.config.settings import SourceOverrides, TableOverrides
     from dolake.config.sources import OTHER_VARIABLES, setting_keys, variable_name
 
@@ -31,6 +32,10 @@ def configuration() -> str:
         "\n## Sources\n",
         'In `dolake.toml` only, under `[sources."name"]`; patterns as above.\n',
         *_table(("key", "allowed", "meaning"), _overrides(SourceOverrides)),
+        "\n## Tokens\n",
+        "In `dolake.toml` or the file that `auth.tokens_file` names, under `[tokens.NAME]`, as `dolake token new` prints them. What is not",
+        "said is not allowed. Read again on SIGHUP.\n",
+        *_table(("key", "allowed", "meaning"), _overrides(TokenSettings)),
         "\n## Other variables\n",
         *_table(("variable", "meaning"), ((f"`{variable}`", meaning) for variable, meaning in OTHER_VARIABLES.items())),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from dolake.cli.format_options import (
     TypesOption,
     UnavailableOption,
 )
-from dolake.cli.options import Data, Json, settings_from
+from dolake.cli.options import Ca, Certificate, CertificateKey, Data, Json, Token, dial_with, settings_from
 from dolake.errors import ConfigurationError, DaemonUnreachable, DolakeError, Mistake
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ class Wait(StrEnum):
 def send(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The changes, one a line: plain, gzip or zstd. `-` is standard input.")],
     source: Annotated[str, typer.Option("--source", metavar="NAME", help="The source's name; sending is resumed by it.")],
-    to: Annotated[str | None, typer.Option("--to", metavar="URL", help="ws://host:port/cdc; DIR/ready.json says it unless given.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="URL", help="ws(s)://host:port/cdc; DIR/ready.json says it unless given.")
+    ] = None,
     data: Data = None,
     format: FormatOption = FormatName.NATIVE,
     table: TableOption = None,
@@ -60,6 +63,10 @@ def send(
     keep_on: Annotated[
         bool, typer.Option("--continue", help="Leave out lines that cannot be read, name each of them, and end with 6.")
     ] = False,
+    token: Token = None,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    certificate_key: CertificateKey = None,
     as_json: Json = False,
 ) -> int:
     """Send changes to a daemon. Sent again, also with other --batch-events, they change nothing: what is there is skipped."""
@@ -72,6 +79,7 @@ def send(
     options = FormatOptions(format, table, key or (), types or (), unavailable, nanoseconds, binary_mode)
     decoder = options.decoder(runtime.clock.now_ms())
     url = to or _url_from(data)
+    dial = dial_with(url, token, ca, certificate, certificate_key)
     try:
         lines = LineInput(file)
     except OSError as error:
@@ -79,7 +87,8 @@ def send(
     with contextlib.closing(lines), _progress(lines.size_bytes) as progress:
         sending = Sending(runtime, lines, decoder, batch_events, rate, retry_s, progress, _complain if keep_on else None)
         try:
-            asyncio.run(_run(sending, lambda: Producer(url, source, epoch=epoch, unreachable_s_max=retry_s, runtime=runtime), wait.value))
+            connect = functools.partial(Producer, url, source, epoch=epoch, unreachable_s_max=retry_s, runtime=runtime, dial=dial)
+            asyncio.run(_run(sending, connect, wait.value))
         finally:
             if as_json or sending.summary.batches or not isinstance(sys.exc_info()[1], DolakeError):
                 _report(sending.summary, as_json)

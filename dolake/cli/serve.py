@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,8 +35,14 @@ def serve(
     """Run a whole daemon in the foreground. DIR/ready.json says where it listens. Ctrl-C flushes and stops."""
     from dolake.daemon.supervisor import serve as run
 
-    flags = {"host": host, "port": port, "http_port": http_port, "warehouse.uri": warehouse, **_logging(log_level, log_format)}
-    return run(settings_from(data, config, writing=True, **flags))
+    flags: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "http_port": http_port,
+        "warehouse.uri": warehouse,
+        **_logging(log_level, log_format),
+    }
+    return run(lambda: settings_from(data, config, writing=True, **flags))
 
 
 @ingest_app.command()
@@ -51,7 +57,8 @@ def ingest(
     """Run the ingest half alone: it takes batches, writes them to the log, and acks them once they are on disk."""
     from dolake.daemon.child import run_alone
 
-    return run_alone("ingest", settings_from(data, config, writing=True, host=host, port=port, **_logging(log_level, log_format)))
+    flags: dict[str, Any] = {"host": host, "port": port, **_logging(log_level, log_format)}
+    return run_alone("ingest", lambda: settings_from(data, config, writing=True, **flags))
 
 
 @writer_app.command()
@@ -65,9 +72,9 @@ def writer(
     """Run the writer half alone: it reads the log and commits tables."""
     from dolake.daemon.child import run_alone
 
-    flags = {"warehouse.uri": warehouse, **_logging(log_level, log_format)}
-    return run_alone("writer", settings_from(data, config, writing=True, **flags))
+    flags: dict[str, Any] = {"warehouse.uri": warehouse, **_logging(log_level, log_format)}
+    return run_alone("writer", lambda: settings_from(data, config, writing=True, with_tokens=False, **flags))
 
 
-def _logging(level: str | None, format: str | None) -> dict[str, str | None]:
+def _logging(level: str | None, format: str | None) -> dict[str, Any]:
     return {"log_level": level, "log_format": format}

@@ -24,12 +24,22 @@ class AuthSettings(Section):
     )
 
 
+class TlsSettings(Section):
+    """TLS on both ports, websockets and HTTP: all of it read again on SIGHUP."""
+
+    certificate: str | None = Field(default=None, description="PEM file of the server's certificate and its chain; without it no TLS")
+    key: str | None = Field(default=None, description="PEM file of the certificate's key, not encrypted")
+    client_ca: str | None = Field(default=None, description="PEM file of the CA whose certificates clients must show, if they must any")
+
+
 class TokenSettings(Section):
     """One `[tokens.NAME]`: what the bearer of this token may do. What is not said is not allowed."""
 
     hash: str = Field(repr=False, description="of the token, as `dolake token new` prints it; never the token itself")
     sources: tuple[str, ...] = Field(default=(), description="patterns of the sourceDoIds that it may send as; `*` stands for anything")
-    tables: tuple[str, ...] = Field(default=(), description="patterns of the tables that it may write, as in `public.*`")
+    tables: tuple[str, ...] = Field(
+        default=(), description="patterns of the tables that it may write, as in `public.*`, by their names in the lake"
+    )
     read: _Truth = Field(default=False, description="it may read metrics, and why the daemon is not ready")
     admin: _Truth = Field(default=False, description="it may flush every table, not only those that it writes")
     expires: datetime | None = Field(default=None, description="when it stops being good, with offset; never unless set")

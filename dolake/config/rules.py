@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from dolake.config.access import TOKEN_NAME
 from dolake.config.settings import Settings
-from dolake.errors import Mistake
+from dolake.errors import ConfigurationError, Mistake
 from dolake.model import normal_pattern
 
 SOURCE_NAME_MAX = 256
@@ -35,11 +35,25 @@ def breaches(settings: Settings, *, writing: bool, tokens_known: bool = True) ->
     yield from _network(settings, tokens_known)
     yield from _sizes(settings)
     yield from _credentials(settings)
+    yield from _tls(settings)
     yield from _tokens(settings, tokens_known)
     yield from _patterns(settings)
     yield from _sources(settings)
     yield from _places(settings, writing)
     yield from _apart(settings)
+
+
+def require_reloadable(before: Settings, after: Settings) -> None:
+    """What a reload may not do, as it would let in others than before. Raises ConfigurationError."""
+    found: list[Mistake] = []
+    if before.tokens and not after.tokens:
+        found.append(Mistake("tokens", "nothing", "must not be empty after a reload: anybody could come in; to have none, start again"))
+    if (before.tls.certificate is None) != (after.tls.certificate is None):
+        rule = "must not be set or taken away by a reload: start again to begin or end TLS"
+        found.append(Mistake("tls.certificate", str(after.tls.certificate or "nothing"), rule))
+    found += [breach.mistake for breach in _network(after, tokens_known=True)]
+    if found:
+        raise ConfigurationError(found)
 
 
 def _breach(field: str, value: object, rule: str, *others: str) -> Breach:
@@ -93,6 +107,16 @@ def _credentials(settings: Settings) -> Iterator[Breach]:
     if masking is not None and settings.mask_key is None:
         rule = f"is required by tables.{masking}.mask: without a key short values could be guessed from their hashes"
         yield _breach("mask_key", "nothing", rule, f"tables.{masking}.mask")
+
+
+def _tls(settings: Settings) -> Iterator[Breach]:
+    tls = settings.tls
+    if (tls.certificate is None) != (tls.key is None):
+        missing, given = ("key", "certificate") if tls.key is None else ("certificate", "key")
+        yield _breach(f"tls.{missing}", "nothing", f"must be given together with tls.{given}", f"tls.{given}")
+    elif tls.client_ca is not None and tls.certificate is None:
+        rule = "must be given together with tls.certificate and tls.key: without them nobody speaks TLS"
+        yield _breach("tls.client_ca", tls.client_ca, rule, "tls.certificate", "tls.key")
 
 
 def _tokens(settings: Settings, tokens_known: bool) -> Iterator[Breach]:

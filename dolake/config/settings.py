@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from dolake.column_types import parse_type
-from dolake.config.access import AuthSettings, TokenSettings
+from dolake.config.access import AuthSettings, TlsSettings, TokenSettings
 from dolake.config.section import Section
 from dolake.model import (
     COLUMN_NAME_RULE,
@@ -278,6 +278,7 @@ class Settings(Section):
     commit: CommitSettings = CommitSettings()
     limits: LimitSettings = LimitSettings()
     auth: AuthSettings = AuthSettings()
+    tls: TlsSettings = TlsSettings()
     mask_key: str | None = Field(
         default=None, repr=False, description="secret of at least 16 characters under which masked columns are hashed"
     )

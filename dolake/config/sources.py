@@ -45,7 +45,7 @@ _AWS_VARIABLES = {
 _KEYS_TOGETHER = ("s3.access_key", "s3.secret_key", "s3.session_token")
 _SECRETS = ("s3.secret_key", "s3.session_token", "mask_key")
 _SECTIONS_BY_NAME: dict[str, type[BaseModel]] = {"tables": TableOverrides, "sources": SourceOverrides, "tokens": TokenSettings}
-_PATHS = ("data", "auth.tokens_file")
+_PATHS = ("data", "auth.tokens_file", "tls.certificate", "tls.key", "tls.client_ca")
 _VALUE_LENGTH_MAX = 200
 _NO_DATA = os.path.join(os.sep, "nonexistent")  # Stands in for a missing DIR while the rest is checked; never used.
 
@@ -108,6 +108,14 @@ def load_settings(
     if draft.mistakes or settings is None:
         raise ConfigurationError(draft.mistakes)
     return settings
+
+
+def check_token(name: str, values: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError if this cannot stand as [tokens.NAME]."""
+    draft = _Draft(values={"data": _NO_DATA, "tokens": {name: dict(values)}})
+    _validated(draft, writing=False, tokens_known=True)
+    if draft.mistakes:
+        raise ConfigurationError(draft.mistakes)
 
 
 def process_environment() -> dict[str, str]:

@@ -1,9 +1,10 @@
 """The frame around one half: a process that is told its settings, says when it is ready, stops when asked, and reports how.
 
 A supervised child (`python -m dolake ROLE --supervised CHANNEL [LISTENER]`) gets its settings as one line of JSON over the
-channel, a socket to its supervisor, answers `ready`, and ends at once when the other end closes: everything here survives
-a kill, so nothing is gained by outliving the one who would restart it. Alone (`dolake ingest`, `dolake writer`) the same
-half runs with settings from the command line and stops at the first SIGINT or SIGTERM, at once at the second.
+channel, a socket to its supervisor, answers `ready`, hears of reloads by further lines (see `handover`), and ends at once
+when the other end closes: everything here survives a kill, so nothing is gained by outliving the one who would restart it.
+Alone (`dolake ingest`, `dolake writer`) the same half runs with settings from the command line, reads tokens and
+certificates again on SIGHUP, and stops at the first SIGINT or SIGTERM, at once at the second.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ from typing import Any
 import structlog
 
 from dolake import failpoints
+from dolake.auth.gate import REFUSED, Gate
+from dolake.clock import SystemClock, real_runtime
 from dolake.config import Settings, process_environment
+from dolake.daemon.channel import Channel
 from dolake.daemon.diagnostics import configure_logging
+from dolake.daemon.handover import Handover, LoadSettings, RefusedReload, from_line
 from dolake.daemon.listening import address_of, bind
+from dolake.daemon.reload import Reloading, announce
 from dolake.errors import ConfigurationError, DolakeError, Mistake
 
 ROLES = ("ingest", "writer", "http")
-_LINE_BYTES_MAX = 1024 * 1024
-_SUPERVISOR_GONE = 3
 INTERRUPTED = 130
 
-# `run_ingest` and its like: settings, keyword arguments `ready`, `stop`, and `listen` where there is a socket; the exit code.
+# `run_ingest` and its like: settings, keyword arguments `ready`, `stop`, `listen` and `gate` where there is a socket; the exit code.
 Half = Callable[..., Coroutine[Any, Any, int]]
 
 log = structlog.get_logger("dolake.daemon")
@@ -38,32 +42,36 @@ log = structlog.get_logger("dolake.daemon")
 
 def main(arguments: list[str]) -> int:
     """Runs a supervised child. `arguments` are ROLE, `--supervised`, the channel's descriptor and the listener's, if any."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's; it asks with SIGTERM.
-    role, channel = arguments[0], socket.socket(fileno=int(arguments[2]))
+    for number in (signal.SIGINT, signal.SIGHUP):  # A Ctrl-C or a reload is the supervisor's; it asks, or tells what is new.
+        signal.signal(number, signal.SIG_IGN)
+    role, channel = arguments[0], Channel(socket.socket(fileno=int(arguments[2])))
     listen = socket.socket(fileno=int(arguments[3])) if len(arguments) > 3 else None
     configure_logging(role)
     half = load_half(role)  # Before the settings: a spare waits here, with everything imported, until it is needed.
-    channel.setblocking(True)
-    settings = Settings.from_json(_read_line(channel))
-    channel.setblocking(False)
+    handover = Handover.from_line(channel.first_line())
+    settings, gate = handover.settings, handover.gate(SystemClock())
     configure_logging(role, level=settings.log_level, format=settings.log_format)
 
     def prepare(stop: asyncio.Event) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, stop.set)
-        loop.add_reader(channel.fileno(), _end_with_supervisor, channel)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        channel.listen(lambda line: _take_reload(gate, from_line(line)))
 
-    return _run(role, half, settings, listen, ready=lambda: _tell_ready(channel), prepare=prepare)
+    return _run(role, half, settings, listen, gate, ready=channel.tell_ready, prepare=prepare)
 
 
-def run_alone(role: str, settings: Settings) -> int:
-    """Runs one half without a supervisor, until a signal."""
+def run_alone(role: str, load: LoadSettings) -> int:
+    """Runs one half without a supervisor, until a signal. Raises ConfigurationError."""
+    handover = Handover.read(load()) if role == "ingest" else Handover(load()).without_access()
+    settings, runtime = handover.settings, real_runtime()
     configure_logging(role, level=settings.log_level, format=settings.log_format)
+    gate = handover.gate(runtime.clock)
     listen = bind(settings, key="port") if role == "ingest" else None
     os.makedirs(settings.data, exist_ok=True)
 
     def ready() -> None:
-        log.info("ready", **({"cdc": f"ws://{address_of(listen)}/cdc"} if listen is not None else {}))
+        if listen is not None:
+            announce(settings)
+        log.info("ready", **({"cdc": f"{handover.scheme('ws')}://{address_of(listen)}/cdc"} if listen is not None else {}))
 
     def prepare(stop: asyncio.Event) -> None:
         def interrupt() -> None:
@@ -72,10 +80,26 @@ def run_alone(role: str, settings: Settings) -> int:
             log.info("stopping; once more to stop at once")
             stop.set()
 
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, interrupt)
+            loop.add_signal_handler(number, interrupt)
+        if listen is not None:
+            loop.add_signal_handler(signal.SIGHUP, Reloading(runtime, handover, load, lambda news: _take_reload(gate, news)).ask)
+        else:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # It lets nobody in, so that there is nothing to read again.
 
-    return _run(role, load_half(role), settings, listen, ready=ready, prepare=prepare)
+    return _run(role, load_half(role), settings, listen, gate, ready=ready, prepare=prepare)
+
+
+def _take_reload(gate: Gate, news: Handover | RefusedReload) -> None:
+    if isinstance(news, RefusedReload):
+        gate.on_reload(REFUSED)
+        return
+    try:
+        news.apply(gate)
+    except ValueError as error:
+        log.error("reload refused: what was in force stays so", reason=str(error))
+        gate.on_reload(REFUSED)
 
 
 def arm_failpoints() -> None:
@@ -92,6 +116,7 @@ def _run(
     half: Half,
     settings: Settings,
     listen: socket.socket | None,
+    gate: Gate,
     *,
     ready: Callable[[], None],
     prepare: Callable[[asyncio.Event], None],
@@ -101,7 +126,7 @@ def _run(
         prepare(stop)
         if listen is None:
             return await half(settings, ready=ready, stop=stop)
-        return await half(settings, listen=listen, ready=ready, stop=stop)
+        return await half(settings, listen=listen, gate=gate, ready=ready, stop=stop)
 
     try:
         arm_failpoints()
@@ -132,29 +157,3 @@ def _loop_factory(role: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
     import uvloop
 
     return uvloop.new_event_loop
-
-
-def _read_line(channel: socket.socket) -> bytes:
-    line = b""
-    while not line.endswith(b"\n") and len(line) < _LINE_BYTES_MAX:
-        try:
-            piece = channel.recv(65_536)
-        except ConnectionResetError:
-            piece = b""
-        if not piece:
-            sys.exit(_SUPERVISOR_GONE)
-        line += piece
-    return line
-
-
-def _tell_ready(channel: socket.socket) -> None:
-    try:
-        channel.send(b"ready\n")
-    except OSError:
-        _end_with_supervisor(channel)
-
-
-def _end_with_supervisor(channel: socket.socket, *_: Any) -> None:
-    """The supervisor says nothing after the settings: what can be read is that it has gone."""
-    log.warning("the supervisor has gone, ending")
-    os._exit(_SUPERVISOR_GONE)

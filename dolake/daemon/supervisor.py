@@ -5,6 +5,8 @@ restarts itself (`plan`), holds no data, and may be killed like everything else:
 closes. Beside each half a spare of it waits, a process that has imported everything and has no settings yet: importing takes
 longer (0.3 s and 0.9 s of processor time) than all the rest of a restart.
 
+On SIGHUP tokens and certificates are read again, here, and told to the children that let people in.
+
 On SIGTERM or SIGINT the ingest half stops accepting and finishes its answers, then the writer half flushes what the log
 holds, then `http` goes; the second signal ends everything at once, which loses nothing that was acked.
 """
@@ -22,12 +24,13 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from dolake.clock import Runtime, real_runtime
-from dolake.config import Settings
 from dolake.daemon.child import INTERRUPTED, ROLES, arm_failpoints
 from dolake.daemon.diagnostics import configure_logging, report_surprise
+from dolake.daemon.handover import Handover, LoadSettings, RefusedReload
 from dolake.daemon.listening import address_of, bind
 from dolake.daemon.plan import QUICK_DEATH_S, Death, End, plan_restart
 from dolake.daemon.ready import ReadyFile
+from dolake.daemon.reload import Reloading, announce
 from dolake.errors import LogRefused
 from dolake.storage.disk import LocalDisk, Lock
 
@@ -42,8 +45,10 @@ log = structlog.get_logger("dolake.daemon")
 Command = Callable[[str, Sequence[int]], Sequence[str]]
 
 
-def serve(settings: Settings) -> int:
-    """Runs a whole daemon in the foreground; returns the exit code."""
+def serve(load: LoadSettings) -> int:
+    """Runs a whole daemon in the foreground, with what `load` gives, asked again on SIGHUP; returns the exit code."""
+    handover = Handover.read(load())
+    settings = handover.settings
     configure_logging("supervisor", level=settings.log_level, format=settings.log_format)
     sys.excepthook = report_surprise
     arm_failpoints()
@@ -51,11 +56,13 @@ def serve(settings: Settings) -> int:
         listeners = {"ingest": held.enter_context(bind(settings, key="port")), "http": held.enter_context(bind(settings, key="http_port"))}
         os.makedirs(settings.data, exist_ok=True)
         held.callback(_lock(settings.data).release)
-        supervisor = Supervisor(settings, listeners, real_runtime())
+        supervisor = Supervisor(handover, listeners, real_runtime(), load=load)
+        announce(settings)
 
         async def work() -> int:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, supervisor.interrupt)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, supervisor.reload)
             return await supervisor.run()
 
         return asyncio.run(work())
@@ -67,12 +74,20 @@ def child_command(role: str, descriptors: Sequence[int]) -> list[str]:
 
 
 class Supervisor:
-    """The children of one daemon. `command` says how to start one, given its role and the descriptors it inherits."""
+    """The children of one daemon. `command` says how to start one, given its role and the descriptors it inherits; `load`
+    gives the settings as they are by now."""
 
     def __init__(
-        self, settings: Settings, listeners: dict[str, socket.socket], runtime: Runtime, *, command: Command = child_command
+        self,
+        handover: Handover,
+        listeners: dict[str, socket.socket],
+        runtime: Runtime,
+        *,
+        load: LoadSettings,
+        command: Command = child_command,
     ) -> None:
-        self._settings, self._listeners, self._runtime, self._command = settings, listeners, runtime, command
+        self._listeners, self._runtime, self._command = listeners, runtime, command
+        self._reloading = Reloading(runtime, handover, load, self._tell)
         self._children: dict[str, _Child] = {}
         self._spares: dict[str, _Child] = {}
         self._preparing: dict[str, asyncio.Task[None]] = {}
@@ -81,8 +96,8 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._end: End | None = None
         cdc, http = address_of(listeners["ingest"]), address_of(listeners["http"])
-        self._ready_file = ReadyFile(settings.ready_path, cdc=f"ws://{cdc}/cdc", http=f"http://{http}")
-        self._addresses = {"cdc": f"ws://{cdc}/cdc", "http": f"http://{http}"}
+        self._addresses = {"cdc": f"{handover.scheme('ws')}://{cdc}/cdc", "http": f"{handover.scheme('http')}://{http}"}
+        self._ready_file = ReadyFile(handover.settings.ready_path, **self._addresses)
 
     def interrupt(self) -> None:
         """The first time: drain and stop. The second: at once."""
@@ -94,6 +109,15 @@ class Supervisor:
             os._exit(INTERRUPTED)
         log.info("stopping; once more to stop at once")
         self._stopping.set()
+
+    def reload(self) -> None:
+        """Reads again who may come in, and tells the children; those that start later hear it from the start."""
+        self._reloading.ask()
+
+    def _tell(self, news: Handover | RefusedReload) -> None:
+        for role in self._listeners:
+            if role in self._children:
+                self._children[role].tell(news.to_line())
 
     async def run(self) -> int:
         """Starts the children, keeps them running until interrupted or one cannot be helped; returns the exit code."""
@@ -145,7 +169,8 @@ class Supervisor:
         self._children[role] = child
         if self._all_ready:
             self._write_ready()
-        child.watch(self._runtime, self._settings.to_json(), lambda: self._became_ready(role, child))
+        handover = self._reloading.current if role in self._listeners else self._reloading.current.without_access()
+        child.watch(self._runtime, handover.to_line(), lambda: self._became_ready(role, child))
         return child
 
     async def _spawn(self, role: str) -> _Child:
@@ -224,28 +249,40 @@ class _Child:
         self.pid = process.pid
         self.ready_s: float | None = None
         self._talking: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._news: asyncio.Queue[bytes] = asyncio.Queue()
 
     @property
     def is_running(self) -> bool:
         return self._process.returncode is None
 
-    def watch(self, runtime: Runtime, settings: str, ready: Callable[[], None]) -> None:
-        """Hands over the settings, then waits for the child's word."""
+    def watch(self, runtime: Runtime, handover: bytes, ready: Callable[[], None]) -> None:
+        """Hands over the first line, then what `tell` is given, and waits for the child's word."""
+        self._channel.setblocking(False)
+        self.tell(handover)
 
         async def talk() -> None:
-            loop = asyncio.get_running_loop()
-            self._channel.setblocking(False)
             with contextlib.suppress(OSError):  # A child that died early: `wait` tells.
-                await loop.sock_sendall(self._channel, settings.encode() + b"\n")
-                if await loop.sock_recv(self._channel, 64):
+                if await asyncio.get_running_loop().sock_recv(self._channel, 64):
                     ready()
 
+        async def tell_all() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    await asyncio.get_running_loop().sock_sendall(self._channel, await self._news.get())
+
         self._talking = runtime.tasks.spawn(f"channel-{self.pid}", talk())
+        self._telling = runtime.tasks.spawn(f"news-{self.pid}", tell_all())
+
+    def tell(self, line: bytes) -> None:
+        """Sends a line, behind those before it."""
+        self._news.put_nowait(line)
 
     async def wait(self) -> int:
         exit_code = await self._process.wait()
-        if self._talking is not None:
-            await self._talking
+        if self._talking is not None and self._telling is not None:
+            self._telling.cancel()
+            await asyncio.gather(self._talking, self._telling, return_exceptions=True)
         self._channel.close()
         return exit_code
 

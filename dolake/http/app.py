@@ -152,7 +152,16 @@ async def run_http(
     payload_bytes_max = settings.limits.payload_bytes
     bodies_bytes_max = max(_BODIES_BYTES, 2 * BODY_PAYLOADS_MAX * payload_bytes_max)
     app = build_app(client, relay, runtime, gate, PostPolicy(payload_bytes_max, bodies_bytes_max))
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1, server_header=False)
+    tls = gate.tls
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        server_header=False,
+        ssl_context_factory=None if tls is None else lambda _, __: tls,
+    )
     server = _Server(config, ready)
     serving = runtime.tasks.spawn("http-server", server.serve(sockets=[listen]))
     stopping = runtime.tasks.spawn("http-stop", stop.wait())

@@ -88,6 +88,7 @@ class Asks:
         metrics = self._service.metrics
         observe_process(metrics, "ingest")
         writer = self._service.writer
+        metrics.set("dolake_auth_tokens_count", len(self._service.gate.book))
         for lane in self._service.lanes.values():
             if lane.is_serving:
                 uncommitted = lane.unread.event_count + writer.uncommitted_events(lane.log_id)

@@ -7,7 +7,7 @@ fast source is held by its own transport and not by memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
@@ -155,10 +155,10 @@ class Connection:
             return False
         return True
 
-    def _is_within_scope(self, message: CdcBatch | SchemaMessage, slot: Slot) -> bool:
-        """Costs one look at each table of a batch, nothing for its events."""
+    def _is_within_scope(self, source: str, tables: Iterable[str], slot: Slot) -> bool:
+        """Costs one look at each table of a batch, under its name in the lake; nothing for its events."""
         try:
-            self._principal.require_tables(message.tables if isinstance(message, CdcBatch) else [message.schema.table])
+            self._principal.require_tables(str(self._service.names.of(source, table)) for table in tables)
         except Forbidden as error:
             self._answer(slot, nack(Reason.FORBIDDEN, slot.sequence, str(error), slot.correlation_id))
             return False
@@ -193,8 +193,6 @@ class Connection:
         failpoints.hit("ingest.batch_decoded")
         desk = self.desk
         assert desk is not None, "the session lets no batch pass before connect"
-        if not self._is_within_scope(message, slot):
-            return
         epoch = self.session.epoch_of(message)
         begin = self.session.begin_of(epoch, message.sequence)
         if not await self._fits(message, slot):
@@ -202,6 +200,8 @@ class Connection:
         tables = message.tables if isinstance(message, CdcBatch) else (message.schema.table,)
         if mistakes := self._service.names.mistakes(message.source, tables):
             self._answer(slot, invalid(InvalidMessage(mistakes, slot.sequence, slot.correlation_id)))
+            return
+        if not self._is_within_scope(message.source, tables, slot):
             return
         while self.unsynced_bytes > CONNECTION_UNSYNCED_BYTES_MAX or desk.lane.unsynced_bytes > UNSYNCED_BYTES_MAX:
             await desk.lane.turn()

@@ -65,6 +65,7 @@ class IngestService:
         self.columns_max = settings.limits.columns
         self.flush_age_ms = round(settings.flush.age_s * 1000)
         self.metrics = Metrics()
+        self.gate.on_reload = lambda outcome: self.metrics.add("dolake_auth_reloads_total", outcome=outcome)
         self.writer = WriterView()
         self.writer_line: WriterLine | None = None
         self.is_stopping = False
@@ -235,7 +236,9 @@ class IngestService:
         if self.writer_line is None:
             return no_flush("the writer half is not connected")
         try:
-            request = {"type": "flush", "tables": tables, "patterns": patterns, "reason": reason, "until": until}
+            request: Message = {"type": "flush", "tables": tables, "reason": reason, "until": until}
+            if patterns is not None:
+                request["patterns"] = patterns
             answer = await self.writer_line.request("writer", request)
         except DolakeError as error:
             return no_flush(str(error))

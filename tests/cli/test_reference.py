@@ -12,6 +12,7 @@ from dolake.cdc.session import CloseCode
 from dolake.cli import run
 from dolake.cli.reference import REFERENCES, error_classes
 from dolake.cli.remedies import ACKS, CLOSES, ERRORS, EXITS, NACKS
+from dolake.config.access import TokenSettings
 from dolake.config.settings import SourceOverrides, TableOverrides
 from dolake.config.sources import setting_keys
 
@@ -53,7 +54,7 @@ def test_every_setting_says_what_it_is_and_what_is_allowed() -> None:
     for key, about in setting_keys():
         assert about.description, key
         assert f"| `{key}` |" in text
-    for model in (TableOverrides, SourceOverrides):
+    for model in (TableOverrides, SourceOverrides, TokenSettings):
         for name, about in model.model_fields.items():
             assert about.description or hasattr(about.annotation, "model_fields"), f"{model.__name__}.{name} needs a description"
     rows = {line.split(" | ")[0].strip("| `"): line for line in text.splitlines() if line.startswith("| `")}

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -87,6 +88,7 @@ class Daemon:
         self.port = port
         self.settings = dict(settings or {})
         self.output = data.parent / f"{data.name}.output"
+        self.tls: ssl.SSLContext | None = None  # What to trust, and show, where the daemon speaks TLS.
         self._process: subprocess.Popen[bytes] | None = None
         self._known: dict[int, str] = {}  # pid → when it started: a number may belong to somebody else later
         data.mkdir(parents=True, exist_ok=True)
@@ -129,7 +131,7 @@ class Daemon:
         if ready is None or not all(is_running(ready.pids.get(role, 0)) for role in roles):
             return None
         paths = ["/ready"] if "writer" not in roles else ["/ready", "/ready/writer"]
-        return ready if all(status(ready.http + path) == 200 for path in paths) else None
+        return ready if all(status(ready.http + path, tls=self.tls) == 200 for path in paths) else None
 
     def kill(self, *roles: str) -> None:
         """SIGKILL to `ingest`, `writer`, `http`, `supervisor`, or to all of them; returns when they are gone."""
@@ -178,6 +180,15 @@ class Daemon:
             lambda: not any(is_running(pid) for pid in killed.pids.values()), "the children to end with their supervisor", deadline_s
         )
 
+    def reload(self) -> None:
+        """SIGHUP to the supervisor; returns when it has said what came of it."""
+        before = self._reload_count()
+        os.kill(self.supervisor, signal.SIGHUP)
+        wait_until(lambda: self._reload_count() > before, lambda: f"the reload\n{self.tail()}")
+
+    def _reload_count(self) -> int:
+        return self.output.read_bytes().count(b'"reload')
+
     def stop(self, deadline_s: float = 60.0) -> int:
         """SIGTERM; returns the exit code."""
         assert self._process is not None, "the daemon was not started"
@@ -201,11 +212,11 @@ class Daemon:
             command, env=clean_environment(self.settings), capture_output=True, text=True, timeout=deadline_s, check=False
         )
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, token: str = "") -> dict[str, float]:
         """Every sample of `/metrics`, by its name with labels as printed."""
         ready = self.ready()
         assert ready is not None
-        with urllib.request.urlopen(ready.http + "/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(request(ready.http + "/metrics", token), timeout=10, context=self.tls) as answer:
             text = answer.read().decode()
         samples = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, value in samples}
@@ -225,10 +236,14 @@ class Daemon:
         )
 
 
-def status(url: str) -> int:
+def request(url: str, token: str = "") -> urllib.request.Request:
+    return urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+
+
+def status(url: str, token: str = "", tls: ssl.SSLContext | None = None) -> int:
     """The HTTP status of a GET; 0 when nobody answers."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(request(url, token), timeout=5, context=tls) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:

@@ -41,8 +41,11 @@ class Conversation:
 
 
 @contextlib.asynccontextmanager
-async def conversation(url: str) -> Any:
-    async with connect(url, compression=None, max_size=None, ping_interval=None, open_timeout=30, proxy=None) as socket:
+async def conversation(url: str, token: str = "", **more: Any) -> Any:
+    """`more` goes to the websocket library: `ssl`, for one."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    options = {"compression": None, "max_size": None, "ping_interval": None, "open_timeout": 30, "proxy": None, **more}
+    async with connect(url, additional_headers=headers, **options) as socket:
         yield Conversation(socket)
 
 

@@ -101,6 +101,22 @@ def test_a_batch_with_one_event_outside_is_refused_whole_and_leaves_no_trace(tmp
 
 
 @pytest.mark.acceptance("AT-98")
+def test_the_scope_is_of_tables_as_the_lake_calls_them(tmp_path: Path) -> None:
+    async def run() -> None:
+        sections: dict[str, Any] = {"sources": {"orders-db-3": {"namespace": "shop"}}}
+        async with asyncio.timeout(30), serving(tmp_path, tokens={"shop": {**SHOP, "tables": ["shop.*"]}}, **sections) as service:
+            peer = Peer(service, service.gate.identify([f"Bearer {TOKEN}"]))
+            await peer.greet()
+            assert (await peer.ask(batch()))["status"] == "ok"
+            give(service, shop={**SHOP, "tables": ["default.orders"]})
+            answer = await peer.ask(batch(1, 2))
+            assert answer["reason"] == "forbidden"
+            assert "may write `default.orders` only (got `shop.orders`)" in answer["errorMessage"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.acceptance("AT-98")
 def test_a_schema_outside_is_refused_too(tmp_path: Path) -> None:
     async def scene(service: IngestService, peer: Peer) -> None:
         await peer.greet()
@@ -185,6 +201,6 @@ def test_a_source_flushes_what_it_may_write_and_an_admin_everything(tmp_path: Pa
         service.writer_line = writer = Writer()
         await peer.greet()
         assert (await peer.ask(FLUSH_REQUEST))["result"] == {"success": True}
-        assert [(message["tables"], message["patterns"]) for message in writer.asked] == [(None, patterns)]
+        assert [(message["tables"], message.get("patterns")) for message in writer.asked] == [(None, patterns)]
 
     play(tmp_path, scene, {"shop": {**SHOP, "admin": admin}})

@@ -228,7 +228,7 @@ def test_a_post_needs_a_token_for_its_source_and_its_tables(tmp_path):
         assert refused["errorMessage"].startswith("sourceDoId: the token 'shop' may send as `orders-db-*` only (got 'payroll')")
         status, refused = await poster.ask(short(batch(5, events=[event(1, table="salaries")])))
         assert (status, refused["reason"]) == (403, "forbidden")
-        assert refused["errorMessage"].startswith("table: the token 'shop' may write `orders` only (got `salaries`)")
+        assert refused["errorMessage"].startswith("table: the token 'shop' may write `orders` only (got `default.salaries`)")
         assert summary(await poster.ask(SCHEMA)) == (403, 0, "forbidden")
         assert list(service.desks) == ["orders-db-3"]
         assert service.metrics.get("dolake_cdc_nacks_total", reason="unauthorized") == 2
