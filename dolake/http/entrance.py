@@ -22,13 +22,17 @@ class Entrance:
         """Raises Unauthorized, Forbidden: for `refused` to answer."""
         self._gate.identify(request.headers.getlist("Authorization"), request.url.query).require_reader()
 
-    def told(self, request: Request, reasons: list[str]) -> list[str]:
-        """The reasons as this asker may know them: they name tables and directories."""
+    def may_read(self, request: Request) -> bool:
+        """Whether this asker may see what names tables and directories."""
         try:
             self.require_reader(request)
         except (Unauthorized, Forbidden):
-            return [HIDDEN_REASON] if reasons else []
-        return reasons
+            return False
+        return True
+
+    def told(self, request: Request, reasons: list[str]) -> list[str]:
+        """The reasons as this asker may know them."""
+        return reasons if self.may_read(request) or not reasons else [HIDDEN_REASON]
 
     async def refused(self, _: Request, error: Exception) -> Response:
         """401 with a challenge (RFC 6750), or 403."""

@@ -1,4 +1,7 @@
-"""What the ingest half answers over the control socket: readiness, state, metrics, tables, flushes."""
+"""What the ingest half answers over the control socket: readiness, state, metrics, tables, flushes.
+
+A writer that does not come up leaves its reason here (`writer_trouble`), for whoever asks whether commits go on.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,9 @@ class Asks:
         if what == "flush":
             tables = ask.get("tables")
             return {"result": await self._service.flush(tables if isinstance(tables, list) else None, str(ask.get("reason", "manual")))}
+        if what == "writer_trouble":
+            self._service.writer.start_trouble = str(ask.get("reason", ""))
+            return {}
         answers = {"ready": self._ready, "state": self._state, "metrics": self._metrics, "tables": self._tables}
         if what not in answers:
             raise RequestRefused(f"nobody knows what {what!r} is; ask for {', '.join(answers)} or flush")
@@ -33,8 +39,10 @@ class Asks:
         reasons = [lane.trouble for lane in self._service.lanes.values() if not lane.is_serving]
         if self._service.is_stopping:
             reasons.append("this daemon is stopping")
-        writer = self._service.writer.reasons(self._service.runtime.clock.monotonic_s())
-        return {"ready": not reasons, "reasons": reasons, "writer": {"ready": not writer, "reasons": writer}}
+        writer = self._service.writer
+        unable = writer.reasons(self._service.runtime.clock.monotonic_s())
+        said = {"ready": not unable, "reasons": unable, "stopped": writer.stopped()}
+        return {"ready": not reasons, "reasons": reasons, "writer": said}
 
     def _state(self) -> Message:
         writer = self._service.writer

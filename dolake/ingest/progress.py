@@ -15,13 +15,14 @@ class WriterView:
         self.connected = False
         self.last: Message = {}
         self.heard_s = 0.0
+        self.start_trouble = ""  # why a writer did not come up, in its own words
 
     def hear(self, message: Message, now_s: float) -> None:
         kind = message.get("type")
         if kind == "gone":
             self.connected = False
         elif kind in ("hello", "progress"):
-            self.connected, self.heard_s = True, now_s
+            self.connected, self.heard_s, self.start_trouble = True, now_s, ""
         if kind == "progress":
             self.last = message
 
@@ -58,12 +59,18 @@ class WriterView:
     def reasons(self, now_s: float) -> list[str]:
         """Why nothing can be committed now; empty if it can."""
         if not self.connected:
-            return ["the writer half is not connected"]
+            return ["the writer half is not connected" + (f": {self.start_trouble}" if self.start_trouble else "")]
         if now_s - self.heard_s > SILENT_S_MAX:
             return [f"the writer half has said nothing for {now_s - self.heard_s:.0f} s"]
         down = [f"the {part} does not answer" for part in ("store", "catalog") if self.last.get(part) == "down"]
         reason = self.last.get("reason")
         return [*down, *([reason] if isinstance(reason, str) and reason else [])]
+
+    def stopped(self) -> list[Message]:
+        """The tables that take no more rows, `table` and `reason` of each. The others are committed all the same."""
+        tables = self.last.get("tables")
+        found = {name: said.get("stopped") for name, said in tables.items()} if isinstance(tables, dict) else {}
+        return [{"table": name, "reason": stopped["reason"]} for name, stopped in sorted(found.items()) if stopped]
 
     def _log(self, log_id: str) -> Message:
         logs = self.last.get("logs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,8 @@ import structlog
 
 from dolake.clock import Runtime, real_runtime
 from dolake.config import Settings
-from dolake.control import ControlClient, Message
-from dolake.errors import LogRefused
+from dolake.control import ControlClient, Message, asking
+from dolake.errors import DolakeError, LogRefused
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.commit import Committer
 from dolake.iceberg.lake import open_catalog, open_warehouse
@@ -27,6 +28,7 @@ from dolake.writer.probing import Probe
 from dolake.writer.service import WriterService
 
 REPORT_S = 1.0
+_HUB_S_MAX = 1.0
 # Sources wait for acks, nobody for a flush: where cores are short the ingest half goes first (measured: slow acks come twice as soon).
 NICENESS = 5
 
@@ -41,7 +43,11 @@ async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asy
     os.makedirs(settings.data, exist_ok=True)
     lock = _lock(disk, settings)
     try:
-        store, catalog = await _open(runtime, settings)
+        try:
+            store, catalog = await _open(runtime, settings)
+        except DolakeError as error:
+            await _leave_trouble(runtime, settings, error)
+            raise
         policy = CommitPolicy(snapshots_kept=settings.commit.snapshots_kept, tags_kept_days=settings.commit.tags_kept_days)
         service = make_service(runtime, disk, catalog, store, policy, settings)
         link = _Link(runtime, settings, service)
@@ -77,6 +83,13 @@ async def _open(runtime: Runtime, settings: Settings) -> tuple[ObjectStore, Tabl
     store = await runtime.tasks.run(open_warehouse, settings)
     await runtime.tasks.run(store.probe, runtime.random.uuid())
     return store, await runtime.tasks.run(open_catalog, settings, store, runtime)
+
+
+async def _leave_trouble(runtime: Runtime, settings: Settings, error: DolakeError) -> None:
+    """Says why this writer does not come up to the ingest half, if there is one, which is asked whether commits go on."""
+    with contextlib.suppress(DolakeError):
+        async with asking(settings.control_path, runtime=runtime) as hub:
+            await hub.ask("writer_trouble", timeout_s=_HUB_S_MAX, reason=str(error))
 
 
 def make_service(

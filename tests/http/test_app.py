@@ -18,6 +18,7 @@ from dolake.errors import LogFailed
 from dolake.http.app import run_http
 from dolake.metrics import Metrics
 
+STOPPED = [{"table": "default.orders", "reason": "somebody rewound it"}]
 Check = Callable[[httpx.AsyncClient], Awaitable[None]]
 Answer = Callable[[Message], Awaitable[Message]]
 
@@ -64,10 +65,14 @@ def test_ready_says_what_the_hub_says(tmp_path: Path) -> None:
         assert (await client.get("/health")).json() == {"alive": True}
         ready, writer = await client.get("/ready"), await client.get("/ready/writer")
         assert (ready.status_code, ready.json()) == (200, {"ready": True, "reasons": []})
-        assert (writer.status_code, writer.json()) == (503, {"ready": False, "reasons": ["the object store does not answer"]})
+        assert (writer.status_code, writer.json()) == (
+            503,
+            {"ready": False, "reasons": ["the object store does not answer"], "stopped": STOPPED},
+        )
         assert writer.headers["Retry-After"] == "1"
 
-    state = {"ready": True, "reasons": [], "writer": {"ready": False, "reasons": ["the object store does not answer"]}}
+    writer = {"ready": False, "reasons": ["the object store does not answer"], "stopped": STOPPED}
+    state = {"ready": True, "reasons": [], "writer": writer}
     serve(tmp_path, check, answers(ready=state))
 
 
@@ -78,7 +83,8 @@ def test_without_an_ingest_half_it_is_alive_and_not_ready(tmp_path: Path) -> Non
         for path in ("/ready", "/ready/writer"):
             answer = await client.get(path)
             assert answer.status_code == 503
-            assert answer.json() == {"ready": False, "reasons": ["the ingest half does not answer"]}
+            more = {"stopped": []} if path == "/ready/writer" else {}
+            assert answer.json() == {"ready": False, "reasons": ["the ingest half does not answer"], **more}
             assert "Retry-After" in answer.headers
         assert b'dolake_process_up_count{process="ingest"} 0.0' in (await client.get("/metrics")).content
 

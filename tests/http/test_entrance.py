@@ -18,7 +18,8 @@ TOKENS: dict[str, Any] = {
     "old": grant(OLD, read=True, expires="2020-01-01T00:00:00Z"),
 }
 REASON = "table public.orders has stopped"
-STATE = {"ready": False, "reasons": [REASON], "writer": {"ready": False, "reasons": [REASON]}}
+STOPPED = [{"table": "default.secret", "reason": "its columns are"}]
+STATE = {"ready": False, "reasons": [REASON], "writer": {"ready": False, "reasons": [REASON], "stopped": STOPPED}}
 HUB = answers(ready=STATE, metrics={"metrics": {}})
 
 
@@ -61,12 +62,14 @@ def test_metrics_are_for_readers(tmp_path: Path, token: str | None, status: int,
 @pytest.mark.acceptance("AT-98")
 @pytest.mark.parametrize("path", ["/ready", "/ready/writer"])
 def test_readiness_is_open_and_its_reasons_are_not(tmp_path: Path, path: str) -> None:
+    nothing, everything = ({"stopped": []}, {"stopped": STOPPED}) if path == "/ready/writer" else ({}, {})
+
     async def check(client: httpx.AsyncClient) -> None:
         for headers in ({}, bearing("nonsense"), bearing(SENDER)):
             answer = await client.get(path, headers=headers)
             assert answer.status_code == 503
-            assert answer.json() == {"ready": False, "reasons": ["why is only told to a token that has `read`"]}
-        assert (await client.get(path, headers=bearing(READER))).json() == {"ready": False, "reasons": [REASON]}
+            assert answer.json() == {"ready": False, "reasons": ["why is only told to a token that has `read`"], **nothing}
+        assert (await client.get(path, headers=bearing(READER))).json() == {"ready": False, "reasons": [REASON], **everything}
 
     serve(tmp_path, check, HUB, tokens=TOKENS)
 
