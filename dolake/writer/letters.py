@@ -141,6 +141,7 @@ class DeadLetters:
             schema=schema_as_json(LETTERS_SCHEMA),
             base_schema_id=base.schema["schema-id"],
             spec_id=base.spec["spec-id"],
+            spec=_SPEC,  # Whatever somebody made of it: verdicts are found by it.
             epoch=epoch,
             instance=self._instance,
             commit_id=self._runtime.random.uuid(),
