@@ -211,8 +211,10 @@ class Producer:
                     if self._runtime.clock.monotonic_s() - reached_s > self._unreachable_s_max:
                         raise DaemonUnreachable(f"no daemon answers at {without_tokens(self.url)}: {error}") from None
                     logger.info("no connection, trying again", url=without_tokens(self.url), reason=str(error))
-                await self._runtime.clock.sleep(wait_s * self._runtime.random.uniform(0.5, 1.5))
-                wait_s = min(wait_s * 2, RECONNECT_S_MAX)
+                    # Not before the daemon said, and not all at once when it said the same to many.
+                    spread = self._runtime.random.uniform(0.5, 1.5)
+                    await self._runtime.clock.sleep(max(wait_s * spread, error.retry_after_s * max(1.0, spread)))
+                    wait_s = min(wait_s * 2, RECONNECT_S_MAX)
         except DolakeError as error:
             self._failure = error
             self._notify()
@@ -245,7 +247,8 @@ class Producer:
         if isinstance(answer, Nack):
             if not answer.should_retry:
                 raise BatchRefused(reason=answer.reason, sequence=answer.sequence_number, message=answer.error_message)
-            raise TransportClosed(1006, f"{answer.reason}: {answer.error_message}", answered=True)
+            retry_s = answer.retry_delay_ms / 1000 if isinstance(answer.retry_delay_ms, int) else 0.0
+            raise TransportClosed(1006, f"{answer.reason}: {answer.error_message}", retry_s, answered=True)
         if not isinstance(answer, Status):
             raise TransportClosed(1006, "the first answer was no status")
         self._resume(answer)
