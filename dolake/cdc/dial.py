@@ -17,17 +17,17 @@ from dolake.auth.tokens import without_tokens
 from dolake.errors import CertificateRefused, ConfigurationError, Forbidden, Mistake, Unauthorized
 
 DIAL_S_MAX = 10.0
-RETRY_AFTER_S_MAX = 60.0
 _WORDS_BYTES_MAX = 2_000
+RETRY_AFTER_S_MAX = 60.0
 
 
 class TransportClosed(Exception):
     """The connection is over, or never came about. `code` is the websocket's, 1006 where there was none."""
 
-    def __init__(self, code: int, reason: str, retry_after_s: float = 0.0, *, answered: bool = False) -> None:
-        """`answered`: a daemon is there, and wants to be asked again later: not before `retry_after_s`."""
+    def __init__(self, code: int, reason: str, *, answered: bool = False, retry_after_s: float = 0.0) -> None:
+        """`answered`: a daemon is there, and wants to be asked again later, not before `retry_after_s` if it said so."""
         super().__init__(f"{code} {reason}".strip())
-        self.code, self.reason, self.retry_after_s, self.answered = code, reason, retry_after_s, answered
+        self.code, self.reason, self.answered, self.retry_after_s = code, reason, answered, retry_after_s
 
 
 class Transport(Protocol):
@@ -97,21 +97,20 @@ def _sendable(token: str) -> str:
 
 
 def _refused(error: InvalidStatus) -> Exception:
+    """What an HTTP answer to a handshake says: its own words, whether to come again, and when."""
     status = error.response.status_code
-    if status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        answered = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-        return TransportClosed(1006, str(error), _seconds(error.response.headers.get("Retry-After")), answered=answered)
     text = bytes(error.response.body or b"")[:_WORDS_BYTES_MAX].decode("utf-8", "replace").strip()
     try:
         words = str(msgspec.json.decode(text)["error"])
     except (msgspec.MsgspecError, KeyError, TypeError):
         words = text or f"HTTP {status}"
-    return Unauthorized(words) if status == HTTPStatus.UNAUTHORIZED else Forbidden(words)
-
-
-def _seconds(text: str | None) -> float:
-    """A `Retry-After` in seconds; the other form, a date, and nonsense count for nothing: there is a backoff anyway."""
-    return min(float(text), RETRY_AFTER_S_MAX) if text is not None and re.fullmatch(r"[0-9]{1,9}", text) else 0.0
+    if status == HTTPStatus.UNAUTHORIZED:
+        return Unauthorized(words)
+    if status == HTTPStatus.FORBIDDEN:
+        return Forbidden(words)
+    later = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+    wait_s = _seconds(error.response.headers.get("Retry-After"))
+    return TransportClosed(1006, f"HTTP {status}: {words}", answered=later, retry_after_s=wait_s)
 
 
 def _hint(error: Exception, *, secure: bool) -> str:
@@ -141,6 +140,11 @@ class _Websocket:
 
     async def close(self) -> None:
         await self._socket.close()
+
+
+def _seconds(text: str | None) -> float:
+    """A `Retry-After` in seconds; the other form, a date, and nonsense count for nothing: there is a backoff anyway."""
+    return min(float(text), RETRY_AFTER_S_MAX) if text is not None and text.isascii() and text.isdigit() else 0.0
 
 
 def _closed(error: ConnectionClosed) -> TransportClosed:

@@ -13,12 +13,13 @@ import contextlib
 import http
 import json
 import logging
+import math
 import socket
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import structlog
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -27,6 +28,8 @@ from websockets.http11 import Request, Response
 
 from dolake.auth.gate import Gate
 from dolake.auth.principal import Principal
+from dolake.cdc.admission import Admission, ConnectionLimits, TooMany
+from dolake.cdc.intake import Intake, PacedConnection
 from dolake.cdc.session import CloseCode
 from dolake.clock import Runtime
 from dolake.errors import Forbidden, Unauthorized
@@ -34,8 +37,10 @@ from dolake.metrics import Metrics
 
 PATH = "/cdc"
 _UNSENT_BYTES_MAX = 1 << 20  # Answers that wait for a client; above it no more of its frames are read.
-_FRAMES_READ_AHEAD = 4
+_FRAMES_READ_AHEAD = 64
 _CLOSE_S_MAX = 5.0
+_COMES_ON_BYTES = 16 << 10  # What a message must grow by in half the idle time to count as a sign of life.
+_HELD_BYTES_MAX, _HELD_FRAMES_MAX = 256 << 20, 4
 
 # The library reports each client's misbehaviour with a traceback; here a client that misbehaves is not news.
 _LIBRARY_LOGGER = logging.getLogger("dolake.cdc.websockets")
@@ -65,6 +70,12 @@ class ServerPolicy:
     idle_s_max: float = 20.0
     pong_s_max: float = 20.0
     stalled_s_max: float = 60.0
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+
+    @property
+    def held_bytes_max(self) -> int:
+        """Of messages in memory that are in no log yet, all connections together: there is room for some of the largest."""
+        return max(_HELD_BYTES_MAX, _HELD_FRAMES_MAX * self.frame_bytes_max)
 
 
 class CdcServer:
@@ -77,7 +88,12 @@ class CdcServer:
         self._runtime, self._connect, self._policy = runtime, connect, policy
         self._gate, self._metrics = gate or Gate(runtime.clock), metrics or Metrics()
         self._admitted: weakref.WeakKeyDictionary[ServerConnection, Principal] = weakref.WeakKeyDictionary()
+        self._intake = Intake(policy.held_bytes_max, Admission(policy.connections), self._metrics)
         self._server: Server | None = None
+
+    def held_bytes(self) -> int:
+        """Of messages in memory that are in no log yet."""
+        return self._intake.held_bytes
 
     async def start(self, listen: socket.socket) -> None:
         self._server = await serve(
@@ -93,6 +109,7 @@ class CdcServer:
             server_header=None,
             ssl=self._gate.tls,
             logger=_LIBRARY_LOGGER,
+            create_connection=self._connection,  # type: ignore[arg-type] # The library calls it; a class it need not be.
         )
 
     def stop_accepting(self) -> None:
@@ -112,8 +129,12 @@ class CdcServer:
                 websocket.transport.abort()
             await self._server.wait_closed()
 
+    def _connection(self, *arguments: Any, **options: Any) -> PacedConnection:
+        return PacedConnection(*arguments, intake=self._intake, now_s=self._runtime.clock.monotonic_s, **options)
+
     async def _serve(self, websocket: ServerConnection) -> None:
-        line = _Line(self._runtime, websocket, self._policy)
+        assert isinstance(websocket, PacedConnection)
+        line = _Line(self._runtime, websocket, self._policy, self._metrics)
         connection = self._connect(line.send, line.close, self._admitted.pop(websocket))
         try:
             await line.run(connection)
@@ -128,6 +149,13 @@ class CdcServer:
 
     def _admit(self, websocket: ServerConnection, request: Request) -> Response | None:
         """Refuses at the handshake what is not for us. A browser says where its page comes from: no page may write here."""
+        assert isinstance(websocket, PacedConnection)
+        too_many = self._intake.admission.admit(websocket.address, self._runtime.clock.monotonic_s())
+        if too_many is not None:
+            self._metrics.add("dolake_cdc_handshakes_refused_total", status="429")
+            self._metrics.add("dolake_cdc_connections_refused_total", reason=too_many.reason)
+            return _too_many(websocket, too_many)
+        websocket.is_admitted = True
         path, _, query = request.path.partition("?")
         if path != PATH:
             return websocket.respond(http.HTTPStatus.NOT_FOUND, f"sources connect to {PATH}\n")
@@ -146,19 +174,31 @@ class CdcServer:
 
 def _refusal(websocket: ServerConnection, error: Unauthorized | Forbidden) -> Response:
     status = http.HTTPStatus.UNAUTHORIZED if isinstance(error, Unauthorized) else http.HTTPStatus.FORBIDDEN
-    response = websocket.respond(status, json.dumps({"error": str(error)}) + "\n")
-    del response.headers["Content-Type"]
-    response.headers["Content-Type"] = "application/json"
+    response = _json(websocket, status, {"error": str(error)})
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = error.challenge
+    return response
+
+
+def _too_many(websocket: ServerConnection, found: TooMany) -> Response:
+    body = {"error": found.message, "reason": found.reason, "retryDelayMs": math.ceil(found.retry_s * 1000)}
+    response = _json(websocket, http.HTTPStatus.TOO_MANY_REQUESTS, body)
+    response.headers["Retry-After"] = str(found.retry_after_s)
+    return response
+
+
+def _json(websocket: ServerConnection, status: http.HTTPStatus, body: dict[str, Any]) -> Response:
+    response = websocket.respond(status, json.dumps(body) + "\n")
+    del response.headers["Content-Type"]
+    response.headers["Content-Type"] = "application/json"
     return response
 
 
 class _Line:
     """One websocket: a reader that waits its turn, a sender with a bounded queue, and a watch on both."""
 
-    def __init__(self, runtime: Runtime, websocket: ServerConnection, policy: ServerPolicy) -> None:
-        self._runtime, self._websocket, self._policy = runtime, websocket, policy
+    def __init__(self, runtime: Runtime, websocket: PacedConnection, policy: ServerPolicy, metrics: Metrics) -> None:
+        self._runtime, self._websocket, self._policy, self._metrics = runtime, websocket, policy, metrics
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
         self._changed = asyncio.Event()
@@ -216,7 +256,7 @@ class _Line:
     async def _read(self) -> bytes:
         self._reading_since_s = self._runtime.clock.monotonic_s()
         try:
-            return await self._websocket.recv(decode=False)
+            return await self._websocket.take()
         finally:
             self._reading_since_s = None
 
@@ -248,21 +288,36 @@ class _Line:
             await self._changed.wait()
 
     async def _watch(self) -> None:
-        """Pings a client that says nothing; drops one that does not answer, or that has stopped reading."""
+        """Pings a client that says nothing; drops one that does not answer, or that has stopped reading.
+
+        In the middle of a message nobody can answer: it is enough that it comes on, if slowly.
+        """
+        received_bytes = 0
         with contextlib.suppress(ConnectionClosed):
             while True:
                 await self._runtime.clock.sleep(min(self._policy.idle_s_max, self._policy.stalled_s_max) / 2)
                 if self._lasts(self._sending_since_s, self._policy.stalled_s_max):
                     logger.warning("client does not read, dropped")
-                    self._websocket.transport.abort()
+                    self._drop("does not read")
                     return
+                if self._websocket.received_bytes - received_bytes >= _COMES_ON_BYTES and self._reading_since_s is not None:
+                    self._reading_since_s = self._runtime.clock.monotonic_s()
+                received_bytes = self._websocket.received_bytes
                 if self._lasts(self._reading_since_s, self._policy.idle_s_max) and not await self._answers_ping():
-                    self._websocket.transport.abort()
+                    self._drop("does not answer")
                     return
 
+    def _drop(self, reason: str) -> None:
+        self._metrics.add("dolake_cdc_dropped_connections_total", reason=reason)
+        self._websocket.transport.abort()
+
     async def _answers_ping(self) -> bool:
-        pong = asyncio.ensure_future(await self._websocket.ping())
         pinged_s = self._runtime.clock.monotonic_s()
+        try:
+            async with asyncio.timeout(self._policy.pong_s_max):
+                pong = asyncio.ensure_future(await self._websocket.ping())
+        except TimeoutError:  # It does not even take the ping.
+            return False
         while not pong.done():
             await self._runtime.clock.sleep(self._policy.pong_s_max / 4)
             since_s = self._reading_since_s

@@ -35,6 +35,7 @@ class CloseCode(enum.IntEnum):
     PROTOCOL_ERROR = 1002
     POLICY = 1008
     INTERNAL_ERROR = 1011
+    TRY_AGAIN_LATER = 1013
     TAKEN_OVER = 4409
 
 

@@ -90,6 +90,7 @@ CLOSES: dict[int, tuple[str, str]] = {
     ),
     1009: ("a frame above four times `limits.payload_bytes`, closed unread", "send smaller batches"),
     1011: ("an error that nobody expected, logged with its trace", "connect again; report the log line"),
+    1013: ("too much of unfinished messages was in memory, and most of it came by this connection", "connect again; send smaller batches"),
     4409: ("the same source connected again: the newer connection has taken over", "find the second producer if there should be one only"),
 }
 

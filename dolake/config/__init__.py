@@ -3,11 +3,11 @@
 `load_settings` is the one way in; it reports every mistake at once and creates nothing.
 """
 
+from dolake.config.limits import LimitSettings
 from dolake.config.namespaces import TableNames, mapped_name
 from dolake.config.settings import (
     CommitSettings,
     FlushSettings,
-    LimitSettings,
     LogSettings,
     S3Settings,
     Settings,

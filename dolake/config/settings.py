@@ -15,7 +15,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from dolake.column_types import parse_type
 from dolake.config.access import AuthSettings, TlsSettings, TokenSettings
+from dolake.config.limits import LimitSettings
 from dolake.config.section import Section
+from dolake.config.values import GIB, KIB, MIB, Bytes, Count, Port, Seconds, a_number
 from dolake.model import (
     COLUMN_NAME_RULE,
     RESERVED_COLUMN_PREFIX,
@@ -28,39 +30,14 @@ from dolake.model import (
 )
 from dolake.partitioning import PARTITION_FORMS, parse_partition, parse_partition_by
 
-KIB, MIB, GIB = 1024, 1024**2, 1024**3
-_UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1024 * GIB, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)")
 _PATTERN_PART = re.compile(r"[A-Za-z0-9_*]{1,128}")
 MASK_KEY_LENGTH_MIN = 16
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
-def _number(value: object) -> object:
-    """The environment has only text; `true` is not a number, though Python thinks it is 1."""
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-def _size(value: object) -> object:
-    if isinstance(value, str):
-        match = _SIZE.fullmatch(value.strip())
-        if match is None or match[2].upper() not in _UNITS:
-            raise ValueError('must be a number of bytes, or one like "64 MiB"')
-        return int(match[1]) * _UNITS[match[2].upper()]
-    return _number(value)
-
-
 def _partition(value: str) -> str:
     parse_partition(value)
     return value
-
-
-Port = Annotated[int, BeforeValidator(_number), Field(ge=0, le=65535)]
-Count = Annotated[int, BeforeValidator(_number), Field(ge=1, le=2**53)]
-Bytes = Annotated[int, BeforeValidator(_size), Field(ge=1, le=2**53)]
-Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
 class LogSettings(Section):
@@ -126,29 +103,11 @@ class S3Settings(Section):
 
 
 class CommitSettings(Section):
-    snapshots_kept: Annotated[int, BeforeValidator(_number), Field(ge=1, le=10_000)] = Field(
+    snapshots_kept: Annotated[int, BeforeValidator(a_number), Field(ge=1, le=10_000)] = Field(
         default=100, description="snapshots kept on each table's main branch"
     )
-    tags_kept_days: Annotated[int, BeforeValidator(_number), Field(ge=0, le=3650)] = Field(
+    tags_kept_days: Annotated[int, BeforeValidator(a_number), Field(ge=0, le=3650)] = Field(
         default=7, description="days for which an hourly tag of each table is kept"
-    )
-
-
-class LimitSettings(Section):
-    """What a source may send: sizes of one message, and how much in a second."""
-
-    payload_bytes: Annotated[Bytes, Field(ge=KIB, le=GIB)] = Field(default=16 * MIB, description="largest message of a source")
-    event_bytes: Annotated[Bytes, Field(ge=64, le=GIB)] = Field(default=MIB, description="largest single event")
-    batch_events: Count = Field(default=10_000, description="most events in one batch")
-    columns: Annotated[Count, Field(le=2000)] = Field(
-        default=1000, description="most columns that a schema message declares, or that events bring a table to"
-    )
-    messages_per_s: Count = Field(
-        default=1000, description="messages that one connection may send in a second, as much as two seconds of them at once"
-    )
-    events_per_s: Count | None = Field(
-        default=None,
-        description="events that one connection may send in a second, as much as two seconds of them at once; no limit unless set",
     )
 
 
@@ -244,6 +203,12 @@ class SourceOverrides(Section):
         "tables of one name in several of its schemas are one table. Rows still in the log follow a change of this setting",
     )
 
+    priority: Literal["high", "normal", "low"] | None = Field(
+        default=None,
+        description="who is refused first when there is too much to do: `low` at 90 % of any bound, `normal` at 95 % where any source is "
+        "`high`; normal unless set",
+    )
+
     @field_validator("namespace")
     @classmethod
     def _one_namespace(cls, value: str | None) -> str | None:
@@ -258,6 +223,7 @@ class SourceSettings(Section):
     """What holds for one source. `namespace` None: its tables are called as it calls them."""
 
     namespace: str | None
+    priority: Literal["high", "normal", "low"] = "normal"
 
 
 class Settings(Section):
@@ -356,7 +322,9 @@ class Settings(Section):
         """The same for a source. Its name may hold anything, so `*` is all that a pattern of sources knows."""
         matching = [pattern for pattern in self.sources if re.fullmatch(_any_for_stars(pattern), source, re.DOTALL)]
         chosen = [self.sources[pattern] for pattern in sorted(matching, key=_literal_specificity)]
-        return SourceSettings(namespace=_first(None, *(one.namespace for one in chosen)))
+        return SourceSettings(
+            namespace=_first(None, *(one.namespace for one in chosen)), priority=_first("normal", *(one.priority for one in chosen))
+        )
 
     def to_json(self) -> str:
         """Everything, secrets too: for a child process's pipe, never for a log."""

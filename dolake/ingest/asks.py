@@ -105,6 +105,8 @@ class Asks:
                 metrics.set("dolake_wal_uncommitted_age_seconds", lane.uncommitted_age_s(), log=lane.log_id)
         if writer.last:
             metrics.set("dolake_writer_report_age_seconds", writer.report_age_s(self._service.runtime.clock.monotonic_s()))
+        metrics.set("dolake_cdc_held_bytes", self._service.held_bytes())
+        metrics.set("dolake_cdc_loop_lag_seconds", self._service.lag_s)
         return {"metrics": {"ingest": metrics.values(), "writer": writer.last.get("metrics") if writer.connected else None}}
 
     def _tables(self) -> Message:

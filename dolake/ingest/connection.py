@@ -31,13 +31,13 @@ from dolake.cdc.answer import (
 )
 from dolake.cdc.message import CdcBatch, Message, SchemaMessage
 from dolake.cdc.numbering import Gap, Refused, Repeat
+from dolake.cdc.rates import Bucket
 from dolake.cdc.session import CloseCode, OutOfTurn, Session, Slot, State, correlation_id_of
 from dolake.cdc.wire import Connect, FlushRequest, Heartbeat
 from dolake.errors import DolakeError, Forbidden, InvalidMessage, Mistake, Unauthorized
 from dolake.ingest.desk import SourceDesk
 from dolake.ingest.lane import UNSYNCED_BYTES_MAX
 from dolake.ingest.pressure import plan_retry_ms
-from dolake.ingest.rates import Bucket
 from dolake.model import Entry
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Connection:
             return
         if not self._is_within_scope(message.source, tables, slot):
             return
-        while self.unsynced_bytes > CONNECTION_UNSYNCED_BYTES_MAX or desk.lane.unsynced_bytes > UNSYNCED_BYTES_MAX:
+        while self._has_its_share(desk) and self._service.held_share < 1:
             await desk.lane.turn()
         if self._gone or self._closing:
             return
@@ -228,13 +228,16 @@ class Connection:
         else:
             self._submit(desk, message, epoch, slot)
 
+    def _has_its_share(self, desk: SourceDesk) -> bool:
+        """Whether this connection has enough on its way into the log. One that has nothing hardly ever waits for the others."""
+        if desk.lane.unsynced_bytes > UNSYNCED_BYTES_MAX:
+            return self.unsynced_bytes > 0 or desk.lane.unsynced_bytes > 2 * UNSYNCED_BYTES_MAX
+        return self.unsynced_bytes > CONNECTION_UNSYNCED_BYTES_MAX
+
     def _submit(self, desk: SourceDesk, message: CdcBatch | SchemaMessage, epoch: str, slot: Slot) -> None:
-        pressure, events = desk.lane.pressure(len(message.payload)), self._rates.events
-        if self._service.is_stopping:
-            self._fill(slot, self._refusal(slot, Reason.SHUTTING_DOWN, "this daemon is stopping"))
-        elif pressure.full:
-            text = "the backlog is full: batches arrive faster than they are committed, or nothing is committed"
-            self._fill(slot, self._refusal(slot, Reason.BUFFER_FULL, text))
+        refusal, events = self._service.refusal(desk, len(message.payload)), self._rates.events
+        if refusal is not None:
+            self._fill(slot, self._refusal(slot, refusal.reason, refusal.message))
         elif events is not None and not events.take(message.event_count, self._service.runtime.clock.monotonic_s()):
             text = f"this connection may send {events.per_s} events a second"
             self._fill(slot, self._refusal(slot, Reason.RATE_LIMITED, text, events))

@@ -10,6 +10,7 @@ from dolake.cdc.answer import Reason
 from dolake.cdc.numbering import Numbering
 from dolake.cdc.session import Slot
 from dolake.ingest.lane import Lane
+from dolake.ingest.plan import Priority
 from dolake.model import Entry, SourceState
 
 _MARKS_MAX = 1024
@@ -44,8 +45,8 @@ class Admitted:
 class SourceDesk:
     """One source in the ingest half: its numbering, its log, and the connection that speaks for it now."""
 
-    def __init__(self, source: str, lane: Lane) -> None:
-        self.source, self.lane = source, lane
+    def __init__(self, source: str, lane: Lane, priority: Priority = Priority.NORMAL) -> None:
+        self.source, self.lane, self.priority = source, lane, priority
         self.numbering = Numbering(SourceState(source))
         self.client: Client | None = None
         self.persisted_sequence = -1

@@ -21,12 +21,13 @@ from dolake.buffer.wal import Log
 from dolake.cdc.answer import Reason
 from dolake.clock import Runtime
 from dolake.errors import DolakeError, LogCorrupt, LogFailed, LogFull
+from dolake.ingest.plan import plan_group
 from dolake.ingest.pressure import Pressure, plan_pressure
 from dolake.metrics import Metrics
 from dolake.model import Entry, RecordKind, SourceState
 
 UNSYNCED_BYTES_MAX = 128 << 20  # Above this nobody's frames are read until a group is synced.
-GROUP_BYTES_MAX = 64 << 20  # One group commit takes no more: its acks should not wait for a whole lane's bytes.
+GROUP_BYTES_MAX = 32 << 20  # One group commit takes no more: whoever comes next waits for it.
 REOPEN_S_FIRST, REOPEN_S_MAX = 0.1, 10.0
 _GROUPS_KEPT = 4096
 
@@ -205,13 +206,11 @@ class Lane:
         self._announce_turn()
 
     def _take_group(self) -> list[Submission]:
-        size_bytes = count = 0
-        for submission in self._waiting:
-            size_bytes += len(submission.entry.payload)
-            if count and size_bytes > GROUP_BYTES_MAX:
-                break
-            count += 1
-        group, self._waiting = self._waiting[:count], self._waiting[count:]
+        waiting = [(submission.entry.source, len(submission.entry.payload)) for submission in self._waiting]
+        chosen = plan_group(waiting, GROUP_BYTES_MAX)
+        group = [self._waiting[place] for place in chosen]
+        left = set(range(len(waiting))).difference(chosen) if len(chosen) < len(waiting) else ()
+        self._waiting = [self._waiting[place] for place in sorted(left)]
         return group
 
     def _note_group(self, group: list[Submission], offsets: range, stored_bytes: int, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -11,16 +12,19 @@ from typing import Any
 import structlog
 
 from dolake.auth.gate import Gate
+from dolake.cdc.admission import ConnectionLimits
 from dolake.cdc.relay import RelayServer
 from dolake.cdc.server import CdcServer, ServerPolicy
 from dolake.clock import Runtime, real_runtime
 from dolake.config import Settings
 from dolake.control import ControlHub
 from dolake.ingest.asks import Asks
+from dolake.ingest.lag import watch_lag
 from dolake.ingest.posting import PostDesk
 from dolake.ingest.service import IngestService
 from dolake.storage.disk import LocalDisk
 
+FILES_BESIDE_CONNECTIONS = 512  # Logs, sockets that are on their way in or out, and what libraries open.
 FRAME_PAYLOADS_MAX = 4  # A frame above this many times the payload limit closes the connection unread.
 
 logger = structlog.get_logger("dolake.ingest")
@@ -44,9 +48,15 @@ async def run_ingest(
     service = IngestService(runtime, LocalDisk(), settings, gate)
     await service.start()
     hub = ControlHub(settings.control_path, runtime=runtime, receive=service.hear, answer=Asks(service).answer)
-    frame_bytes_max = FRAME_PAYLOADS_MAX * settings.limits.payload_bytes
-    server = CdcServer(runtime, service.connect, ServerPolicy(frame_bytes_max=frame_bytes_max), service.gate, service.metrics)
+    limits = settings.limits
+    frame_bytes_max = FRAME_PAYLOADS_MAX * limits.payload_bytes
+    connections = ConnectionLimits(limits.connections, limits.connections_per_address, limits.connections_per_s)
+    policy = ServerPolicy(frame_bytes_max=frame_bytes_max, connections=connections)
+    server = CdcServer(runtime, service.connect, policy, service.gate, service.metrics)
     relay = RelayServer(settings.relay_path, runtime, PostDesk(service).answer, frame_bytes_max)
+    service.held_bytes, service.held_bytes_max = server.held_bytes, policy.held_bytes_max
+    _allow_open_files(limits.connections + FILES_BESIDE_CONNECTIONS)
+    watching = runtime.tasks.spawn("lag", watch_lag(runtime.clock, service.note_lag))
     try:
         await hub.start()
         service.writer_line = hub
@@ -55,12 +65,23 @@ async def run_ingest(
         ready()
         await _first(stop, service.ended)
     finally:
+        watching.cancel()
         server.stop_accepting()
         await service.stop()
         await relay.close()
         await server.close()
         await hub.close()
     return 0
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Each connection is an open file, and the usual limit is for programs that open a few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if most < wanted:
+        logger.warning("the system allows fewer open files than limits.connections needs", allowed=most, needed=wanted)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _first(stop: asyncio.Event, ended: asyncio.Future[None]) -> None:

@@ -15,11 +15,11 @@ from dolake.cdc import message as wire
 from dolake.cdc.answer import Ack, Answer, Nack, Reason, encode_answer, invalid, nack
 from dolake.cdc.message import CdcBatch, SchemaMessage
 from dolake.cdc.posted import explain_posted, http_status, retry_after_s, try_decode_posted
+from dolake.cdc.rates import Rates
 from dolake.cdc.relay import Meta
 from dolake.cdc.session import Slot
 from dolake.errors import DolakeError, Forbidden, Unauthorized
 from dolake.ingest.connection import Connection
-from dolake.ingest.rates import Rates
 
 if TYPE_CHECKING:
     from dolake.ingest.service import IngestService

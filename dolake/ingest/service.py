@@ -19,7 +19,8 @@ from dolake.auth.principal import ANYBODY, Principal
 from dolake.auth.tokens import TokenBook
 from dolake.buffer.logs import Logs
 from dolake.buffer.wal import Log, LogSettings
-from dolake.cdc.answer import AckStatus, BufferStats, Limits, Lost, Status, no_flush
+from dolake.cdc.answer import AckStatus, BufferStats, Limits, Lost, Reason, Status, no_flush
+from dolake.cdc.rates import Rates
 from dolake.cdc.session import CloseCode
 from dolake.cdc.wire import Connect
 from dolake.clock import Runtime
@@ -27,10 +28,10 @@ from dolake.config import Settings, TableNames
 from dolake.errors import DolakeError, LogFailed
 from dolake.ingest.connection import Connection
 from dolake.ingest.desk import SourceDesk
-from dolake.ingest.lane import Lane
+from dolake.ingest.lane import UNSYNCED_BYTES_MAX, Lane
+from dolake.ingest.plan import LAG_S_MAX, Load, Priority, Refusal, plan_refusal
 from dolake.ingest.pressure import plan_backlog_bytes_max
 from dolake.ingest.progress import Message, WriterView
-from dolake.ingest.rates import Rates
 from dolake.metrics import Metrics
 from dolake.model import Codec
 from dolake.storage.disk import Disk
@@ -68,6 +69,11 @@ class IngestService:
         self.gate.on_reload = lambda outcome: self.metrics.add("dolake_auth_reloads_total", outcome=outcome)
         self.writer = WriterView()
         self.writer_line: WriterLine | None = None
+        # Messages in memory that are in no log yet: whoever holds them says how much that is, and may be.
+        self.held_bytes: Callable[[], int] = lambda: 0
+        self.held_bytes_max = 1
+        self.lag_s = 0.0  # how late the event loop is
+        self._keeps_room = any(source.priority == "high" for source in settings.sources.values())
         self.is_stopping = False
         self.lanes: dict[str, Lane] = {}
         self.names = TableNames(settings)
@@ -152,7 +158,8 @@ class IngestService:
             assert self._logs is not None, "start first"
             if self._reopening.locked():  # What it finds may be this source's.
                 raise LogFailed("a log is being recovered; whether it is this source's is not known yet")
-            desk = self.desks[source] = SourceDesk(source, self.lanes[self._logs.log_for(source).directory])
+            priority = Priority(self._settings.source_settings_for(source).priority)
+            desk = self.desks[source] = SourceDesk(source, self.lanes[self._logs.log_for(source).directory], priority)
         return desk
 
     def take_over(self, desk: SourceDesk, connection: Connection) -> None:
@@ -162,6 +169,26 @@ class IngestService:
         if isinstance(older, Connection) and older is not connection:
             self.metrics.add("dolake_cdc_takeovers_total")
             older.close(CloseCode.TAKEN_OVER, "the source connected again")
+
+    def refusal(self, desk: SourceDesk, size_bytes: int) -> Refusal | None:
+        """Why a batch of this size is not taken from a source now; None if it is."""
+        if self.is_stopping:
+            return Refusal(Reason.SHUTTING_DOWN, "this daemon is stopping")
+        lane = desk.lane
+        load = Load(
+            backlog=lane.pressure(size_bytes).utilization,
+            unsynced=lane.unsynced_bytes / UNSYNCED_BYTES_MAX,
+            memory=self.held_share,
+            lag=self.lag_s / LAG_S_MAX,
+        )
+        return plan_refusal(load, desk.priority, keeps_room=self._keeps_room)
+
+    @property
+    def held_share(self) -> float:
+        return self.held_bytes() / self.held_bytes_max
+
+    def note_lag(self, seconds: float) -> None:
+        self.lag_s = seconds
 
     def status(self, connection: Connection, connect: Connect) -> Status:
         """Where the source should go on, and how things are. Asked when nothing of the source is in flight."""

@@ -14,6 +14,7 @@ from dolake.cdc.answer import SHOULD_RETRY, Reason, encode_answer, nack
 from dolake.cdc.client import Producer
 from dolake.cdc.dial import TransportClosed
 from dolake.cdc.message import split_events
+from dolake.clock import Runtime
 from dolake.errors import AckedBatchesLost, BatchRefused, ConfigurationError, DaemonUnreachable, SourceTakenOver
 from dolake.ingest.service import IngestService
 from dolake.model import DeclaredColumn, DeclaredSchema, RecordKind, TransactionMark
@@ -447,3 +448,48 @@ def test_an_unexpected_error_does_not_leave_the_caller_waiting(tmp_path):
                 pass
 
     asyncio.run(scene())
+
+
+def test_a_daemon_that_says_when_to_come_again_is_left_alone_until_then(tmp_path):
+    async def scene(_, wire):
+        waits: list[float] = []
+
+        class Noting:
+            def now_ms(self) -> int:
+                return 0
+
+            def monotonic_s(self) -> float:
+                return sum(waits)
+
+            async def sleep(self, seconds: float) -> None:
+                if wire.dial_count < 3:
+                    waits.append(seconds)
+                await asyncio.sleep(0)
+
+        async def dial(url: str) -> Any:
+            if wire.dial_count < 2:
+                wire.dial_count += 1
+                raise TransportClosed(1006, "HTTP 429", retry_after_s=7.0)
+            return await wire.dial(url)
+
+        quick = quick_runtime()
+        sender = Producer(URL, "orders-db-3", runtime=Runtime(Noting(), quick.random, quick.tasks), dial=dial)
+        async with asyncio.timeout(20), sender:
+            await sender.send(raw_events(0, 1))
+        assert len(waits) == 2
+        assert all(7.0 <= wait_s <= 10.5 for wait_s in waits)
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.acceptance("AT-10")
+def test_events_above_the_limit_are_held_back_and_all_of_them_arrive_once(tmp_path):
+    async def scene(service, wire):
+        async with producer(wire, window_batches=8) as sender:
+            for first in range(0, 3000, 100):
+                await sender.send(raw_events(first, 100))
+            await sender.drain()
+        assert logged(service) == list(range(3000))
+        assert service.metrics.get("dolake_cdc_nacks_total", reason="rate_limited") > 0  # Its clock hardly waits when told to.
+
+    play(tmp_path, scene, limits={"events_per_s": 1000})

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from dolake.cdc.answer import RateLimit
-from dolake.ingest.rates import Bucket, Rates
+from dolake.cdc.rates import Bucket, Rates
 
 
 def test_two_seconds_of_the_rate_may_come_at_once_and_not_one_more():

@@ -1,0 +1,34 @@
+"""Kinds of values that settings have: sizes with units, counts, seconds, ports."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+_UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1024 * GIB, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)")
+
+
+def a_number(value: object) -> object:
+    """The environment has only text; `true` is not a number, though Python thinks it is 1."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def a_size(value: object) -> object:
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match is None or match[2].upper() not in _UNITS:
+            raise ValueError('must be a number of bytes, or one like "64 MiB"')
+        return int(match[1]) * _UNITS[match[2].upper()]
+    return a_number(value)
+
+
+Port = Annotated[int, BeforeValidator(a_number), Field(ge=0, le=65535)]
+Count = Annotated[int, BeforeValidator(a_number), Field(ge=1, le=2**53)]
+Bytes = Annotated[int, BeforeValidator(a_size), Field(ge=1, le=2**53)]
+Seconds = Annotated[float, BeforeValidator(a_number), Field(gt=0, le=86_400, allow_inf_nan=False)]
