@@ -31,12 +31,19 @@ def test_changes_are_sent_and_read_as_the_readme_says(tmp_path: Path) -> None:
     with Daemon(tmp_path / "lake") as daemon:
         daemon.start()
         sending = blocks("Send your own changes")
-        assert [language for language, _ in sending] == ["sh", "python"]
+        assert [language for language, _ in sending] == ["sh", "sh", "sh", "python", "python"]
         shown = run(*sending[0], tmp_path)
         rows = [line.split() for line in shown.splitlines() if "o-9" in line]
         assert rows == [["INSERT", "o-9", "12.50"], ["UPDATE", "o-9", "7.00"], ["DELETE", "o-9", "7.00"]]
+        shown = run(*sending[1], tmp_path)
+        assert [line.split() for line in shown.splitlines() if "Oslo" in line or "Lima" in line] == [
+            ["1", "Oslo", "3.5"],
+            ["2", "Lima", '["a",', '"b"]'],
+        ]
+        assert "sent 2 events" in run(*sending[2], tmp_path)
+        assert [run(*sending[3], tmp_path), run(*sending[3], tmp_path)] == ["ok\n", "duplicate\n"]
         for _ in range(2):  # The second time there is nothing left to send.
-            run(*sending[1], tmp_path)
+            run(*sending[4], tmp_path)
         ((language, text),) = blocks("Read it")
         assert run(language, text, tmp_path).split() == ["1000"]
 
@@ -44,6 +51,6 @@ def test_changes_are_sent_and_read_as_the_readme_says(tmp_path: Path) -> None:
 def test_every_command_of_the_table_exists() -> None:
     from dolake.cli import COMMANDS
 
-    named = set(re.findall(r"`dolake (\w+)", README.read_text(encoding="utf-8")))
+    named = set(re.findall(r"`dolake ([\w-]+)", README.read_text(encoding="utf-8")))
     assert named - COMMANDS.keys() == set()
     assert COMMANDS.keys() - named == set()
