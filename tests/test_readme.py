@@ -37,8 +37,8 @@ def test_changes_are_sent_and_read_as_the_readme_says(tmp_path: Path) -> None:
         assert rows == [["INSERT", "o-9", "12.50"], ["UPDATE", "o-9", "7.00"], ["DELETE", "o-9", "7.00"]]
         shown = run(*sending[1], tmp_path)
         assert [line.split() for line in shown.splitlines() if "Oslo" in line or "Lima" in line] == [
-            ["1", "Oslo", "3.5"],
-            ["2", "Lima", '["a",', '"b"]'],
+            ["1", "Oslo", "3.5", "null"],
+            ["2", "Lima", "null", '["a",', '"b"]'],
         ]
         assert "sent 2 events" in run(*sending[2], tmp_path)
         assert [run(*sending[3], tmp_path), run(*sending[3], tmp_path)] == ["ok\n", "duplicate\n"]
