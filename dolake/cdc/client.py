@@ -12,7 +12,7 @@ by the caller from `last_event_sequence`, so a source needs to remember nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -130,10 +130,11 @@ class Producer:
         first_event_sequence: int | None = None,
         last_event_sequence: int | None = None,
         transaction: TransactionMark | None = None,
+        letters: Mapping[str, Any] | None = None,
     ) -> int:
         """Sends events (JSON, as the protocol has them) as one batch; returns its number. Waits while the window is full.
 
-        The event sequences are read from the first and the last event unless given.
+        The event sequences are read from the first and the last event unless given. `letters`: whose dead letters these are.
         """
         if events:
             first_event_sequence = event_sequence(events[0]) if first_event_sequence is None else first_event_sequence
@@ -149,6 +150,7 @@ class Producer:
             last=-1 if last_event_sequence is None else last_event_sequence,
             transaction=transaction,
             now_ms=self._runtime.clock.now_ms(),
+            letters=letters,
         )
         self._push(Outgoing(sequence, frame, len(events)))
         return sequence
@@ -246,7 +248,7 @@ class Producer:
             if not answer.should_retry:
                 raise BatchRefused(reason=answer.reason, sequence=answer.sequence_number, message=answer.error_message)
             retry_s = answer.retry_delay_ms / 1000 if isinstance(answer.retry_delay_ms, int) else 0.0
-            raise TransportClosed(1006, f"{answer.reason}: {answer.error_message}", answered=True, retry_after_s=retry_s)
+            raise TransportClosed(1006, f"{answer.reason}: {answer.error_message}", retry_s, answered=True)
         if not isinstance(answer, Status):
             raise TransportClosed(1006, "the first answer was no status")
         self._resume(answer)

@@ -17,17 +17,17 @@ from dolake.auth.tokens import without_tokens
 from dolake.errors import CertificateRefused, ConfigurationError, Forbidden, Mistake, Unauthorized
 
 DIAL_S_MAX = 10.0
-_WORDS_BYTES_MAX = 2_000
 RETRY_AFTER_S_MAX = 60.0
+_WORDS_BYTES_MAX = 2_000
 
 
 class TransportClosed(Exception):
     """The connection is over, or never came about. `code` is the websocket's, 1006 where there was none."""
 
-    def __init__(self, code: int, reason: str, *, answered: bool = False, retry_after_s: float = 0.0) -> None:
-        """`answered`: a daemon is there, and wants to be asked again later, not before `retry_after_s` if it said so."""
+    def __init__(self, code: int, reason: str, retry_after_s: float = 0.0, *, answered: bool = False) -> None:
+        """`answered`: a daemon is there, and wants to be asked again later: not before `retry_after_s`."""
         super().__init__(f"{code} {reason}".strip())
-        self.code, self.reason, self.answered, self.retry_after_s = code, reason, answered, retry_after_s
+        self.code, self.reason, self.retry_after_s, self.answered = code, reason, retry_after_s, answered
 
 
 class Transport(Protocol):
@@ -110,7 +110,12 @@ def _refused(error: InvalidStatus) -> Exception:
         return Forbidden(words)
     later = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
     wait_s = _seconds(error.response.headers.get("Retry-After"))
-    return TransportClosed(1006, f"HTTP {status}: {words}", answered=later, retry_after_s=wait_s)
+    return TransportClosed(1006, f"HTTP {status}: {words}", wait_s, answered=later)
+
+
+def _seconds(text: str | None) -> float:
+    """A `Retry-After` in seconds; the other form, a date, and nonsense count for nothing: there is a backoff anyway."""
+    return min(float(text), RETRY_AFTER_S_MAX) if text is not None and re.fullmatch(r"[0-9]{1,9}", text) else 0.0
 
 
 def _hint(error: Exception, *, secure: bool) -> str:
@@ -140,11 +145,6 @@ class _Websocket:
 
     async def close(self) -> None:
         await self._socket.close()
-
-
-def _seconds(text: str | None) -> float:
-    """A `Retry-After` in seconds; the other form, a date, and nonsense count for nothing: there is a backoff anyway."""
-    return min(float(text), RETRY_AFTER_S_MAX) if text is not None and text.isascii() and text.isdigit() else 0.0
 
 
 def _closed(error: ConnectionClosed) -> TransportClosed:

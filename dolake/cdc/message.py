@@ -34,7 +34,9 @@ from dolake.cdc.wire import (
     Heartbeat,
     OnlyEvents,
     OnlyIdentity,
+    OnlyLetters,
     OnlyTables,
+    ReplayedLetters,
     SchemaEnvelope,
 )
 from dolake.errors import InvalidMessage
@@ -111,6 +113,7 @@ _BATCH = msgspec.json.Decoder(BatchEnvelope)
 _EVENTS = msgspec.json.Decoder(list[Event])
 _PAYLOAD_EVENTS = msgspec.json.Decoder(OnlyEvents)
 _PAYLOAD_TABLES = msgspec.json.Decoder(OnlyTables)
+_PAYLOAD_LETTERS = msgspec.json.Decoder(OnlyLetters)
 _COLUMNS = msgspec.json.Decoder(list[Column])
 _NAMES = msgspec.json.Decoder(list[str])
 _IDENTITY = msgspec.json.Decoder(OnlyIdentity)
@@ -178,6 +181,14 @@ def largest_event_size_bytes(payload: bytes) -> int:
 def event_tables(payload: bytes) -> list[str]:
     """The table of each event of a logged batch, as written, in order."""
     return [event.table for event in _PAYLOAD_TABLES.decode(payload).events]
+
+
+def replayed_letters(payload: bytes) -> ReplayedLetters | None:
+    """What a logged batch says of the dead letters in it, if it is one that sends some again."""
+    try:
+        return _PAYLOAD_LETTERS.decode(payload).letters
+    except msgspec.MsgspecError:
+        return None
 
 
 def decode_schema(payload: bytes) -> DeclaredSchema:

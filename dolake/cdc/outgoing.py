@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,11 +130,14 @@ def batch_frame(
     last: int,
     transaction: TransactionMark | None,
     now_ms: int,
+    letters: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """A `cdc_batch` around events that are JSON already."""
+    """A `cdc_batch` around events that are JSON already. `letters` says whose dead letters they are, if they are sent again."""
     body = b",".join(events)
     head: dict[str, Any] = {"type": "cdc_batch", "timestamp": now_ms, "sourceDoId": source, "epoch": epoch, "sequenceNumber": sequence}
     head.update(firstEventSequence=first, lastEventSequence=last, sizeBytes=len(body), isRetry=False, retryCount=0)
+    if letters is not None:
+        head["letters"] = letters
     if transaction is not None:
         head["transaction"] = {"id": transaction.id, "last": transaction.last}
     return b'%b,"events":[%b]}' % (msgspec.json.encode(head)[:-1], body)

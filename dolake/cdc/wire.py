@@ -135,6 +135,18 @@ class OnlyTables(Struct):
     events: list[Tabled]
 
 
+class ReplayedLetters(Struct):
+    """Whose events a batch of dead letters sent again holds, and where each lay first: (log, offset, index)."""
+
+    source: str
+    epoch: str
+    places: list[tuple[str, int, int]]
+
+
+class OnlyLetters(Struct):
+    letters: ReplayedLetters | None = None
+
+
 class OnlyIdentity(Struct, rename="camel"):
     type: str = ""
     sequence_number: Number = 0

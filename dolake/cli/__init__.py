@@ -43,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command("dolake.cli.inspect:app", "Show one table: schema, snapshots, files, offsets."),
     "query": Command("dolake.cli.query:app", "Run SQL over the committed tables."),
     "verify": Command("dolake.cli.verify:app", "Check the invariants; one sentence for each breach."),
+    "dead-letters": Command("dolake.cli.letters:app", "Events that fit nowhere: list, show, send them again."),
     "log": Command("dolake.cli.log:app", "Look into the log's segment files, verify them, give a lost log up."),
     "token": Command("dolake.cli.token:app", "Make tokens, list them, try one."),
     "demo": Command("dolake.cli.demo:app", "See it work: a daemon on a temporary folder, a sample, a few queries."),

@@ -78,7 +78,7 @@ def send(
     runtime = real_runtime()
     options = FormatOptions(format, table, key or (), types or (), unavailable, nanoseconds, binary_mode)
     decoder = options.decoder(runtime.clock.now_ms())
-    url = to or _url_from(data)
+    url = to or url_of(data)
     dial = dial_with(url, token, ca, certificate, certificate_key)
     try:
         lines = LineInput(file)
@@ -99,7 +99,7 @@ async def _run(sending: Sending, connect: Callable[[], Producer], wait: Literal[
     await sending.run(connect(), wait)
 
 
-def _url_from(data: str | None) -> str:
+def url_of(data: str | None) -> str:
     """Where the daemon of a data directory listens. Raises DaemonUnreachable."""
     path = settings_from(data, None).ready_path
     try:

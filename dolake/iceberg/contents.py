@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pyiceberg.manifest import DataFileContent, read_manifest_list
@@ -14,13 +14,17 @@ from dolake.storage.store import ObjectStore
 
 @dataclass(frozen=True)
 class LiveFile:
-    """A data or delete file as a manifest names it. `kind` is data, position deletes or equality deletes; `partition` as stored."""
+    """A data or delete file as a manifest names it. `kind` is data, position deletes or equality deletes.
+
+    `partition` and bounds (by field id) are as stored.
+    """
 
     location: str
     kind: str
     size_bytes: int
     row_count: int
     partition: tuple[Any, ...] = ()
+    upper_bounds: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class ContentsReader:
                         size_bytes=entry.data_file.file_size_in_bytes,
                         row_count=entry.data_file.record_count,
                         partition=tuple(entry.data_file.partition[place] for place in range(len(entry.data_file.partition))),
+                        upper_bounds=entry.data_file.upper_bounds or {},
                     )
                     for entry in manifest.fetch_manifest_entry(self._io, discard_deleted=True)
                 )

@@ -18,7 +18,12 @@ def align(rows: pa.Table, schema: Schema) -> pa.Table:
     wanted = arrow_schema(schema)
     if rows.schema.equals(wanted, check_metadata=True):
         return rows
-    here = {field.metadata[_FIELD_ID]: place for place, field in enumerate(rows.schema)}
+    return align_columns(rows, wanted)
+
+
+def align_columns(rows: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """The columns that `wanted` has, by field id."""
+    here = {(field.metadata or {}).get(_FIELD_ID): place for place, field in enumerate(rows.schema)}
     columns = []
     for field in wanted:
         place = here.get(field.metadata[_FIELD_ID])

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyiceberg.schema import Schema
 
 from dolake.column_types import ColumnType
+from dolake.parquet.letters import Place
 from dolake.parquet.schema import RESERVED_NAMES, InferredColumn, arrow_schema
 from dolake.parquet.types import DECLARED, Origin, arrow_type, column_type_of, origin_of, plain_arrow_type
 
@@ -48,6 +49,7 @@ class EventChunk:
     """Events of one table from one log record, in order: each a raw JSON object, valid JSON as the ingest half checked it.
 
     `indexes` are their places in the record. `batch` is the whole message as received, where all its events are in this chunk.
+    `originals`: for dead letters that are sent again, where each of them lay first; `source` and `epoch` are its own then.
     """
 
     log: str
@@ -57,16 +59,24 @@ class EventChunk:
     events: Sequence[bytes]
     indexes: Sequence[int]
     batch: bytes | None = None
+    originals: tuple[Place, ...] = ()
 
     def part(self, start: int, stop: int) -> EventChunk:
         """Its events from one place up to, not with, another."""
-        return replace(self, events=self.events[start:stop], indexes=self.indexes[start:stop], batch=None)
+        originals = self.originals[start:stop]
+        return replace(self, events=self.events[start:stop], indexes=self.indexes[start:stop], batch=None, originals=originals)
 
     def only(self, places: Sequence[int]) -> EventChunk:
         """Its events at these places, in this order."""
         if len(places) == len(self.events):
             return self
-        return replace(self, events=[self.events[n] for n in places], indexes=[self.indexes[n] for n in places], batch=None)
+        return replace(
+            self,
+            events=[self.events[n] for n in places],
+            indexes=[self.indexes[n] for n in places],
+            batch=None,
+            originals=tuple(self.originals[n] for n in places) if self.originals else (),
+        )
 
 
 @dataclass(frozen=True)

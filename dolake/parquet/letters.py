@@ -5,8 +5,7 @@ index. Each row is an outcome, the newest of a letter (highest `judged_at`) its 
 
     dead         it was kept out
     replayed     it was sent again, and is in its table
-    superseded   a later event of its key was there already: it is not applied
-    discarded    somebody decided that it is not wanted
+    superseded   a later event of its key was there already, or it was sent again before: it is not applied
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from pyiceberg.types import BinaryType, IntegerType, LongType, NestedField, Stri
 
 from dolake.parquet.schema import arrow_schema
 
-DEAD, REPLAYED, SUPERSEDED, DISCARDED = "dead", "replayed", "superseded", "discarded"
-OUTCOMES = (DEAD, REPLAYED, SUPERSEDED, DISCARDED)
+DEAD, REPLAYED, SUPERSEDED = "dead", "replayed", "superseded"
 
 # Field ids are for good: add to the end, never renumber.
 LETTERS_SCHEMA = Schema(
@@ -31,7 +29,7 @@ LETTERS_SCHEMA = Schema(
     NestedField(2, "_cdc_log", StringType(), required=True, doc="with offset and index: the event's place"),
     NestedField(3, "_cdc_offset", LongType(), required=True, doc="the record's offset in its log"),
     NestedField(4, "_cdc_index", IntegerType(), required=True, doc="the event's place in its record"),
-    NestedField(5, "outcome", StringType(), required=True, doc="dead, replayed, superseded or discarded"),
+    NestedField(5, "outcome", StringType(), required=True, doc="dead, replayed or superseded"),
     NestedField(6, "judged_at", TimestamptzType(), required=True, doc="when this was decided"),
     NestedField(7, "reason", StringType(), required=True, doc="what kind of rule it breaks"),
     NestedField(8, "field", StringType(), required=True, doc="the part of the event that breaks it"),

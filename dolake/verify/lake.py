@@ -99,7 +99,7 @@ def _verify_table(table: LoadedTable, store: ObjectStore, views: Sequence[LogVie
         return
     rows = pa.concat_tables([_plain(piece) for piece in pieces]) if pieces else _NO_ROWS
     kept_out = judged.kept_out(table)
-    yield from verify_rows(table, rows, len(kept_out))
+    yield from verify_rows(table, rows, len(kept_out), judged.replayed(table))
     yield from verify_against_letters(table, rows, judged)
     yield from verify_against_log(table, rows, _logged(subject, views), count_by_record(kept_out))
 

@@ -43,6 +43,11 @@ class JudgedEvents:
         judged = self.by_table.get(str(table.name), {})
         return [place for place, outcomes in judged.items() if _REPLAYED not in outcomes and place[1] < offsets.get(place[0], 0)]
 
+    def replayed(self, table: LoadedTable) -> set[Place]:
+        """Places of its rows that were dead letters once."""
+        judged = self.by_table.get(str(table.name), {})
+        return {place for place, outcomes in judged.items() if _REPLAYED in outcomes}
+
 
 def verify_letters(letters: LoadedTable, judged: JudgedEvents) -> Iterator[Breach]:
     """The table of dead letters by itself."""

@@ -27,9 +27,11 @@ from dolake.metrics import Metrics
 from dolake.model import OffsetRange, TableName
 from dolake.parquet.align import schema_as_json
 from dolake.parquet.encode import split_by_partition
+from dolake.parquet.letters import Place
 from dolake.storage.store import ObjectStore
 from dolake.writer.files import EncodedDataFile, encode_file
 from dolake.writer.letters import DeadLetters, Verdicts
+from dolake.writer.replay import read_later
 from dolake.writer.table import Flight, Stopped, Table
 
 RETRY_S_FIRST, RETRY_S_MAX = 0.05, 3.0  # Readiness must come back within 5 s of what was away.
@@ -120,6 +122,13 @@ class Flusher:
     async def verdicts(self, name: TableName, base: LoadedTable | None) -> Verdicts:
         """What has been decided of the table's events already. Raises TableStopped."""
         return await self.letters.verdicts(name, base.offsets() if base else {})
+
+    async def look(
+        self, name: TableName, base: LoadedTable | None, wanted: pa.Schema, sequence_min: int
+    ) -> tuple[dict[Place, str], list[pa.Table]]:
+        """What is committed of a table's letters and of its rows above `sequence_min` (`writer.table.Looker`)."""
+        states = await self.letters.states(name)
+        return states, await self._until_answered("store", read_later, self.store, base, wanted, sequence_min)
 
     async def _commit_letters(self, table: Table, flight: Flight, base: LoadedTable) -> LoadedTable | None:
         """The table, owned by this writer, once the flight's verdicts stand; None where it has to be read again."""

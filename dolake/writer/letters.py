@@ -26,7 +26,7 @@ from dolake.iceberg.metadata import LoadedTable, new_table
 from dolake.iceberg.plan import Delta, NewFile
 from dolake.model import DEAD_LETTERS_TABLE, OffsetRange, TableName
 from dolake.parquet.align import schema_as_json
-from dolake.parquet.letters import LETTERS_SCHEMA, Letter, letters_table
+from dolake.parquet.letters import LETTERS_SCHEMA, Letter, Place, letters_table
 from dolake.storage.store import ObjectStore
 from dolake.writer.files import encode_file
 
@@ -76,6 +76,16 @@ class DeadLetters:
         if not behind:
             return Verdicts(bounds)
         return Verdicts(bounds, await self._until_answered("store", self._read_places, base, table, behind))
+
+    async def states(self, table: TableName) -> dict[Place, str]:
+        """The newest outcome of each of the table's letters."""
+        async with self._lock:
+            base = await self._claimed()
+        if base is None:
+            return {}
+        rows = await self._until_answered("store", read_letters, self._store, base, table, [*_PLACE_COLUMNS, "judged_at"])
+        ordered = sorted(rows, key=lambda row: row["judged_at"])
+        return {Place(row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"]): row["outcome"] for row in ordered}
 
     async def commit(
         self, table: TableName, letters: Sequence[Letter], ends: Mapping[str, int], bounds: Mapping[str, int]
@@ -131,6 +141,7 @@ class DeadLetters:
             schema=schema_as_json(LETTERS_SCHEMA),
             base_schema_id=base.schema["schema-id"],
             spec_id=base.spec["spec-id"],
+            spec=_SPEC,  # Whatever somebody made of it: verdicts are found by it.
             epoch=epoch,
             instance=self._instance,
             commit_id=self._runtime.random.uuid(),

@@ -24,7 +24,7 @@ def read_rows(
 
 
 def _redacted(redactor: Redactor, chunk: EventChunk, letters: list[Letter]) -> EventChunk:
-    found = redactor.events(chunk.events)
+    found = redactor.events(chunk.events, replayed=bool(chunk.originals))
     for place, rule in found.refused.items():
         where = Place(chunk.log, chunk.offset, chunk.indexes[place])
         letters.append(Letter(where, chunk.source, chunk.epoch, "not_readable", "event", rule, "", found.events[place]))

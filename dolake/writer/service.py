@@ -209,7 +209,7 @@ class WriterService:
             settings = self._settings.settings_for(name)
             policy = FlushPolicy(settings.flush_age_s, settings.flush_bytes, settings.flush_rows)
             partition_by = None if settings.partition_by is None else parse_partition_by(settings.partition_by)
-            table = Table(name, policy, partition_by, TableRules.of(self._settings, settings))
+            table = Table(name, policy, partition_by, TableRules.of(self._settings, settings), self._flusher.look)
             try:
                 base = await self._flusher.load(name)
                 table.load(base, await self._flusher.verdicts(name, base))

@@ -7,11 +7,12 @@ catalog says. Only the loop touches a table; threads are handed values.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyiceberg.schema import Schema
 
 from dolake.buffer.memtable import Frozen, Memtable, PendingRecord
@@ -20,14 +21,15 @@ from dolake.clock import Runtime
 from dolake.errors import DolakeError, SchemaRejected
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import DeclaredSchema, TableName
-from dolake.parquet.align import align, schema_from_json
+from dolake.parquet.align import align, align_columns, schema_from_json
 from dolake.parquet.layout import EventChunk
 from dolake.parquet.letters import REPLAYED, Letter, Place
-from dolake.parquet.rows import ChangelogDecoder
+from dolake.parquet.rows import ChangelogDecoder, Decoded
 from dolake.parquet.schema import aliases_of, evolve_declared
 from dolake.partitioning import Partition
 from dolake.writer.declared import as_property, declared_schemas, renamed_as_property, renamed_columns
 from dolake.writer.letters import Verdicts
+from dolake.writer.replay import columns_compared, judge_again
 from dolake.writer.rows import read_rows
 from dolake.writer.rules import TableRules
 
@@ -37,6 +39,12 @@ ACCEPTED_PROPERTY = "dolake.count.accepted"
 DEAD_PROPERTY = "dolake.count.dead-lettered"
 
 _Item = TypeVar("_Item")
+# What the catalog says of a table's letters (their newest outcomes) and of its rows above a sequence (these columns of them).
+Looker = Callable[[TableName, LoadedTable | None, pa.Schema, int], Awaitable[tuple[dict[Place, str], list[pa.Table]]]]
+
+
+async def _sees_nothing(name: TableName, base: LoadedTable | None, wanted: pa.Schema, sequence_min: int) -> Any:
+    return {}, []
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class Table:
     policy: FlushPolicy
     partition_by: tuple[Partition, ...] | None = None  # None leaves it to the table
     rules: TableRules = field(default_factory=TableRules)
+    looker: Looker = field(default=_sees_nothing)
     base: LoadedTable | None = None
     schema: Schema = field(default_factory=lambda: evolve_declared([], None).schema)
     declared: dict[str, DeclaredSchema] = field(default_factory=dict)
@@ -184,8 +193,10 @@ class Table:
         decided = self.verdicts.get((chunk.log, chunk.offset))
         if not decided:
             return chunk
-        self.known += [Place(chunk.log, chunk.offset, index) for index in chunk.indexes if index in decided]
-        return chunk.only([place for place, index in enumerate(chunk.indexes) if index not in decided])
+        # What was sent again and applied goes into the table all the same: its verdict was committed first, its row was not.
+        out = {index for index, outcome in decided.items() if outcome != REPLAYED}
+        self.known += [Place(chunk.log, chunk.offset, index) for index in chunk.indexes if index in out]
+        return chunk.only([place for place, index in enumerate(chunk.indexes) if index not in out])
 
     def _note(self, record: PendingRecord) -> None:
         pin = record.pin
@@ -204,11 +215,33 @@ class Table:
         chunks, self.waiting, self.waiting_bytes = self.waiting, [], 0
         if not chunks or self.stopped is not None:
             return
-        found = await runtime.tasks.run(read_rows, self._decoder, self._redactor, chunks, self._aliases(chunks))
-        self.schema = found.schema
-        self.letters += found.letters
-        if found.rows.num_rows:
-            self.memtable.add_piece(found.rows)
+        for together in _runs(chunks):
+            found = await runtime.tasks.run(read_rows, self._decoder, self._redactor, together, self._aliases(together))
+            self.schema = found.schema
+            rows, letters = found.rows, found.letters
+            if together[0].originals:
+                rows, letters = await self._judge_again(runtime, together[0], found)
+            self.letters += letters
+            if rows.num_rows:
+                self.memtable.add_piece(rows)
+
+    async def _judge_again(self, runtime: Runtime, chunk: EventChunk, found: Decoded) -> tuple[pa.Table, tuple[Letter, ...]]:
+        """Of letters that are sent again, those that still count."""
+        wanted = pa.schema([found.rows.schema.field(name) for name in columns_compared(self.primary_key)])
+        sequence_min = pc.min(found.rows["_cdc_sequence"]).as_py() or 0
+        states, committed = await self.looker(self.name, self.base, wanted, sequence_min)
+        pending = [*self.letters, *(self.in_flight.letters if self.in_flight else ())]
+        pieces = [*self.memtable.pieces, *(self.in_flight.frozen.pieces if self.in_flight else ())]
+        judged = await runtime.tasks.run(
+            judge_again,
+            chunk,
+            found,
+            {**states, **{letter.place: letter.outcome for letter in pending}},
+            self.verdicts.get((chunk.log, chunk.offset), {}),
+            [*committed, *(align_columns(piece, wanted) for piece in pieces)],
+            self.primary_key,
+        )
+        return judged.rows, judged.letters
 
     def _aliases(self, chunks: Sequence[EventChunk]) -> dict[str, Mapping[str, str]]:
         if not self.renamed:
@@ -327,6 +360,22 @@ class Table:
             since_s=self.memtable.records[0].since_s,
             requested=self.requested,
         )
+
+
+def _runs(chunks: Sequence[EventChunk]) -> Iterator[Sequence[EventChunk]]:
+    """Chunks to be decoded together, in order: letters that are sent again by themselves, after everything before them."""
+    run: list[EventChunk] = []
+    for chunk in chunks:
+        if not chunk.originals:
+            run.append(chunk)
+            continue
+        if run:
+            yield run
+            run = []
+        if len(chunk.events):
+            yield [chunk]
+    if run:
+        yield run
 
 
 def _split(items: Sequence[_Item], cuts: Mapping[str, int], place: Callable[[_Item], Place]) -> tuple[list[_Item], list[_Item]]:

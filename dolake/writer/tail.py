@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from dolake.buffer.tail import LogReader
-from dolake.cdc.message import decode_schema, event_tables, split_events
+from dolake.cdc.message import decode_schema, event_tables, replayed_letters, split_events
 from dolake.config.namespaces import TableNames
 from dolake.errors import ConfigurationError, LogCorrupt, Mistake
-from dolake.model import DeclaredSchema, Record, RecordKind, TableName
+from dolake.model import DEAD_LETTERS_SOURCE, DeclaredSchema, Record, RecordKind, TableName
 from dolake.parquet.layout import EventChunk, LaterEvents
+from dolake.parquet.letters import Place
 from dolake.writer.transactions import OpenTransactions
 
 READ_BYTES = 4 << 20  # More costs more: the pieces of what was read leave the processor's cache (measured).
@@ -68,6 +69,8 @@ def route(record: Record, names: TableNames) -> Routed:
         return Routed(record)
     if len(tables) == 1:
         (only,) = tables.values()
+        if (again := _sent_again(record)) is not None:
+            return Routed(record, ((only, again),))
         later = LaterEvents(entry.event_count, lambda: split_events(entry.payload))
         return Routed(record, ((only, _chunk(record, later, range(entry.event_count), entry.payload)),))
     events = split_events(entry.payload)
@@ -86,6 +89,17 @@ def _table(names: TableNames, source: str, text: str) -> TableName:
         return names.of(source, text)
     except ValueError as error:
         raise ConfigurationError([Mistake(f"sources.{source}.namespace", text, str(error))]) from None
+
+
+def _sent_again(record: Record) -> EventChunk | None:
+    """Dead letters that are sent again count as their own source's."""
+    entry = record.entry
+    letters = replayed_letters(entry.payload) if entry.source == DEAD_LETTERS_SOURCE else None
+    if letters is None or len(letters.places) != entry.event_count:
+        return None
+    places = tuple(Place(*place) for place in letters.places)
+    chunk = _chunk(record, split_events(entry.payload), range(entry.event_count))
+    return replace(chunk, source=letters.source, epoch=letters.epoch, originals=places)
 
 
 def _chunk(record: Record, events: Sequence[bytes], indexes: Sequence[int], batch: bytes | None = None) -> EventChunk:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from dolake.auth.gate import Gate
 from dolake.auth.tls import Certificates, ServerTls, client_context
 from dolake.auth.tokens import TokenBook
 from dolake.cdc.client import Producer
-from dolake.cdc.dial import TransportClosed, websocket_dial
+from dolake.cdc.dial import RETRY_AFTER_S_MAX, TransportClosed, websocket_dial
 from dolake.cdc.server import CdcServer, ServerPolicy
 from dolake.clock import real_runtime
 from dolake.config.access import TokenSettings
@@ -215,3 +217,85 @@ def test_a_redirect_is_not_followed_with_the_token() -> None:
     asyncio.run(scene())
     assert len(requests) == 1
     assert f"Authorization: Bearer {SHOP}".encode() in requests[0]
+
+
+BUSY = {
+    "too many requests": (b"429 Too Many Requests", b"1", 1.0),
+    "unavailable": (b"503 Service Unavailable", b"1", 1.0),
+    "a date": (b"503 Service Unavailable", b"Fri, 20 Nov 2026 22:00:00 GMT", 0.0),
+    "nonsense": (b"429 Too Many Requests", b"-7", 0.0),
+    "an age": (b"429 Too Many Requests", b"999999999", RETRY_AFTER_S_MAX),
+}
+
+
+@asynccontextmanager
+async def busy(answer: bytes, times: int, address: str) -> AsyncIterator[tuple[str, list[float]]]:
+    """A door in front of `address` that answers the first handshakes itself; its own address, and when each came."""
+    came: list[float] = []
+    open_writers: list[asyncio.StreamWriter] = []
+
+    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(asyncio.get_running_loop().time())
+        open_writers.append(writer)
+        if len(came) <= times:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            writer.close()
+            return
+        host, port = address.removesuffix("/cdc").split(":")
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        open_writers.append(far_writer)
+        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(meet, "127.0.0.1", 0)
+    async with server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}/cdc", came
+        for writer in open_writers:
+            writer.close()
+
+
+@pytest.mark.acceptance("AT-10")
+@pytest.mark.parametrize("case", ["too many requests", "unavailable"])
+def test_a_daemon_that_is_too_busy_for_a_handshake_is_asked_again_when_it_says_and_not_given_up(tmp_path: Path, case: str) -> None:
+    status, after, seconds = BUSY[case]
+    answer = b"HTTP/1.1 %b\r\nRetry-After: %b\r\nContent-Length: 0\r\n\r\n" % (status, after)
+
+    async def scene(service: IngestService, address: str) -> None:
+        async with busy(answer, 2, address) as (door, came), produce(f"ws://{door}", SHOP, patience_s=0.01) as producer:
+            await producer.send(raw_events(0, 5))
+            await producer.drain()
+        assert len(came) == 3
+        assert all(later - earlier >= seconds * 0.99 for earlier, later in pairwise(came))
+        assert service.metrics.get("dolake_cdc_events_total") == 5
+
+    serve(tmp_path, scene)
+
+
+@pytest.mark.parametrize("case", BUSY)
+def test_what_an_answer_to_a_handshake_says_of_later(case: str) -> None:
+    status, after, seconds = BUSY[case]
+
+    async def scene() -> None:
+        answer = b"HTTP/1.1 %b\r\nRetry-After: %b\r\nContent-Length: 0\r\n\r\n" % (status, after)
+        async with busy(answer, 1, "") as (door, _):
+            with pytest.raises(TransportClosed, match=f"HTTP {status[:3].decode()}") as closed:
+                await websocket_dial()(f"ws://{door}")
+        assert (closed.value.retry_after_s, closed.value.answered) == (seconds, True)
+
+    asyncio.run(scene())
+
+
+def test_a_gateway_without_a_daemon_behind_it_is_nobody_there() -> None:
+    async def scene() -> None:
+        async with busy(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", 10**6, "") as (door, _):
+            with pytest.raises(DaemonUnreachable, match="HTTP 502"):
+                await produce(f"ws://{door}", patience_s=0.2).__aenter__()
+
+    asyncio.run(scene())

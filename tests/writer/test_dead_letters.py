@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,11 @@ from typing import Any
 import pytest
 
 from dolake.failpoints import REGISTRY
-from dolake.model import TableName
+from dolake.iceberg.lake import open_catalog, open_warehouse
+from dolake.model import Entry, RecordKind, TableName
+from dolake.storage.disk import LocalDisk
+from dolake.verify import verify_lake
+from dolake.writer.replay import OVERTAKEN, SENT_AGAIN
 from tests.writer.half import Half, half, letters, until
 
 T = TableName.parse("t")
@@ -221,5 +227,95 @@ def test_what_is_left_out_or_masked_is_neither_in_the_table_nor_in_a_letter(tmp_
             assert len(row["email"]) == 64
             assert (b"hidden" in letter["event"], b"a@b" in letter["event"]) == (False, False)
             assert row["email"].encode() in letter["event"]
+
+    run(work())
+
+
+def again(h: Half, *found: dict[str, Any]) -> int:
+    """Appends dead letters as they are sent again: under their own source's name and numbers."""
+    places = [[letter["_cdc_log"], letter["_cdc_offset"], letter["_cdc_index"]] for letter in found]
+    letters = {"source": found[0]["_cdc_source"], "epoch": found[0]["_cdc_epoch"], "places": places}
+    events = b",".join(letter["event"] for letter in found)
+    payload = b'{"type":"cdc_batch","letters":%b,"events":[%b]}' % (json.dumps(letters).encode(), events)
+    sequence = next(h.hand.sequences.setdefault("_dead_letters", itertools.count()))
+    entry = Entry(RecordKind.BATCH, "_dead_letters", "", sequence, len(found), 0, payload, {"t": len(found)})
+    return h.log.append_group([entry]).start
+
+
+def outcomes(h: Half) -> list[tuple[int, str, str]]:
+    """(index of the letter, outcome, rule) in the order they were judged."""
+    rows = sorted(letters(h), key=lambda row: (row["replayed_offset"] or -1, row["replayed_index"] or 0))
+    return [(row["_cdc_index"], row["outcome"], row["rule"]) for row in rows if row["replayed_log"]]
+
+
+def breaches(h: Half) -> list[str]:
+    store = open_warehouse(h.settings)
+    catalog = open_catalog(h.settings, store, h.runtime)
+    try:
+        found = verify_lake(
+            disk=LocalDisk(), directories=h.settings.log.directories, catalog=catalog, store=store, names=catalog.list_tables()
+        )
+        return [str(breach) for breach in found]
+    finally:
+        catalog.close()
+
+
+NARROW = [{"name": "id", "type": "long", "nullable": False}, {"name": "n", "type": "int", "nullable": True}]
+WIDE = [NARROW[0], {"name": "n", "type": "long", "nullable": True}]
+LARGE = 1 << 40
+
+
+@pytest.mark.acceptance("AT-62")
+def test_letters_sent_again_after_the_cause_is_mended_are_rows_of_their_own_source(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path) as h:
+            h.hand.declare(columns=NARROW)
+            h.hand.insert({"id": 1, "n": LARGE}, {"id": 2, "n": 2}, {"id": 3, "n": LARGE}, {"id": 4, "n": "x"})
+            await h.flush()
+            assert (h.values(), len(letters(h))) == ([2], 3)
+            h.hand.insert({"id": 3, "n": 3})  # knows better than the letter
+            h.hand.declare(columns=WIDE)
+            again(h, *letters(h))
+            await h.flush()
+            rows = {(row["id"], row["n"], row["_cdc_source"], row["_cdc_sequence"]) for row in h.rows()}
+            assert rows == {(2, 2, "s", 1), (3, 3, "s", 4), (1, LARGE, "s", 0)}
+            assert outcomes(h) == [(0, "replayed", ""), (2, "superseded", OVERTAKEN), (3, "dead", "a whole number is expected")]
+            assert counts(h) == (8, 5)
+            again(h, *[letter for letter in letters(h) if letter["replayed_log"] is None])
+            await h.flush()
+            assert [outcome[1:] for outcome in outcomes(h)[3:]] == [
+                ("superseded", SENT_AGAIN),
+                ("superseded", SENT_AGAIN),
+                ("dead", "a whole number is expected"),
+            ]
+            assert (len(h.rows()), breaches(h)) == (3, [])
+
+    run(work())
+
+
+@pytest.mark.parametrize("point", ["flush.after_letters", "commit.before_swap", "commit.after_swap"])
+def test_a_letter_sent_again_is_applied_once_though_the_writer_dies_between_verdict_and_row(tmp_path: Path, point: str):
+    async def dies() -> None:
+        async with half(tmp_path, stop_cleanly=False) as h:
+            h.hand.declare(columns=NARROW)
+            h.hand.insert({"id": 1, "n": LARGE}, {"id": 2, "n": "x"})
+            await h.flush()
+            h.hand.declare(columns=WIDE)
+            again(h, *letters(h))
+            before, passes = REGISTRY.hits[point], 1 if point.startswith("commit.") else 0
+            REGISTRY.arm(point, f"{passes}*off->raise" if passes else "raise")
+            await until(lambda: h.service.tails[h.log.log_id].position == 4)
+            h.service.tables[T].requested = True
+            await until(lambda: REGISTRY.hits[point] > before + passes)
+        REGISTRY.disarm()
+
+    async def work() -> None:
+        await dies()
+        async with half(tmp_path) as h:
+            h.hand.insert({"id": 3}, source="other")
+            assert (await h.flush())["success"]
+            assert [(row["id"], row["n"]) for row in h.rows()] == [(1, LARGE), (3, None)]
+            assert [outcome[1] for outcome in outcomes(h)] == ["replayed", "dead"]
+            assert (counts(h), breaches(h)) == ((5, 3), [])
 
     run(work())

@@ -15,7 +15,7 @@ from pyiceberg.types import StringType
 
 from tests.iceberg.lake import duckdb_with_iceberg
 from tests.verify.test_lake import breaches
-from tests.writer.half import Half, half, until
+from tests.writer.half import Half, half, letters, until
 
 COLUMNS = [
     {"name": "id", "type": "long", "nullable": True},
@@ -360,3 +360,22 @@ async def add_plain(h: Half, number: int) -> None:
     h.hand.insert({"id": number, "ts": row(number)["ts"]})
     result = await h.flush()
     assert result["success"], result
+
+
+def test_dead_letters_stay_partitioned_by_table_whatever_somebody_makes_of_them(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path) as h:
+            h.hand.declare(columns=COLUMNS)
+            h.hand.insert({"id": "one"}, row(1))
+            await h.flush()
+            with h.catalog().load_table("dolake.dead_letters").update_spec() as change:
+                change.add_identity("reason")
+            h.hand.insert({"id": "two"}, row(2))
+            assert (await h.flush())["success"]
+            table = h.catalog().load_table("dolake.dead_letters")
+            assert (table.metadata.default_spec_id, len(table.specs())) == (0, 2)
+            assert len(letters(h)) == 2
+            assert h.values() == [1, 2]
+        assert breaches(tmp_path) == []
+
+    run(work())
