@@ -250,8 +250,8 @@ def test_pauses_grow_and_are_bounded(lake: Lake) -> None:
     clock = lake.runtime.clock
     assert isinstance(clock, HandClock)
     assert clock.slept_s[0] <= 0.1
-    assert max(clock.slept_s) <= 30
-    assert clock.slept_s[-1] >= 15
+    assert max(clock.slept_s) <= 4
+    assert clock.slept_s[-1] >= 2
 
 
 def test_a_cancelled_commit_ends(lake: Lake) -> None:
