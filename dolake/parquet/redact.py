@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from dolake.errors import SchemaRejected
+from dolake.errors import SchemaRejected, TableStopped
 from dolake.members import RepeatedKey, members_of, names_of
 from dolake.model import ROW_ID_COLUMN, DeclaredColumn, DeclaredSchema
 
@@ -86,16 +86,16 @@ class Redactor:
     def schema(self, declared: DeclaredSchema) -> DeclaredSchema:
         """The declaration of what is left: dropped columns are gone, masked ones are strings.
 
-        Raises SchemaRejected for a key column that is dropped, a table without columns, and a column that was renamed away
-        from its redaction.
+        Raises SchemaRejected for a key column that is dropped and a table without columns. Raises TableStopped for a column
+        that was renamed away from its redaction: until the settings name it anew, its rows must not be read at all.
         """
         columns = []
         for column in declared.columns:
             verdict = self._verdict(column.name)
             before = verdict if column.renamed_from is None else self._verdict(column.renamed_from)
             if before not in ("keep", verdict):
-                rule = f"was {column.renamed_from}, which the settings {before}: {before} the new name as well"
-                raise SchemaRejected(table=declared.table, field=column.name, rule=rule)
+                rule = f"column {column.name} was {column.renamed_from}, which the settings {before}: {before} the new name as well"
+                raise TableStopped(declared.table, rule)
             if verdict != "drop":
                 columns.append(self._masked_column(column) if verdict == "mask" else column)
             elif column.name in declared.primary_key:

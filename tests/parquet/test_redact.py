@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dolake.errors import SchemaRejected
+from dolake.errors import SchemaRejected, TableStopped
 from dolake.model import DeclaredColumn, DeclaredSchema
 from dolake.parquet.redact import Redactor
 from dolake.parquet.rows import ChangelogDecoder
@@ -185,13 +185,6 @@ def test_a_declaration_loses_what_is_left_out_and_masked_columns_are_strings() -
     [
         (columns(DeclaredColumn("n", "int")), ("ID",), "id", "is a key column: the settings may mask it, not drop it"),
         (DeclaredSchema("public.people", (), (DeclaredColumn("phone", "long"),)), ("phone",), "*", "the settings drop every column"),
-        (
-            columns(DeclaredColumn("mail", "string", renamed_from="email")),
-            (),
-            "mail",
-            "was email, which the settings mask: mask the new name",
-        ),
-        (columns(DeclaredColumn("tel", "string", renamed_from="phone")), ("phone",), "tel", "drop the new name as well"),
     ],
 )
 def test_a_declaration_that_cannot_be_redacted_is_refused(declared: DeclaredSchema, drop: tuple[str, ...], field: str, rule: str) -> None:
@@ -199,6 +192,21 @@ def test_a_declaration_that_cannot_be_redacted_is_refused(declared: DeclaredSche
         redactor(drop=drop).schema(declared)
     assert (caught.value.table, caught.value.field) == ("public.people", field)
     assert rule in caught.value.rule
+
+
+@pytest.mark.parametrize(
+    ("old", "rule"),
+    [
+        ("Email", "column mail was Email, which the settings mask: mask the new name as well"),
+        ("phone", "column mail was phone, which the settings drop: drop the new name as well"),
+    ],
+)
+def test_a_column_renamed_away_from_its_redaction_stops_the_table(old: str, rule: str) -> None:
+    with pytest.raises(TableStopped) as caught:
+        redactor().schema(columns(DeclaredColumn("mail", "string", renamed_from=old)))
+    assert (caught.value.table, caught.value.reason) == ("public.people", rule)
+    both = redactor(mask=("email", "mail"), drop=("phone", "mail") if old == "phone" else ())
+    assert len(both.schema(columns(DeclaredColumn("mail", "string", renamed_from=old), DeclaredColumn("n", "int"))).columns) in (2, 3)
 
 
 NAMES = st.sampled_from(["id", "email", "EMAIL", "phone", "note", "é", 'q"', "mail"])

@@ -318,4 +318,27 @@ def test_a_letter_sent_again_is_applied_once_though_the_writer_dies_between_verd
             assert [outcome[1] for outcome in outcomes(h)] == ["replayed", "dead"]
             assert (counts(h), breaches(h)) == ((5, 3), [])
 
+
+def test_a_column_renamed_away_from_its_mask_stops_the_table_until_the_settings_name_it(tmp_path: Path):
+    columns = [
+        {"name": "id", "type": "long", "nullable": False},
+        {"name": "mail", "type": "string", "nullable": True, "renamedFrom": "email"},
+    ]
+    key = {"mask_key": "0123456789abcdef"}
+
+    async def work() -> None:
+        async with half(tmp_path, stop_cleanly=False, tables={"t": {"mask": ["email"]}}, **key) as h:
+            h.hand.insert({"id": 1, "email": "ann@example.com"})
+            h.hand.declare("t", columns)
+            h.hand.insert({"id": 2, "mail": "ann@example.com"})
+            result = await h.flush()
+            assert result["success"] is False
+            assert "column mail was email, which the settings mask: mask the new name as well" in result["error"]
+            assert h.values() == [1]
+        async with half(tmp_path, tables={"t": {"mask": ["email", "mail"]}}, **key) as again:
+            assert (await again.flush())["success"]
+            masked = {row["mail"] for row in again.rows()}
+            assert len(masked) == 1
+            assert "ann@example.com" not in str(again.rows())
+
     run(work())
