@@ -91,7 +91,8 @@ def send(
             asyncio.run(_run(sending, connect, wait.value))
         finally:
             if as_json or sending.summary.batches or not isinstance(sys.exc_info()[1], DolakeError):
-                _report(sending.summary, as_json)
+                with contextlib.suppress(BrokenPipeError):  # Whoever read our output is gone; how sending ended stays as it was.
+                    _report(sending.summary, as_json)
     return 0
 
 
