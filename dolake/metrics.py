@@ -61,7 +61,9 @@ METRICS: dict[str, Metric] = {
     "dolake_wal_appended_bytes_total": _counter("Bytes of records written, as they are stored", "log"),
     "dolake_wal_records_total": _counter("Records written for sources: batches and schema messages", "log"),
     "dolake_wal_sync_seconds": _histogram("One group commit: write and fdatasync", "log"),
-    "dolake_wal_backlog_bytes": _gauge("Bytes in the log that are not committed yet", "log"),
+    "dolake_wal_backlog_bytes": _gauge(
+        "Bytes in the log that are not committed yet; of a segment committed in part, the even share", "log"
+    ),
     "dolake_wal_backlog_limit_bytes": _gauge("Backlog at which batches are refused", "log"),
     "dolake_wal_synced_offset": _gauge("First offset that is not synced", "log"),
     "dolake_wal_low_offset": _gauge("First offset that some table still needs", "log"),

@@ -50,6 +50,7 @@ async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asy
             raise
         policy = CommitPolicy(snapshots_kept=settings.commit.snapshots_kept, tags_kept_days=settings.commit.tags_kept_days)
         service = make_service(runtime, disk, catalog, store, policy, settings)
+        service.metrics.set("dolake_process_started_seconds", runtime.clock.now_ms() / 1000, process="writer")
         link = _Link(runtime, settings, service)
         link.client.start()
         beside = [

@@ -221,6 +221,14 @@ class Daemon:
         samples = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, value in samples}
 
+    def metrics_text(self) -> str:
+        """`/metrics` as it is."""
+        ready = self.ready()
+        assert ready is not None
+        with urllib.request.urlopen(ready.http + "/metrics", timeout=10) as answer:
+            text: str = answer.read().decode()
+        return text
+
     def rss_bytes(self, role: str) -> int:
         """Resident memory of one half now; 0 if it does not run."""
         ready = self.ready()
