@@ -262,3 +262,21 @@ def test_counters_begin_again_with_their_process_and_say_so(tmp_path: Path) -> N
         daemon.wait_replaced(ready, "ingest", "writer")
         wait_until(lambda: total(daemon, "dolake_wal_uncommitted_events_count") == 5, lambda: f"five again\n{daemon.tail()}")
         assert samples(daemon, "dolake_table_uncommitted_events_count") == {("default.ledger",): 5}
+
+
+@pytest.mark.acceptance("AT-103")
+def test_what_becomes_a_dead_letter_is_counted_and_waits_no_more(tmp_path: Path) -> None:
+    with Daemon(tmp_path / "data", SETTINGS) as daemon, Lake(daemon.data) as lake:
+        ready = daemon.start().wait_ready()
+        assert post(ready.http, schema_message("s", 1, "ledger")).summary == (200, 1, "ok")
+        events = [ledger_event(number).to_wire() for number in range(1, 11)]
+        for place in (2, 5, 6):
+            events[place] = {**events[place], "operation": "INSERT", "before": None, "after": {"id": place, "amount": "a lot"}}
+        assert post(ready.http, {"sourceDoId": "s", "sequenceNumber": 2, "events": events}).summary == (200, 2, "ok")
+        assert asyncio.run(flush(ready.cdc))["success"] is True
+        wait_until(
+            lambda: samples(daemon, "dolake_table_uncommitted_events_count") == {("default.ledger",): 0}, "everything to be committed"
+        )
+        assert samples(daemon, "dolake_table_dead_letters_total") == {("default.ledger",): 3}
+        assert lake.row_count("ledger") == 7
+        assert total(daemon, "dolake_cdc_events_total") == 10

@@ -134,9 +134,7 @@ class Supervisor:
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             self._ready_file.remove()
-            for spare in self._spares.values():
-                spare.send(signal.SIGKILL)
-                await spare.wait()
+            await self._drop_spares()
         for outcome in outcomes[: len(keepers)]:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -205,6 +203,12 @@ class Supervisor:
         if not self._stopping.is_set():
             self._spares[role] = spare or await self._spawn(role)
 
+    async def _drop_spares(self) -> None:
+        while self._spares:
+            _, spare = self._spares.popitem()
+            spare.send(signal.SIGKILL)
+            await spare.wait()
+
     def _became_ready(self, role: str, child: _Child) -> None:
         child.ready_s = self._runtime.clock.monotonic_s()
         self._ever_ready.add(role)
@@ -223,6 +227,7 @@ class Supervisor:
     async def _drain(self) -> bool:
         """Ends the children in order. False if one had to be killed or ended badly; the log keeps what it did not do."""
         clean = True
+        await self._drop_spares()  # They hold the sockets too.
         for role in ROLES:
             child = self._children.get(role)
             if child is None:
@@ -236,6 +241,8 @@ class Supervisor:
                 exit_code = await child.wait()
             early = exit_code == -signal.SIGTERM and child.ready_s is None  # It had not begun, so there was nothing to finish.
             clean = clean and (exit_code == 0 or early)
+            if (listener := self._listeners.get(role)) is not None:
+                listener.close()  # Nobody will answer there any more: who comes now is refused and does not wait.
         if not clean:
             log.warning("not everything was flushed; what was acked is in the log and is committed after the next start")
         return clean
