@@ -85,6 +85,7 @@ class Half:
     hand: Hand
     service: WriterService
     reports: list[dict[str, Any]]
+    running: asyncio.Task[None]
 
     def until(self) -> dict[str, int]:
         return {self.log.log_id: self.log.synced_end}
@@ -128,7 +129,7 @@ async def half(path: Path, *, stop_cleanly: bool = True, **sections: Any) -> Asy
     stop = asyncio.Event()
     running = asyncio.get_running_loop().create_task(service.run(stop))
     try:
-        yield Half(path, settings, runtime, log, Hand(log), service, reports)
+        yield Half(path, settings, runtime, log, Hand(log), service, reports, running)
         if stop_cleanly:
             stop.set()
             await running
