@@ -56,7 +56,7 @@ _STRUCTURE_KINDS = frozenset((HEADER_KIND, FOOTER_KIND, PAD_KIND))
 _RECORD_KINDS = frozenset(int(kind) for kind in RecordKind)
 _CODECS = frozenset(int(codec) for codec in Codec)
 _AS_IT_IS = Packer(Codec.PLAIN)
-_PACKED_KINDS = frozenset((RecordKind.BATCH, RecordKind.SCHEMA))
+_OWN_KINDS = frozenset((RecordKind.TRIM, RecordKind.SIBLINGS))
 _IN_TRANSACTION = 1
 _LAST_OF_TRANSACTION = 2
 
@@ -131,7 +131,7 @@ def encode_record(
         _encode_tables(entry.tables),
     )
     numbers = (entry.sequence, entry.content, entry.last_event_sequence, entry.event_count)
-    codec, stored = packer.pack(entry.payload) if entry.kind in _PACKED_KINDS else (Codec.PLAIN, entry.payload)
+    codec, stored = (Codec.PLAIN, entry.payload) if entry.kind in _OWN_KINDS else packer.pack(entry.payload)
     try:
         return _encode(int(entry.kind), codec, flags, offset, synced_upto, salt, previous, numbers, texts, stored)
     except struct.error as error:

@@ -128,10 +128,10 @@ def test_what_does_not_shrink_stays_as_it_is_and_is_not_copied() -> None:
 SeededBytes = b"".join(xxhash.xxh3_128_digest(bytes([number])) for number in range(200))
 
 
-def test_the_logs_own_records_are_never_packed() -> None:
-    for kind in (RecordKind.TRIM, RecordKind.SIBLINGS):
-        frame = parse_frame(packed_frame(Entry(kind, "", "", -1, 0, 0, b'{"siblings": [%b]}' % (b"1," * 500 + b"1"))), 0)
-        assert frame.codec == Codec.PLAIN
+@pytest.mark.parametrize("kind", list(RecordKind))
+def test_the_logs_own_records_are_never_packed_and_all_others_are(kind: RecordKind) -> None:
+    frame = parse_frame(packed_frame(Entry(kind, "", "", -1, 0, 0, b'{"siblings": [%b]}' % (b"1," * 500 + b"1"))), 0)
+    assert frame.codec == (Codec.PLAIN if kind in (RecordKind.TRIM, RecordKind.SIBLINGS) else Codec.ZSTD)
 
 
 BAD = {
