@@ -28,7 +28,7 @@ def test_readiness_tells_the_halves_apart(tmp_path):
             ready = await asks.answer({"what": "ready"})
             assert (ready["ready"], ready["writer"]["ready"]) == (True, False)
             service.hear("writer", {"type": "progress", "logs": {}, "store": "ok", "catalog": "ok"})
-            assert (await asks.answer({"what": "ready"}))["writer"] == {"ready": True, "reasons": []}
+            assert (await asks.answer({"what": "ready"}))["writer"] == {"ready": True, "reasons": [], "stopped": []}
             peer = Peer(service)
             await peer.greet()
             disk.broken.add(service.desks["orders-db-3"].lane.directory)

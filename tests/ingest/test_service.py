@@ -170,7 +170,7 @@ def test_a_flush_is_asked_of_the_writer_up_to_what_is_synced_now(tmp_path):
             service.writer_line = writer = Writer({"type": "flush_result", "id": 1, "result": result})
             assert (await peer.ask(FLUSH_REQUEST))["result"] == result
             log_id = next(iter(service.lanes.values())).log_id
-            asked = {"type": "flush", "tables": None, "patterns": None, "reason": "manual", "until": {log_id: 2}}
+            asked = {"type": "flush", "tables": None, "reason": "manual", "until": {log_id: 2}}
             assert writer.asked == [("writer", asked)]
             service.writer_line = Writer(None)
             failed = (await peer.ask(FLUSH_REQUEST))["result"]
