@@ -127,3 +127,28 @@ def test_two_databases_with_one_schema_are_two_tables_of_a_daemon(tmp_path: Path
             assert lake.query(f"SELECT id, _cdc_source FROM iceberg_scan('{lake.metadata_location(table)}')") == [(7, source)]
         verified = daemon.run("verify")
         assert (verified.returncode, verified.stdout) == (0, "no breach\n")
+
+
+def test_dead_letters_of_a_mapped_source_come_back_into_its_own_table(tmp_path: Path) -> None:
+    """The events still say the source's name for the table; the other table of that name must not get them."""
+    columns = [{"name": "id", "type": "long", "nullable": False}, {"name": "n", "type": "int", "nullable": True}]
+    declared = {"type": "schema", "table": "public.orders", "primaryKey": ["id"], "columns": columns}
+    wide = {**declared, "columns": [columns[0], {**columns[1], "type": "long"}]}
+    large = {"timestamp": 1, "operation": "INSERT", "table": "public.orders", "after": {"id": 7, "n": 1 << 40}}
+    file = tmp_path / "events"
+    with Daemon(tmp_path / "data", table_settings='[sources.eu]\nnamespace = "eu_*"\n') as daemon, Lake(daemon.data) as lake:
+        daemon.start()
+        for source, *lines in (
+            ("eu", declared, large),
+            ("us", wide, {**large, "after": {"id": 8}}),
+            ("eu", wide, large, {**large, "after": {"id": 9}}),
+        ):
+            file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            sent = daemon.run("send", str(file), "--source", str(source), "--wait", "persisted")
+            assert sent.returncode == 0, sent.stderr
+        again = daemon.run("dead-letters", "replay", "--json")
+        assert json.loads(again.stdout) == {"sent": 1, "dead": 0, "replayed": 1, "superseded": 0}, again.stderr
+        for table, rows in (("eu_public.orders", [(7, 1 << 40, "eu"), (9, None, "eu")]), ("public.orders", [(8, None, "us")])):
+            scan = f"iceberg_scan('{lake.metadata_location(table)}')"
+            assert lake.query(f"SELECT id, n, _cdc_source FROM {scan} ORDER BY id") == rows
+        assert daemon.run("verify").stdout == "no breach\n"
