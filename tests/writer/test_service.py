@@ -292,6 +292,48 @@ def test_a_foreign_schema_change_is_planned_again_from_the_log(tmp_path: Path):
     run(work())
 
 
+def test_no_flush_begins_before_one_that_did_not_land_is_read_again(tmp_path: Path):
+    """The catalog is slow to say where the table stands, and more rows are due meanwhile."""
+
+    async def work() -> None:
+        async with half(tmp_path, flush={"age_s": 3600, "rows": 1}) as h:
+            h.hand.declare()
+            h.hand.insert({"id": 1})
+            await until(lambda: h.service.tables and h.service.tables[T].committed.get(h.log.log_id) == 2)
+            load = h.service._flusher.load
+
+            async def slowly(name: TableName) -> Any:
+                h.hand.insert({"id": 3})
+                await h.runtime.clock.sleep(0.2)
+                return await load(name)
+
+            h.service._flusher.load = slowly  # type: ignore[method-assign]
+            from pyiceberg.types import StringType
+
+            with h.catalog().load_table("default.t").update_schema() as update:
+                update.add_column("theirs", StringType())
+            h.hand.declare(columns=[*COLUMNS, {"name": "ours", "type": "int", "nullable": True}])
+            h.hand.insert({"id": 2})
+            await until(lambda: h.service.tables[T].committed.get(h.log.log_id, 0) >= 5)
+            assert h.values() == [1, 2, 3]
+
+    run(work())
+
+
+def test_a_flush_request_that_ends_takes_no_other_with_it(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path) as h:
+            h.hand.declare()
+            h.hand.insert({"id": 1})
+            whole, missing = await asyncio.gather(h.flush(), h.flush("missing"))
+            assert (whole["success"], whole["eventsFlushed"], missing["success"]) == (True, 1, False)
+            h.hand.insert({"id": 2})
+            assert (await h.flush())["success"]
+            assert h.values() == [1, 2]
+
+    run(work())
+
+
 def test_another_writer_that_claimed_the_table_fences_this_one(tmp_path: Path):
     async def work() -> None:
         async with half(tmp_path, stop_cleanly=False) as h:
