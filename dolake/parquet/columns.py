@@ -82,6 +82,7 @@ class Columns:
         self._schema, self._columns_max, self._last_column_id = schema, columns_max, last_column_id
         self._defaults = defaults or {}
         self._added: list[InferredColumn] = []
+        self._doubles: set[str] = set()
         self._learn(schema)
 
     def schema(self) -> Schema:
@@ -96,7 +97,7 @@ class Columns:
         self._folded = {column.name.casefold(): column.name for column in schema.fields}
 
     def prepare(self, images: Iterable[Mapping[str, Any]], called: Callable[[str], str]) -> None:
-        """Looks at all of these rows before the first of them makes a column: where longs and doubles mix, it is of doubles."""
+        """Looks at all of these rows before one of them makes a column: where longs and doubles mix, it will be of doubles."""
         seen: dict[str, list[Any]] = {}
         for image in images:
             for member, value in image.items():
@@ -107,13 +108,14 @@ class Columns:
             if kind == LONG and any(inferred_type(value) == DOUBLE for value in values):
                 numbers = [value for value in values if inferred_type(value) in (LONG, DOUBLE)]
                 if all(fits(DOUBLE, value) for value in numbers):
-                    self._try_to_add(name, DOUBLE)
+                    self._doubles.add(name)
 
     def of(self, name: str, value: Any) -> Column:
         """The column that a value (never null) of the column called `name` goes to, made if need be. Raises Misfit."""
         column = self.by_name.get(name)
         if column is None:
-            return self._add(name, inferred_type(value))
+            kind = inferred_type(value)
+            return self._add(name, DOUBLE if kind == LONG and name in self._doubles else kind)
         if column.origin.beside:
             rule = f"a name that dolake needs for values of `{column.origin.beside}` that are no such type; give the column another"
             raise Misfit(rule, value, code="column_name")
@@ -128,11 +130,16 @@ class Columns:
             raise Misfit(rule, value, code="column_name")
         return beside
 
-    def _try_to_add(self, name: str, kind: SimpleType) -> None:
-        try:
-            self._add(name, kind)
-        except Misfit:
-            return  # The row that brings it will say so.
+    @property
+    def added_count(self) -> int:
+        """How many columns events have added since `schema` was asked for."""
+        return len(self._added)
+
+    def take_back(self, added_count: int) -> None:
+        """Unmakes the columns after the first so many: the row that brought them has no place in the table."""
+        for column in self._added[added_count:]:
+            del self.by_name[column.name], self._folded[column.name.casefold()]
+        del self._added[added_count:]
 
     def _add(self, name: str, kind: SimpleType, beside: str = "") -> Column:
         if not is_column_name(name):

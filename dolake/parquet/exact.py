@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from dolake.column_types import ColumnType
 from dolake.parquet.columns import JSON, Columns
 from dolake.parquet.layout import Column, EventChunk, from_storage, storage_type
 from dolake.parquet.letters import Letter, Place
@@ -62,8 +63,8 @@ class ExactDecoder:
 
     def __init__(self, columns: Columns, primary_key: tuple[str, ...]) -> None:
         self.columns, self.primary_key = columns, primary_key
-        self._readers: dict[str, Callable[[Any], Any]] = {}
-        self._raw_readers: dict[str, Callable[[bytes], Any]] = {}
+        self._readers: dict[ColumnType, Callable[[Any], Any]] = {}
+        self._raw_readers: dict[ColumnType, Callable[[bytes], Any]] = {}
 
     def read(self, chunk: EventChunk, aliases: Mapping[str, str]) -> Readings:
         """Each event a row or a letter. `aliases`: former column names this source still uses → names now."""
@@ -72,11 +73,13 @@ class ExactDecoder:
         images = [image for event in parsed_events if isinstance(event, _Event) and (image := event.image) is not None]
         self.columns.prepare(images, lambda name: aliases.get(name, name))
         for place, event in enumerate(parsed_events):
+            added_count = self.columns.added_count
             try:
                 if isinstance(event, Misfit):
                     raise event
                 row = self.row(event, aliases)
             except Misfit as misfit:
+                self.columns.take_back(added_count)
                 found.letters.append(_letter(chunk, place, misfit))
             else:
                 found.rows.append(row)
@@ -121,14 +124,14 @@ class ExactDecoder:
         return inside(name, self._raw_reader(column), bytes(pieces[name]).strip())
 
     def _reader(self, column: Column) -> Callable[[Any], Any]:
-        if column.name not in self._readers:
-            self._readers[column.name] = reader(column.kind)
-        return self._readers[column.name]
+        if column.kind not in self._readers:
+            self._readers[column.kind] = reader(column.kind)
+        return self._readers[column.kind]
 
     def _raw_reader(self, column: Column) -> Callable[[bytes], Any]:
-        if column.name not in self._raw_readers:
-            self._raw_readers[column.name] = raw_reader(column.kind)
-        return self._raw_readers[column.name]
+        if column.kind not in self._raw_readers:
+            self._raw_readers[column.kind] = raw_reader(column.kind)
+        return self._raw_readers[column.kind]
 
     def old_key(self, before: dict[str, Any], key: tuple[str, ...], row: dict[str, Any], event: _Event) -> str | None:
         """The key before an update, where it has it all and some of it differs. `key` as the event calls its columns."""

@@ -371,7 +371,7 @@ class WriterService:
 def _table_state(table: Table) -> dict[str, Any]:
     return {
         "state": "stopped" if table.stopped else "behind" if table.behind else "flushing" if table.flushing else "following",
-        "rows": table.accepted,
+        "rows": table.accepted - table.dead,
         "pending_rows": table.memtable.rows,
         "offsets": dict(table.committed),
         "dead_letters": table.dead,

@@ -65,6 +65,17 @@ def test_columns_that_nobody_declared_are_inferred_and_grow(tmp_path: Path):
     run(work())
 
 
+def test_an_event_that_becomes_a_letter_leaves_no_column_behind(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path) as h:
+            h.hand.insert({"id": 1, "Id": 1, "more": 1}, {"more": "text", "_cdc_x": 1, "again": 2}, {"id": "three"})
+            assert (await h.flush())["success"]
+            assert (schema(h), h.values()) == ({"id": "string"}, ["three"])
+            assert [letter["field"] for letter in letters(h)] == ["Id", "_cdc_x"]
+
+    run(work())
+
+
 def test_a_table_has_at_most_so_many_columns_by_its_events(tmp_path: Path):
     async def work() -> None:
         async with half(tmp_path, limits={"columns": 3}) as h:
