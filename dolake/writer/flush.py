@@ -87,7 +87,7 @@ class Flusher:
                     return FlushResult(str(table.name), landed=False)
                 base = claimed
             epoch = table.epoch if table.epoch is not None else base.owner_epoch + 1
-            spec = next_spec(base, flight.schema, table.partition_by)
+            spec = next_spec(base, flight.schema, flight.partition_by(table.partition_by))
             encoded = await self._encode(flight, base, spec, epoch)
             await self._put(encoded)
             delta = self._delta(table, flight, base, spec, epoch, encoded)
@@ -174,7 +174,7 @@ class Flusher:
             uuid=self.runtime.random.uuid(),
             location=f"{self.store.root}/{table.name.namespace}/{table.name.name}",
             schema=schema,
-            spec=first_spec(str(table.name), flight.schema, table.partition_by),
+            spec=first_spec(str(table.name), flight.schema, flight.partition_by(table.partition_by)),
             now_ms=self.runtime.clock.now_ms(),
         )
         try:

@@ -79,6 +79,13 @@ class Flight:
         """Events that make no row."""
         return self.known_count + sum(letter.outcome != REPLAYED for letter in self.letters)
 
+    def partition_by(self, wanted: tuple[Partition, ...] | None) -> tuple[Partition, ...] | None:
+        """What of the setting can be had: where nobody declares anything, a column may still be to come."""
+        if wanted is None or self.declared:
+            return wanted
+        names = {column.name for column in self.schema.fields}
+        return tuple(one for one in wanted if one.column[0] in names)
+
     def rows(self) -> pa.Table | None:
         """None where there are none: it only declares, or all was kept out."""
         if not self.frozen.pieces:

@@ -76,6 +76,22 @@ def test_an_event_that_becomes_a_letter_leaves_no_column_behind(tmp_path: Path):
     run(work())
 
 
+def test_a_table_that_nobody_declares_is_partitioned_once_the_column_has_come(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path, tables={"t": {"partition_by": ["region"]}}) as h:
+            h.hand.insert({"id": 1})
+            assert (await h.flush())["success"]
+            h.hand.insert({"id": 2, "region": "eu"}, {"id": 3, "region": "us"})
+            assert (await h.flush())["success"]
+            assert sorted(h.values()) == [1, 2, 3]
+            table = h.catalog().load_table("default.t")
+            assert [field.name for field in table.spec().fields] == ["region"]
+            tasks = table.scan(row_filter="region == 'eu'").plan_files()
+            assert sorted(task.file.record_count for task in tasks if task.file.spec_id == table.spec().spec_id) == [1]
+
+    run(work())
+
+
 def test_a_table_has_at_most_so_many_columns_by_its_events(tmp_path: Path):
     async def work() -> None:
         async with half(tmp_path, limits={"columns": 3}) as h:
