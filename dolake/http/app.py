@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,11 +36,14 @@ from dolake.clock import Runtime, real_runtime
 from dolake.config import Settings
 from dolake.control import ControlClient
 from dolake.errors import DaemonUnreachable, DolakeError, Forbidden, Unauthorized
+from dolake.http.connection import BoundedProtocol
 from dolake.http.entrance import Entrance
 from dolake.http.measured import Measured
 from dolake.http.posting import BODY_PAYLOADS_MAX, Posting, PostPolicy
 from dolake.metrics import Metrics, observe_process, render
 
+# The library warns of each request that is none; a client that sends such is not news.
+_LIBRARY_LOGGER = logging.getLogger("uvicorn.error")
 _ANSWER_S_MAX = 2.0
 _RETRY_AFTER_S = "1"
 _ABSENT_S_MAX = 5.0  # A killed ingest half is back in a fraction of it: requests that meet the gap are served all the same.
@@ -111,9 +115,8 @@ def _absence(error: DolakeError) -> str:
 
 
 async def _refusal(_: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    detail = error.detail if isinstance(error, HTTPException) else "internal error"
-    return JSONResponse({"error": detail}, status_code=status)
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
 
 
 class _Server(uvicorn.Server):
@@ -156,6 +159,8 @@ async def run_http(
     tls = gate.tls
     config = uvicorn.Config(
         app,
+        http=BoundedProtocol,
+        ws="none",  # Sources have a port of their own.
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -163,6 +168,7 @@ async def run_http(
         server_header=False,
         ssl_context_factory=None if tls is None else lambda _, __: tls,
     )
+    _LIBRARY_LOGGER.setLevel(logging.ERROR)
     server = _Server(config, ready)
     serving = runtime.tasks.spawn("http-server", server.serve(sockets=[listen]))
     stopping = runtime.tasks.spawn("http-stop", stop.wait())

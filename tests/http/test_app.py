@@ -122,5 +122,7 @@ def test_what_does_not_exist_or_is_not_asked_so_is_refused_as_json(tmp_path: Pat
         assert (await client.get("/nothing")).status_code == 404
         refused = await client.post("/health")
         assert (refused.status_code, refused.json()) == (405, {"error": "Method Not Allowed"})
+        refused = await client.get("/cdc")
+        assert (refused.status_code, refused.headers["Allow"]) == (405, "POST")
 
     serve(tmp_path, check, None)
