@@ -58,7 +58,9 @@ def test_one_connection_too_many_is_told_to_come_again(tmp_path: Path, monkeypat
     serve(tmp_path, check, None)
 
 
-@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00\x01\x00", b"HELLO\r\n\r\n", HALF + b"Content-Length: nope\r\n\r\n", b"\0" * 70_000])
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x02\x00\x01\x00", b"HELLO\r\n\r\n", HALF + b"Content-Length: nope\r\n\r\n", b"\0" * 70_000]
+)
 def test_what_is_no_request_is_refused_and_closed(tmp_path: Path, sent: bytes) -> None:
     async def check(client: httpx.AsyncClient) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
