@@ -27,7 +27,7 @@ NACKS: dict[str, tuple[str, str]] = {
         "mend the producer; the same bytes are refused for ever. Nothing of the batch was kept",
     ),
     "invalid_sequence": (
-        "a gap (`expectedSequence` is given), an epoch that is over, a sequence used twice with different content, or one below the first that came",
+        "a gap (`expectedSequence` is given), an epoch that is over, a sequence used for other content or below the first that came",
         "after a gap send again from `expectedSequence`; otherwise the producer has lost its numbering: begin a new `epoch`",
     ),
     "payload_too_large": (
