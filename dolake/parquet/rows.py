@@ -64,7 +64,8 @@ class ChangelogDecoder:
         self.schema = self._columns.schema()
         self._layout = Layout.of(self._table, self.schema, self._primary_key, self._defaults)
         self._fast: dict[tuple[tuple[str, str], ...], FastDecoder] = {}
-        self._exact = ExactDecoder(self._columns, self._layout.primary_key)
+        # The whole key: its columns may only be coming with the events.
+        self._exact = ExactDecoder(self._columns, self._primary_key)
 
     def decode(self, chunks: Sequence[EventChunk], aliases: Mapping[str, Aliases] | None = None) -> Decoded:
         """The rows of `chunks`, in their order. `aliases`: source → former column names it still uses → names now.

@@ -100,7 +100,9 @@ class DeadLetters:
             rows = letters_table(str(table), letters, self._runtime.clock.now_ms())
             encoded = await self._runtime.tasks.run(encode_file, base.location, (str(table),), rows, epoch, self._runtime.random.uuid())
             await self._until_answered("store", self._store.put, encoded.location, encoded.data)
-            ranges = {_pair(table, log_id): OffsetRange(bounds.get(log_id, 0), end) for log_id, end in ends.items()}
+            # A predecessor may have decided of more than this flush holds: that stands, and the bound never goes back.
+            starts = {log_id: bounds.get(log_id, 0) for log_id in ends}
+            ranges = {_pair(table, log_id): OffsetRange(starts[log_id], max(starts[log_id], end)) for log_id, end in ends.items()}
             landed = await self._commit(base, epoch, (encoded.as_new_file(),), ranges)
             return None if landed is None else _bounds(landed, table)
 

@@ -14,6 +14,7 @@ import pytest
 from dolake.failpoints import REGISTRY
 from dolake.iceberg.lake import open_catalog, open_warehouse
 from dolake.model import Entry, RecordKind, TableName
+from dolake.parquet.letters import Letter, Place
 from dolake.storage.disk import LocalDisk
 from dolake.verify import verify_lake
 from dolake.writer.replay import OVERTAKEN, SENT_AGAIN
@@ -367,5 +368,35 @@ def test_a_column_renamed_away_from_its_mask_stops_the_table_until_the_settings_
             masked = {row["mail"] for row in again.rows()}
             assert len(masked) == 1
             assert "ann@example.com" not in str(again.rows())
+
+    run(work())
+
+
+def test_a_key_that_nobody_declared_columns_of_is_compared_from_the_first_record_on(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path, tables={"t": {"primary_key": ["id"]}}) as h:
+            image = '{"sequence":%d,"timestamp":1767225600000,"operation":"%s","table":"t","before":{"id":1},"after":{"id":%d}}'
+            events = [image % (0, "INSERT", 1), image % (1, "UPDATE", 2), image % (2, "UPDATE", 1)]
+            payload = ('{"type":"cdc_batch","events":[' + ",".join(events) + "]}").encode()
+            h.log.append_group([Entry(RecordKind.BATCH, "s", "", 0, 3, 0, payload, {"t": 3})])
+            assert (await h.flush())["success"]
+            assert [(row["id"], row["_cdc_key_before"]) for row in h.rows()] == [(1, None), (2, '{"id":1}'), (1, None)]
+
+    run(work())
+
+
+def test_what_was_decided_further_on_stands_when_a_shorter_flush_decides_more(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path) as h:
+            h.hand.insert({"id": 1}, {"_cdc_x": 2})
+            assert (await h.flush())["success"]
+            name, log = h.service.tables[T].name, h.log.log_id
+            letter = h.service._flusher.letters  # the writer's own hand on the dead letters
+            event = b'{"sequence":7,"timestamp":1767225600000,"operation":"INSERT","table":"t"}'
+            late = Letter(Place(log, 3, 0), "s", "", "does_not_fit", "id", "a rule", "", event)
+            assert await letter.commit(name, [late], {log: 9}, h.service.tables[T].bounds) == {log: 9}
+            early = Letter(Place(log, 2, 0), "s", "", "does_not_fit", "id", "a rule", "", event)
+            assert await letter.commit(name, [early], {log: 3}, {log: 9}) == {log: 9}
+            assert places(h) == [("default.t", 0, 1), ("default.t", 2, 0), ("default.t", 3, 0)]
 
     run(work())
