@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
+DEAD_COUNT = "dolake.count.dead-lettered"
+
 
 @app.command()
 def tables(data: Data = None, config: Config = None, as_json: Json = False) -> int:
     """List the tables: rows, snapshots, files, and the first offset of each log that is not committed yet.
 
-    A running daemon is asked which tables have stopped, and where: log, offset, field and rule.
+    A running daemon is asked which tables have stopped, and where: log, offset, field and rule; and which declared columns
+    could not be had, and why.
     """
     from dolake.cli.lake import ask_daemon_for_tables, open_lake
 
@@ -48,13 +51,14 @@ def _committed(table: LoadedTable) -> dict[str, Any]:
         "offsets": table.offsets(),
         "lastCommitTime": head["timestamp-ms"] if head is not None else None,
         "ownerEpoch": table.owner_epoch,
+        "deadLetters": int(table.properties.get(DEAD_COUNT, "0")),
     }
 
 
 def _described(name: str, committed: dict[str, Any] | None, live: dict[str, Any] | None) -> dict[str, Any]:
     """`live` is what the writer says of all tables; None without one. A table may be in either alone."""
     nothing: dict[str, Any] = {
-        "rows": 0, "snapshots": 0, "files": 0, "bytes": 0, "offsets": {}, "lastCommitTime": None, "ownerEpoch": 0,
+        "rows": 0, "snapshots": 0, "files": 0, "bytes": 0, "offsets": {}, "lastCommitTime": None, "ownerEpoch": 0, "deadLetters": 0,
     }  # fmt: skip
     said = (live or {}).get(name) or {}
     return {
@@ -63,6 +67,8 @@ def _described(name: str, committed: dict[str, Any] | None, live: dict[str, Any]
         "pendingRows": said.get("pending_rows"),
         "state": said.get("state", "idle") if live is not None else None,
         "stopped": said.get("stopped"),
+        "deadLetters": said.get("dead_letters", (committed or nothing)["deadLetters"]),
+        "troubles": said.get("troubles") if live is not None else None,
     }
 
 
@@ -93,8 +99,18 @@ def _print(found: list[dict[str, Any]], answered: bool) -> None:
             offsets = ", ".join(f"log {log} below offset {offset}" for log, offset in sorted(table["offsets"].items()))
             console.print(f"{table['table']}: committed {offsets or 'nothing'}", soft_wrap=True)
             _print_stop(console, table)
+            _print_troubles(console, table)
     if not answered:
         console.print("no writer runs on this data directory: what is pending, and what has stopped, is not known", soft_wrap=True)
+
+
+def _print_troubles(console: Console, table: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    if table["deadLetters"]:
+        console.print(f"{table['table']}: {table['deadLetters']:,} events kept out as dead letters", soft_wrap=True)
+    for column, rule in (table["troubles"] or {}).items():
+        console.print(f"[bold yellow]{table['table']}[/]: declared column {escape(column)}: {escape(rule)}", soft_wrap=True)
 
 
 def _print_stop(console: Console, table: dict[str, Any]) -> None:

@@ -41,6 +41,8 @@ def test_tables_says_how_far_each_is_committed(data: Path, capsys: pytest.Captur
         "pendingRows": None,
         "state": None,
         "stopped": None,
+        "deadLetters": 0,
+        "troubles": None,
     }
     assert run(["tables", "--data", str(data)]) == 0
     shown = capsys.readouterr().out
