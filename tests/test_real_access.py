@@ -28,6 +28,7 @@ from tests.harness.source import batch_message, connect_message, conversation, s
 from tests.harness.waiting import wait_until
 
 SHOP, READER, OLD, GONE, WRONG = (new_token() for _ in range(5))
+UNPACED = {"DOLAKE_LIMITS_CONNECTIONS_PER_S": "100000"}  # All of them come from one address, again and again.
 SECTIONS = {
     "shop": section("shop", SHOP, sources=["shop-*"], tables=["public.*"]),
     "reader": section("reader", READER, read=True),
@@ -46,7 +47,7 @@ def daemon_with_tokens(directory: Path, *names: str, **settings: str) -> Daemon:
     """Its tokens are in DIR.tokens, which may be written again."""
     tokens = directory / "tokens.toml"
     write_tokens(tokens, *names)
-    return Daemon(directory / "data", {"DOLAKE_AUTH_TOKENS_FILE": str(tokens), **settings})
+    return Daemon(directory / "data", {**UNPACED, "DOLAKE_AUTH_TOKENS_FILE": str(tokens), **settings})
 
 
 def batch(source: str, number: int, table: str = "public.orders") -> dict[str, Any]:
@@ -298,7 +299,7 @@ def trust(authority: Authority, client: Pair | None = None) -> ssl.SSLContext:
 
 
 def tls_daemon(directory: Path, server: Pair, client_ca: Path | None = None, **settings: str) -> Daemon:
-    files = {"DOLAKE_TLS_CERTIFICATE": str(server.certificate), "DOLAKE_TLS_KEY": str(server.key)}
+    files = {**UNPACED, "DOLAKE_TLS_CERTIFICATE": str(server.certificate), "DOLAKE_TLS_KEY": str(server.key)}
     return Daemon(directory / "data", {**files, **({"DOLAKE_TLS_CLIENT_CA": str(client_ca)} if client_ca else {}), **settings})
 
 
@@ -504,7 +505,9 @@ def test_an_ingest_half_alone_reloads_too(tmp_path: Path) -> None:
     write_tokens(tokens, "shop", "gone")
     command = [*dolake_command(), "ingest", "--data", str(tmp_path / "data"), "--port", "0"]
     with open(output, "wb") as file:
-        process = subprocess.Popen(command, env=clean_environment({"DOLAKE_AUTH_TOKENS_FILE": str(tokens)}), stdout=file, stderr=file)
+        process = subprocess.Popen(
+            command, env=clean_environment({**UNPACED, "DOLAKE_AUTH_TOKENS_FILE": str(tokens)}), stdout=file, stderr=file
+        )
     try:
 
         def address() -> str:
