@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.access import new_token, section
 from tests.harness.daemon import Daemon, clean_environment, dolake_command
 from tests.harness.lake import Lake
 from tests.harness.waiting import wait_until
@@ -228,3 +229,37 @@ def test_a_reader_that_has_seen_enough_is_no_error_for_any_command(asked: Daemon
 def test_what_cannot_be_answered_is_said_on_stderr_alone(asked: Daemon, arguments: list[str], code: int, said: str) -> None:
     done = asked.run(*arguments)
     assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (code, True, False), done.stderr
+
+
+@pytest.mark.acceptance("AT-107")
+def test_a_token_decides_who_may_send_and_where(tmp_path: Path) -> None:
+    good, other = new_token(), new_token()
+    toml = section("good", good, sources=["s"], tables=["public.*"]) + section("other", other, sources=["else"], tables=["*"])
+    (tmp_path / "rows").write_bytes(rows(3))
+    with Daemon(tmp_path / "data", table_settings=toml) as daemon:
+        ready = daemon.start().wait_ready()
+        line = ["send", str(tmp_path / "rows"), "--source", "s", "--to", ready.cdc, "--format", "rows", "--json", "--table"]
+
+        def send(table: str, token: str | None) -> tuple[int, str, str]:
+            environment = {} if token is None else {"DOLAKE_TOKEN": token}
+            done = subprocess.run(
+                [*dolake_command(), *line, table],
+                env=clean_environment(environment),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert "Traceback" not in done.stderr
+            assert all(token not in done.stdout + done.stderr for token in (good, other))
+            return done.returncode, done.stderr.splitlines()[-1] if done.stderr else "", done.stdout
+
+        for token in (None, "wrong" + good, other):
+            code, said, out = send("public.t", token)
+            assert (code, summary_of(out)["events"]) == (5, 0), said
+        code, said, out = send("private.t", good)
+        assert (code, summary_of(out)["events"]) == (5, 0)
+        assert "forbidden" in said
+        assert "private.t" in said
+        code, said, out = send("public.t", good)
+        assert (code, said, summary_of(out)["events"]) == (0, "", 3)
