@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from dolake.column_types import ColumnType
-from dolake.parquet.columns import JSON, Columns
+from dolake.column_types import ColumnType, SimpleType
+from dolake.parquet.columns import JSON, Columns, fits
 from dolake.parquet.layout import Column, EventChunk, from_storage, storage_type
 from dolake.parquet.letters import Letter, Place
 from dolake.parquet.types import holds_json
@@ -106,6 +106,12 @@ class ExactDecoder:
             row["_cdc_key_before"] = inside("before", lambda before: self.old_key(_object(before), key, row, event), event.before)
         return row
 
+    def _differs(self, column: Column, name: str, before: Any, now: Any, event: _Event) -> bool:
+        """Whether a key column has changed. What an inferred column would not hold was another value."""
+        if column.origin.inferred and not fits(SimpleType(str(column.kind)), before):
+            return True
+        return bool(self.column(column, name, before, event, "before") != now)
+
     def _fill(self, row: dict[str, Any], given: set[str]) -> None:
         """Declared defaults for the columns that the event does not have."""
         for column in self.columns.by_name.values():
@@ -138,7 +144,7 @@ class ExactDecoder:
         if any(before.get(name) is None for name in key):
             return None
         changed = [
-            row.get(now) is not None and self.column(self.columns.by_name[now], name, before[name], event, "before") != row[now]
+            row.get(now) is not None and self._differs(self.columns.by_name[now], name, before[name], row[now], event)
             for now, name in zip(self.primary_key, key, strict=True)
         ]
         return key_text(event.raw, key) if any(changed) else None

@@ -57,6 +57,8 @@ _WILD_EXPONENT = r"[:\[\",\s][+-]?[0-9.]+[eE]" + _SMALL
 # Numbers that a double may not hold by their text: of 18 significant digits, and very small ones. Large ones show by their value.
 _NO_DOUBLES = (
     r"[:\[,\s]-?[1-9][0-9.]{18}",
+    r"[:\[,\s]-?[1-9][0-9]{17}[eE]",
+    r"[:\[,\s]-?0\.0{300}",
     r"[:\[,\s]-?0\.0*[1-9][0-9]{17}",
     r"[:\[,\s]-?[0-9.]+[eE]-0*[1-9][0-9]{2}",
 )
@@ -307,7 +309,7 @@ def _refuse_what_is_not_inferred(column: Column, values: pa.Array) -> None:
         return
     if column.kind == JSON and values.null_count < len(values):
         raise Refused
-    if column.kind == DOUBLE and pc.any(pc.greater(pc.abs(values), float(DOUBLE_WHOLE_MAX))).as_py():
+    if column.kind == DOUBLE and pc.any(pc.greater_equal(pc.abs(values), float(DOUBLE_WHOLE_MAX))).as_py():
         raise Refused
 
 

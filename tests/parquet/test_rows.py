@@ -12,7 +12,7 @@ from dolake.parquet import rows as rows_module
 from dolake.parquet.exact import ExactDecoder, Readings
 from dolake.parquet.letters import Place
 from dolake.parquet.rows import ChangelogDecoder, Decoded, EventChunk
-from dolake.parquet.schema import arrow_schema
+from dolake.parquet.schema import arrow_schema, evolve_declared
 
 from .events import TABLE, chunk_of, event, schema_of
 
@@ -98,3 +98,22 @@ def test_no_event_makes_the_decimal_reader_go_astray() -> None:
     for value in ("1e-1000000000", '"1e-1000000000"', '"1\\u0065-1000000000"', "0e-2000000", "1e-77", "0." + "0" * 100_000 + "1"):
         (letter,) = decoded({"x": "decimal(12,2)"}, chunk_of(event({"x": value}))).letters
         assert letter.field == "x"
+
+
+@pytest.mark.parametrize(
+    "text", ["123456789012345678e-5", "0." + "0" * 330 + "1", "1.23456789012345678", "0.123456789012345678", "1e-400", "9007199254740993"]
+)
+def test_no_number_is_put_into_an_inferred_double_that_is_another_there(text: str) -> None:
+    decoder = ChangelogDecoder(TABLE, evolve_declared([], None).schema)
+    assert decoder.decode([chunk_of(event({"x": "0.5"}))]).rows.column("x").to_pylist() == [0.5]
+    found = decoder.decode([chunk_of(event({"x": "1.5"}), event({"x": text}), offset=4)])
+    assert found.rows.column("x").to_pylist() == [1.5, None]
+    beside = "x__long" if text.isdigit() else "x__json"
+    assert str(found.rows.column(beside).to_pylist()[1]) == text
+
+
+def test_an_old_key_that_an_inferred_column_would_not_hold_is_a_changed_key() -> None:
+    decoder = ChangelogDecoder(TABLE, evolve_declared([], None).schema, ("x",))
+    update = event({"x": "2"}, before={"x": '"one"'}, operation="UPDATE")
+    found = decoder.decode([chunk_of(event({"x": "1"}), update)])
+    assert (found.letters, found.rows.column("_cdc_key_before").to_pylist()) == ((), [None, '{"x":"one"}'])
