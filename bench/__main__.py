@@ -14,6 +14,7 @@ from typing import Any
 from bench.baseline import baseline
 from bench.commits import commits
 from bench.directories import directories
+from bench.fairness import fairness
 from bench.machine import machine_id, use_cores
 from bench.streaming import BATCH_EVENTS, latency, throughput
 
@@ -29,11 +30,12 @@ class Size:
     baseline_events: int
     sources: int
     source_bytes: int
+    fairness_s: float
 
 
-FULL = Size(events=5_000_000, latency_s=20, commits=1000, baseline_events=200_000, sources=100, source_bytes=10_000_000)
-SMALL = Size(events=40_000, latency_s=0.5, commits=20, baseline_events=5_000, sources=8, source_bytes=200_000)
-BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories")
+FULL = Size(events=5_000_000, latency_s=20, commits=1000, baseline_events=200_000, sources=100, source_bytes=10_000_000, fairness_s=30)
+SMALL = Size(events=40_000, latency_s=0.5, commits=20, baseline_events=5_000, sources=8, source_bytes=200_000, fairness_s=1)
+BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories", "fairness")
 
 
 def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -51,6 +53,8 @@ def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str],
             results[name] = baseline(directory, size.baseline_events, BATCH_EVENTS)
         elif name == "directories":
             results[name] = directories(directory, size.sources, size.source_bytes)
+        elif name == "fairness":
+            results[name] = fairness(directory, size.fairness_s)
     if "throughput" in results and "baseline" in results:
         results["times_the_baseline"] = round(
             results["throughput"]["committed_events_per_s"] / results["baseline"]["committed_events_per_s"], 1

@@ -33,6 +33,9 @@ def test_every_benchmark_runs_and_leaves_its_figures(tmp_path: Path) -> None:
     for name in ("one", "four"):
         assert 0.85 <= results["directories"][name]["share_of_mean_min"] <= results["directories"][name]["share_of_mean_max"] <= 1.15
     assert results["directories"]["four_to_one"] > 0
+    assert results["fairness"]["beside_noisy"]["ack_p99_times_alone"] > 0
+    assert results["fairness"]["beside_hostile"]["ack_p99_times_alone"] > 0
+    assert results["fairness"]["noisy_answers"]["ok"] > 0
     assert "committed events per s" in done.stdout
     assert list(tmp_path.iterdir()) == [tmp_path / "bench.json"]  # The data is gone with the run.
 

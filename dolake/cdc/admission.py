@@ -17,6 +17,7 @@ from dolake.cdc.answer import Reason
 WINDOW_S = 1.0
 FULL_RETRY_S = 5.0  # Nobody knows when somebody will leave.
 UNDECIDED_TIMES_MAX = 2  # So many times the limit may be here at once, those included that are still in their handshake.
+HAMMERING_TIMES = 10  # So many times the new connections of a second are told why they are refused; more are cut off.
 _IPV6_PREFIX = 64  # What one customer of a provider is given at least: more addresses than there are limits.
 
 
@@ -51,15 +52,16 @@ class Admission:
         self.socket_count = self.admitted_count = 0
         self._sockets_of: Counter[str] = Counter()
         self._admitted_of: Counter[str] = Counter()
+        self._second, self._arrivals_of = 0, Counter[str]()
         self._recent_s: dict[str, deque[float]] = {}  # when connections were let in; who came last stands last
 
-    def arrived(self, address: str | None) -> bool:
+    def arrived(self, address: str | None, now_s: float) -> bool:
         """Whether a socket may stay to say what it wants; if not, it is not counted. There is no room to tell it why."""
         times = UNDECIDED_TIMES_MAX
         if self.socket_count >= times * self._limits.total:
             return False
         if address is not None:
-            if self._sockets_of[address] >= times * self._limits.per_address:
+            if self._sockets_of[address] >= times * self._limits.per_address or self._is_hammering(address, now_s):
                 return False
             self._sockets_of[address] += 1
         self.socket_count += 1
@@ -91,6 +93,15 @@ class Admission:
                 counts[address] -= gone
                 if not counts[address]:
                     del counts[address]
+
+    def _is_hammering(self, address: str, now_s: float) -> bool:
+        """Whether an address does not heed what it is told: even refusing takes time."""
+        second = int(now_s // WINDOW_S)
+        if second != self._second:
+            self._second = second
+            self._arrivals_of.clear()
+        self._arrivals_of[address] += 1
+        return self._arrivals_of[address] > HAMMERING_TIMES * self._limits.new_per_s
 
     def _note(self, address: str, now_s: float) -> float:
         """0 when the address may have one more connection now, and that is noted; else how long it should wait, in seconds."""

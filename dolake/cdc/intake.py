@@ -29,6 +29,7 @@ CONTROLS_PER_S = 50  # Pings, pongs, closes: a client that means well sends a fe
 WHOLE_BYTES_MAX = 4 << 20  # Of whole messages that wait to be taken; above it the socket is not read.
 UNSENT_BYTES_MAX = 1 << 20  # Of answers in the transport (pongs go there without asking); above it the socket is not read.
 HANDSHAKE_BYTES_MAX = 64 << 10
+THROWN_AWAY_BYTES_MAX = 1 << 20  # Of what comes after a close.
 CLOSE_S_MAX = 5.0
 _FRAME_BYTES = 512  # What a frame costs beside its payload.
 _DROPPABLE_BYTES_MIN = 1 << 20
@@ -83,6 +84,7 @@ class PacedConnection(ServerConnection):
         self._is_counted = False
         self._pauses: set[str] = set()
         self._has_request, self._headers_end = False, b""
+        self._thrown_away_bytes = 0
         self._turn: asyncio.Handle | None = None
         self._dropping: asyncio.Handle | None = None
 
@@ -93,11 +95,11 @@ class PacedConnection(ServerConnection):
         self.recv_messages.pause = lambda: self._pause("frames")
         self.recv_messages.resume = lambda: self._resume("frames")
         self.address = counted_address(transport.get_extra_info("peername"))
-        self._is_counted = self._intake.admission.arrived(self.address)
+        self._is_counted = self._intake.admission.arrived(self.address, self._now_s())
         if self._is_counted:
             self._intake.connections.add(self)
         else:
-            self._intake.metrics.add("dolake_cdc_dropped_connections_total", reason="unfinished handshakes")
+            self._intake.metrics.add("dolake_cdc_dropped_connections_total", reason="too many sockets")
             self.transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -139,8 +141,8 @@ class PacedConnection(ServerConnection):
     def _read_handshake(self) -> None:
         """Hands on the request and nothing after it: whether there will be frames is not decided yet."""
         if self._has_request:
-            if self.request is None:  # Refused already: it is read to its end, or its time's, so that the answer arrives.
-                self._held.unread = b""
+            if self.request is None:  # Refused already.
+                self._throw_away()
             elif len(self._held.unread) > HANDSHAKE_BYTES_MAX:
                 self._pause("handshake")
             return
@@ -159,15 +161,22 @@ class PacedConnection(ServerConnection):
         self._headers_end = (self._headers_end + data)[-3:]
         super().data_received(data)
 
+    def _throw_away(self) -> bytes:
+        """What comes after the end: read for a while, so that a client hears what we said last; not for ever."""
+        data, self._held.unread = self._held.unread, b""
+        self._thrown_away_bytes += len(data)
+        if self._thrown_away_bytes > THROWN_AWAY_BYTES_MAX:
+            self._pause("over")
+        return data
+
     # -- frames
 
     def _next_turn(self) -> None:
         """Hands on this turn's frames; the next turn comes after the others', or when a ping may come again."""
         self._turn = None
         data = self._held.unread
-        if self.protocol.state is not State.OPEN:  # Closed, or about to be: what still comes is thrown away.
-            self._held.unread = b""
-            super().data_received(data)
+        if self.protocol.state is not State.OPEN:  # Closed, or about to be: the library wants none of it.
+            super().data_received(self._throw_away())
             return
         if not data:
             self._resume("turn")

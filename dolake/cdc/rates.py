@@ -12,6 +12,7 @@ from dolake.cdc.answer import RateLimit
 
 BURST_S = 2
 WAIT_S_MIN = 0.001
+MISTAKE_COST = 10  # What a message costs that is none: naming its mistakes takes longer than taking a right one.
 SLOW_BELOW = 0.2  # Below this share of a full bucket acks suggest a delay: who obeys is never refused.
 
 
@@ -30,6 +31,10 @@ class Bucket:
             return False
         self._tokens = tokens - cost
         return True
+
+    def charge(self, cost: int, now_s: float) -> None:
+        """Makes something dearer that has come already: what comes after it pays, for a burst's time at most."""
+        self._tokens, self._at_s = max(-float(self.burst), self._level(now_s) - cost), now_s
 
     def wait_s(self, cost: int, now_s: float) -> float:
         """Until `take` of the same would be True; at least a millisecond, so that who waits in a loop gets somewhere."""

@@ -31,7 +31,7 @@ from dolake.cdc.answer import (
 )
 from dolake.cdc.message import CdcBatch, Message, SchemaMessage
 from dolake.cdc.numbering import Gap, Refused, Repeat
-from dolake.cdc.rates import Bucket
+from dolake.cdc.rates import MISTAKE_COST, Bucket
 from dolake.cdc.session import CloseCode, OutOfTurn, Session, Slot, State, correlation_id_of
 from dolake.cdc.wire import Connect, FlushRequest, Heartbeat
 from dolake.errors import DolakeError, Forbidden, InvalidMessage, Mistake, Unauthorized
@@ -87,6 +87,7 @@ class Connection:
             return
         message = wire.try_decode(frame)
         if message is None:
+            self._rates.messages.charge(MISTAKE_COST - 1, received_s)
             error = await self._service.runtime.tasks.run(wire.explain, frame)
             self._answer(Slot(error.sequence), invalid(error))
             self._close_unconnected()

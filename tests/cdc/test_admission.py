@@ -12,7 +12,7 @@ from dolake.cdc.answer import Reason
 
 def come(admission: Admission, address: str | None, now_s: float) -> object:
     """A socket arrives and asks; one that is refused leaves again."""
-    assert admission.arrived(address)
+    assert admission.arrived(address, now_s)
     refused = admission.admit(address, now_s)
     if refused is not None:
         admission.left(address, was_admitted=False)
@@ -71,17 +71,25 @@ def test_a_socket_without_an_address_is_held_to_no_address_s_limits():
     assert [come(admission, None, 0) for _ in range(500)] == [None] * 500
 
 
+def test_who_connects_again_and_again_in_spite_of_refusals_is_cut_off_for_the_rest_of_the_second():
+    admission = Admission(ConnectionLimits(new_per_s=2))
+    assert [admission.arrived("a", 5.1) for _ in range(25)] == [True] * 20 + [False] * 5
+    assert admission.arrived("b", 5.9)
+    assert not admission.arrived("a", 5.9)
+    assert admission.arrived("a", 6.0)
+
+
 def test_handshakes_that_never_end_take_no_place_from_others_and_are_bounded():
     admission = Admission(ConnectionLimits(per_address=10, total=50))
-    assert [admission.arrived("a") for _ in range(21)] == [True] * 20 + [False]
+    assert [admission.arrived("a", 0) for _ in range(21)] == [True] * 20 + [False]
     assert come(admission, "b", 0) is None
     assert admission.admit("a", 0) is None  # ten of them may still be let in
-    others = [admission.arrived(f"{number // 20}") for number in range(200)]
+    others = [admission.arrived(f"{number // 20}", 0) for number in range(200)]
     assert others.count(True) == 100 - 21
     for _ in range(19):
         admission.left("a", was_admitted=False)
     admission.left("a", was_admitted=True)
-    assert admission.arrived("a")
+    assert admission.arrived("a", 0)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -98,7 +106,7 @@ def test_the_counts_come_back_to_nothing_and_never_above_the_limits(seed):
             admission.left(address, was_admitted=was_admitted)
             continue
         address = chance.choice(("a", "b", "c", "d", "e", "f", None))
-        if admission.arrived(address):
+        if admission.arrived(address, now_s):
             is_in = chance.random() < 0.8 and admission.admit(address, now_s) is None
             if is_in and address is not None:
                 admitted_s.setdefault(address, []).append(now_s)

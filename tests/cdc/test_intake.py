@@ -322,7 +322,7 @@ def test_sockets_that_say_nothing_are_bounded_and_keep_nobody_out():
             silent.append(await raw(here))
             reader, writer = await raw(here)
             assert await reader.read() == b""
-            assert metrics.get("dolake_cdc_dropped_connections_total", reason="unfinished handshakes") == 1
+            assert metrics.get("dolake_cdc_dropped_connections_total", reason="too many sockets") == 1
             for _, other in [*silent, (reader, writer)]:
                 other.transport.abort()
             await until(lambda: intake_of(here).admission.socket_count == 0)

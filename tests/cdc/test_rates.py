@@ -26,6 +26,15 @@ def test_what_was_refused_costs_nothing():
     assert bucket.take(1, 0.1)
 
 
+def test_what_was_dearer_than_thought_is_paid_for_afterwards_but_not_for_ever():
+    bucket = Bucket(10, 0.0)
+    bucket.charge(25, 0.0)
+    assert not bucket.take(1, 0.55)
+    assert bucket.take(1, 0.65)
+    bucket.charge(1000, 0.65)
+    assert bucket.wait_s(1, 0.65) == pytest.approx(2.1)
+
+
 def test_an_idle_bucket_holds_no_more_than_its_burst():
     bucket = Bucket(10, 0.0)
     assert bucket.take(20, 1e6)
