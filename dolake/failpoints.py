@@ -52,6 +52,8 @@ POINTS: dict[str, str] = {
     "trim.done": "trimmed for good",
     "park.after_append": "a parked table's records are on disk in its side log, its logs are still pinned",
     "park.before_append": "before a parked table's records are written to its side log",
+    "park.before_switch": "a table is about to be parked: its side log is there, its records still go into memory",
+    "park.feed_again": "a parked table is fed from what is committed, once more",
     "park.before_last_unlink": "of a side log that is done only the mark is left",
     "park.before_unlink": "before a file of a side log that is done goes",
     "recover.scan": "a segment is about to be read and verified",

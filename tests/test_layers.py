@@ -40,7 +40,13 @@ DOORS: dict[str, tuple[str, ...]] = {
     "duckdb_extension_iceberg": ("query.py", "compaction/rewrite.py"),
     "pyiceberg": ("iceberg/",),
     "pyiceberg.types": ("iceberg/", "parquet/"),
-    "pyiceberg.schema": ("iceberg/", "parquet/", "writer/table.py", "writer/flush.py"),  # A schema is a value, and a table holds one.
+    "pyiceberg.schema": (
+        "iceberg/",
+        "parquet/",
+        "writer/table.py",
+        "writer/flight.py",
+        "writer/flush.py",
+    ),  # A schema is a value, and a table holds one.
     "sqlalchemy": ("iceberg/",),
     "sqlite3": ("iceberg/",),
     "boto3": ("storage/",),

@@ -90,6 +90,7 @@ class SideLog:
         """
         self.table, self.directory = table, side_directory(data, table)
         self.bounds: dict[str, int] = {}  # by log: the first offset that is not parked
+        self.sources: dict[tuple[str, str], int] = {}  # by log and source: the first offset that is
         self._disk = disk
         finish_removal(disk, self.directory)
         _make_ways(disk, data, table)
@@ -113,6 +114,11 @@ class SideLog:
         return self._log.size_bytes
 
     @property
+    def failed(self) -> bool:
+        """Whether it must be opened anew."""
+        return self._log.closed
+
+    @property
     def is_feeding(self) -> bool:
         """Whether the table is on its way back: its records are handed out, and more may still be added."""
         return self._disk.exists(f"{self.directory}/{_FEEDING}")
@@ -131,7 +137,7 @@ class SideLog:
         hit("park.before_append")
         self._log.append_group([replace(part.record.entry, kind=RecordKind.PARKED, payload=encode_parked(part)) for part in parts])
         hit("park.after_append")
-        self.bounds = bounds
+        self._count(parts)
 
     def read(self, position: int, size_bytes_max: int = _READ_BYTES) -> list[ParkedRecord]:
         """The next parts from `position` on, at least one unless it is the end. Raises LogCorrupt."""
@@ -162,9 +168,18 @@ class SideLog:
     def _find_bounds(self) -> None:
         position = self._log.first_offset
         while position < self._log.synced_end:
-            for part in self.read(position):
-                position = part.position + 1
-                self.bounds[part.record.log_id] = part.record.offset + 1
+            parts = self.read(position)
+            self._count(parts)
+            position = parts[-1].position + 1
+
+    def _count(self, parts: Sequence[ParkedRecord]) -> None:
+        """Takes durable parts into account. Both are replaced, never changed: another thread may be reading them."""
+        bounds, sources = dict(self.bounds), dict(self.sources)
+        for part in parts:
+            record = part.record
+            bounds[record.log_id] = record.offset + 1
+            sources.setdefault((record.log_id, record.entry.source), record.offset)
+        self.bounds, self.sources = bounds, sources
 
 
 def side_directory(data: str, table: TableName) -> str:

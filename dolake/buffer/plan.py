@@ -122,11 +122,15 @@ def plan_overdue(
 
 @dataclass(frozen=True)
 class Pin:
-    """A record of a log that holds rows (or a schema) of a table which are not committed yet."""
+    """A record of a log that holds rows (or a schema) of a table which are not committed yet.
+
+    `elsewhere`: it is kept in a side log as well, so that its log need not keep it.
+    """
 
     log_id: str
     offset: int
     source: str
+    elsewhere: bool = False
 
 
 def plan_low(positions: Mapping[str, int], pins: Iterable[Pin]) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
@@ -139,7 +143,8 @@ def plan_low(positions: Mapping[str, int], pins: Iterable[Pin]) -> tuple[dict[st
     for pin in pins:
         if pin.log_id not in low:
             continue
-        low[pin.log_id] = min(low[pin.log_id], pin.offset)
+        if not pin.elsewhere:
+            low[pin.log_id] = min(low[pin.log_id], pin.offset)
         first = pending[pin.log_id]
         first[pin.source] = min(first.get(pin.source, pin.offset), pin.offset)
     return low, pending

@@ -30,9 +30,10 @@ from dolake.parquet.encode import split_by_partition
 from dolake.parquet.letters import Place
 from dolake.storage.store import ObjectStore
 from dolake.writer.files import EncodedDataFile, encode_file
+from dolake.writer.flight import Flight, Stopped
 from dolake.writer.letters import DeadLetters, Verdicts
 from dolake.writer.replay import read_later
-from dolake.writer.table import Flight, Stopped, Table
+from dolake.writer.table import Table
 
 RETRY_S_FIRST, RETRY_S_MAX = 0.05, 3.0  # Readiness must come back within 5 s of what was away.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import structlog
@@ -60,7 +61,10 @@ class Reporter:
 
     def _measure(self, positions: Mapping[str, int], tables: Mapping[TableName, Table], memory_bytes: int, now_s: float) -> dict[str, int]:
         self._metrics.set("dolake_writer_memory_bytes", memory_bytes)
-        self._metrics.set("dolake_table_stopped_count", sum(table.stopped is not None for table in tables.values()))
+        # One that is parked holds up nobody.
+        self._metrics.set("dolake_table_stopped_count", sum(table.stopped is not None and not table.away for table in tables.values()))
+        self._metrics.set("dolake_table_parked_count", sum(bool(table.away) for table in tables.values()))
+        self._metrics.set("dolake_table_parked_bytes", sum(table.side.size_bytes for table in tables.values() if table.side is not None))
         self._metrics.set("dolake_store_up_count", not self._is_down("store"))
         self._metrics.set("dolake_catalog_up_count", not self._is_down("catalog"))
         for log_id, position in positions.items():
@@ -69,6 +73,25 @@ class Reporter:
 
     def _is_down(self, part: str) -> bool:
         return bool(self._trouble[part] or self._trouble[_probe(part)])
+
+
+def state_of(table: Table) -> dict[str, Any]:
+    """One table, for whoever lists them."""
+    state = "stopped" if table.stopped else "behind" if table.behind else "flushing" if table.flushing else "following"
+    parked = None
+    if table.side is not None:
+        records = table.side.end - table.side.first
+        parked = {"records": records, "bytes": table.side.size_bytes, "trouble": table.parking_trouble}
+    return {
+        "state": table.away.value or state,
+        "rows": table.accepted - table.dead,
+        "pending_rows": table.memtable.rows,
+        "offsets": dict(table.committed),
+        "dead_letters": table.dead,
+        "troubles": dict(table.troubles),
+        "stopped": asdict(table.stopped) if table.stopped else None,
+        "parked": parked,
+    }
 
 
 def _probe(part: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dolake.writer.flight import Away
 from dolake.writer.flush import FlushResult
 from dolake.writer.table import Table
 from dolake.writer.tail import Tail
@@ -24,9 +25,16 @@ def plan_request(
         table.requested = any(
             record.pin.offset < min(cuts.get(record.pin.log_id, 0), until.get(record.pin.log_id, 0)) for record in table.memtable.records
         )
-        if table.requested or table.flushing or table.behind:
+        if table.requested or table.flushing or (table.behind and table.away is not Away.PARKED):
             waiting = f"{table.name} is not committed yet"
     return waiting
+
+
+def why_not_flushed(table: Table) -> str:
+    """What keeps rows of a table from being committed for good, until somebody looks; empty where nothing does."""
+    if table.away is Away.PARKED:
+        return f"{table.name} is parked; `dolake tables unpark {table.name}` brings it back"
+    return f"{table.name} has stopped: {table.stopped.reason}" if table.stopped and table.refused else ""
 
 
 def flush_result(done: Sequence[FlushResult], duration_s: float, error: str) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """The writer half: follows the logs, gathers rows by table, flushes what is due, says what it no longer needs.
 
-It holds no truth. A table that cannot go on from memory is forgotten and read again from what the catalog says (`_catch_up`),
+It holds no truth. A table that cannot go on from memory is forgotten and read again from what the catalog says (`catch_up`),
 apart from the tails, which go on for the others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import structlog
@@ -24,11 +24,13 @@ from dolake.model import TableName
 from dolake.parquet.layout import EventChunk
 from dolake.partitioning import parse_partition_by
 from dolake.storage.disk import Disk
+from dolake.writer.flight import Stopped
 from dolake.writer.flush import Flusher, FlushResult
-from dolake.writer.report import Reporter
-from dolake.writer.request import flush_result, plan_request
+from dolake.writer.parking import Parking
+from dolake.writer.report import Reporter, state_of
+from dolake.writer.request import flush_result, plan_request, why_not_flushed
 from dolake.writer.rules import TableRules
-from dolake.writer.table import DECODE_BYTES, Stopped, Table
+from dolake.writer.table import DECODE_BYTES, Table
 from dolake.writer.tail import Routed, Tail, read_routed
 from dolake.writer.transactions import OpenTransactions
 
@@ -55,9 +57,9 @@ class WriterService:
         metrics: Metrics | None = None,
         report: Callable[[dict[str, Any]], object] = lambda state: None,
     ) -> None:
-        self._runtime, self._disk, self._flusher, self._settings, self.report = runtime, disk, flusher, settings, report
-        self._flusher.observe = self._observe
-        self._names = TableNames(settings)
+        self._runtime, self._disk, self.flusher, self._settings, self.report = runtime, disk, flusher, settings, report
+        self.flusher.observe = self._observe
+        self.names = TableNames(settings)
         self.tails: dict[str, Tail] = {}
         self.tables: dict[TableName, Table] = {}
         self._loading: dict[TableName, asyncio.Lock] = {}
@@ -67,36 +69,45 @@ class WriterService:
         self._listeners: list[list[FlushResult]] = []
         self.metrics = metrics or Metrics()
         self._reporter = Reporter(self.metrics)
+        self.parking = Parking(runtime, disk, settings, self)
 
     # -- life
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`: then reads to the synced ends, flushes everything that can go, and returns."""
         self._over = asyncio.get_running_loop().create_future()
-        for directory in self._settings.log.directories:
-            self._spawn(f"follow {directory}", self._follow(directory))
-        self._spawn("schedule", self._schedule())
         stopping = self._runtime.tasks.spawn("stopping", stop.wait())
         stopping.add_done_callback(self._stop)
         try:
+            await self.parking.start()
+            for directory in self._settings.log.directories:
+                self._spawn(f"follow {directory}", self._follow(directory))
+            self._spawn("schedule", self._schedule())
             await self._over
             await self.flush(None, {tail.log_id: tail.reader.synced_end() for tail in self.tails.values()})
         finally:
             stopping.cancel()
-            for task in [*self._tasks, *self._flushing]:
-                task.cancel()
-            await asyncio.gather(*self._tasks, *self._flushing, return_exceptions=True)
+            ending = self._runtime.tasks.spawn("ending", self._end())
+            while not ending.done():  # Whoever cancels it once more would leave side logs open.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([ending])
+
+    async def _end(self) -> None:
+        for task in [*self._tasks, *self._flushing]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._flushing, return_exceptions=True)
+        await self.parking.close()
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._runtime.tasks.spawn(name, work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self.ended)
 
     def _stop(self, _: asyncio.Task[Any]) -> None:
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def ended(self, task: asyncio.Task[Any]) -> None:
         """A loop of ours that dies takes the writer down: started again it reads from what is committed."""
         self._tasks.discard(task)
         self._flushing.discard(task)
@@ -108,6 +119,7 @@ class WriterService:
     async def _follow(self, directory: str) -> None:
         """Takes the log in piece after piece; the next one is read while this one is decoded."""
         tail = await self._open(directory)
+        self.parking.note_tail(tail)
         self.tails[tail.log_id] = tail
         idle_s = IDLE_S
         reading = self._read_from(tail, tail.position)
@@ -135,7 +147,7 @@ class WriterService:
             await asyncio.gather(reading, return_exceptions=True)
 
     def _read_from(self, tail: Tail, start: int) -> asyncio.Task[list[Routed]]:
-        return self._runtime.tasks.spawn(f"read {tail.directory}", self._runtime.tasks.run(read_routed, tail.reader, self._names, start))
+        return self._runtime.tasks.spawn(f"read {tail.directory}", self._runtime.tasks.run(read_routed, tail.reader, self.names, start))
 
     async def _note_trouble(self, tail: Tail, trouble: str) -> None:
         if tail.trouble != trouble:
@@ -151,7 +163,7 @@ class WriterService:
             try:
                 reader = await self._runtime.tasks.run(LogReader, self._disk, directory)
                 first = await self._runtime.tasks.run(reader.first_offset)
-                return Tail(directory, reader, first, transactions=OpenTransactions(self._names.of))
+                return Tail(directory, reader, first, transactions=OpenTransactions(self.names.of))
             except (DolakeError, OSError) as error:
                 if said != str(error):
                     logger.info("waiting for the log", directory=directory, reason=str(error))
@@ -206,16 +218,26 @@ class WriterService:
         async with self._loading.setdefault(name, asyncio.Lock()):
             if name in self.tables:
                 return
-            settings = self._settings.settings_for(name)
-            policy = FlushPolicy(settings.flush_age_s, settings.flush_bytes, settings.flush_rows)
-            partition_by = None if settings.partition_by is None else parse_partition_by(settings.partition_by)
-            table = Table(name, policy, partition_by, TableRules.of(self._settings, settings), self._flusher.look)
+            table = self.new_table(name)
             try:
-                base = await self._flusher.load(name)
-                table.load(base, await self._flusher.verdicts(name, base))
+                base = await self.flusher.load(name)
+                table.load(base, await self.flusher.verdicts(name, base))
             except (DolakeError, ValueError) as error:  # ValueError: columns of a kind that dolake does not write
                 table.stop(Stopped(str(error)))
             self.tables[name] = table
+
+    def new_table(self, name: TableName) -> Table:
+        """With the settings that hold for it, and nothing known of it yet."""
+        settings = self._settings.settings_for(name)
+        policy = FlushPolicy(settings.flush_age_s, settings.flush_bytes, settings.flush_rows)
+        partition_by = None if settings.partition_by is None else parse_partition_by(settings.partition_by)
+        return Table(name, policy, partition_by, TableRules.of(self._settings, settings), self.flusher.look)
+
+    async def table(self, name: TableName) -> Table:
+        """A table that somebody names, whether the logs have rows of it or not."""
+        if name not in self.tables:
+            await self._load(name)
+        return self.tables[name]
 
     async def _check_not_ahead(self, tail: Tail, table: Table) -> None:
         """I5: what has committed more of a log than the log has synced was fed from another life of it, and the log stops here.
@@ -261,22 +283,23 @@ class WriterService:
         table.flushing, table.requested = True, False
         task = self._runtime.tasks.spawn(f"flush {table.name}", self._flush_table(table, reason))
         self._flushing.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self.ended)
 
     async def _flush_table(self, table: Table, reason: str) -> None:
         try:
-            result = await self._flusher.run_flush(table, lambda: self._cuts(table))
+            result = await self.flusher.run_flush(table, lambda: self._cuts(table))
             if result is None:
                 return
-            self._note_result(table, result, reason)
+            self.note_result(table, result, reason)
             if not result.landed and table.stopped is None:
-                await self._catch_up(table)
+                await (self.catch_up(table) if table.side is None else self.parking.return_again(table))
+            await self.parking.settle(table)
         finally:
             # Not before: another flush would take the place of the one that did not land, and nothing would pin its rows.
             table.flushing = False
         self.tell()
 
-    def _note_result(self, table: Table, result: FlushResult, reason: str) -> None:
+    def note_result(self, table: Table, result: FlushResult, reason: str) -> None:
         for listener in self._listeners:
             listener.append(result)
         if result.landed:
@@ -290,35 +313,39 @@ class WriterService:
             self.metrics.observe("dolake_flush_seconds", result.duration_s)
             logger.info("flushed", table=str(table.name), because=reason, rows=result.rows, seconds=round(result.duration_s, 3))
 
-    async def _catch_up(self, table: Table) -> None:
+    async def catch_up(self, table: Table) -> None:
         """Reads a table's rows again, from what the catalog says is committed to where the tails are by then."""
-        base = await self._flusher.load(table.name)
+        base = await self.flusher.load(table.name)
         try:
-            verdicts = await self._flusher.verdicts(table.name, base)
+            verdicts = await self.flusher.verdicts(table.name, base)
         except TableStopped as stopped:
             table.stop_whole(Stopped(stopped.reason))
             return
         table.rewind(base, verdicts, {tail.log_id: tail.position for tail in self.tails.values()})
+        await self.read_up(table)
+        table.behind = False
+
+    async def read_up(self, table: Table) -> None:
+        """Hands a table its records from where it is to where the tails are when this returns."""
         # Readers of its own: the tails' are reading on meanwhile, and each has one place at a time.
         readers: dict[str, LogReader] = {}
         while behind := [tail for tail in self.tails.values() if table.consumed.setdefault(tail.log_id, tail.position) < tail.position]:
             for tail in behind:
                 if tail.log_id not in readers:
                     readers[tail.log_id] = await self._runtime.tasks.run(LogReader, self._disk, tail.directory)
-                for item in await self._runtime.tasks.run(read_routed, readers[tail.log_id], self._names, table.consumed[tail.log_id]):
+                for item in await self._runtime.tasks.run(read_routed, readers[tail.log_id], self.names, table.consumed[tail.log_id]):
                     if item.record.offset < tail.position:
-                        await self._take_again(table, tail, item)
+                        await self.take_again(table, item)
         for reader in readers.values():
             reader.close()
-        table.behind = False
 
-    async def _take_again(self, table: Table, tail: Tail, item: Routed) -> None:
+    async def take_again(self, table: Table, item: Routed) -> None:
         if item.declares and item.declares[0] == table.name:
             await table.declare(self._runtime, self._pending(item, 0), item.declares[1])
         for name, chunk in item.chunks:
             if name == table.name:
                 self._take(table, item, chunk)
-        table.consumed[tail.log_id] = item.record.offset + 1
+        table.consumed[item.record.log_id] = item.record.offset + 1
         if table.waiting_bytes >= DECODE_BYTES:
             await table.decode(self._runtime)
 
@@ -336,11 +363,9 @@ class WriterService:
                     error = "; ".join(filter(None, [waiting, *self._reporter.troubles()]))
                     break
                 await self._runtime.clock.sleep(TICK_S)
-            error = error or "; ".join(
-                f"{table.name} has stopped: {table.stopped.reason}" for table in self._named(names) if table.stopped and table.refused
-            )
+            error = error or "; ".join(filter(None, map(why_not_flushed, self._named(names))))
             for name in names or ():
-                if not error and name not in self.tables and await self._flusher.load(name) is None:
+                if not error and name not in self.tables and await self.flusher.load(name) is None:
                     error = f"there is no table {name}; `dolake tables` lists them"
         finally:
             self._listeners = [other for other in self._listeners if other is not landed]
@@ -364,17 +389,5 @@ class WriterService:
     def tell(self) -> None:
         """Reports what may be trimmed, and how things are."""
         said = self._reporter.describe(self.tails, self.tables, self._memory_bytes(), self._runtime.clock.monotonic_s())
-        tables = {str(name): _table_state(table) for name, table in self.tables.items()}
+        tables = {str(name): state_of(table) for name, table in self.tables.items()}
         self.report({**said, "tables": tables, "metrics": self.metrics.values()})
-
-
-def _table_state(table: Table) -> dict[str, Any]:
-    return {
-        "state": "stopped" if table.stopped else "behind" if table.behind else "flushing" if table.flushing else "following",
-        "rows": table.accepted - table.dead,
-        "pending_rows": table.memtable.rows,
-        "offsets": dict(table.committed),
-        "dead_letters": table.dead,
-        "troubles": dict(table.troubles),
-        "stopped": asdict(table.stopped) if table.stopped else None,
-    }

@@ -15,19 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.schema import Schema
 
-from dolake.buffer.memtable import Frozen, Memtable, PendingRecord
+from dolake.buffer.memtable import Memtable, PendingRecord
 from dolake.buffer.plan import FlushPolicy, Pin, TableBacklog
 from dolake.clock import Runtime
 from dolake.errors import DolakeError, SchemaRejected
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import DeclaredSchema, TableName
-from dolake.parquet.align import align, align_columns, schema_from_json
+from dolake.parquet.align import align_columns, schema_from_json
 from dolake.parquet.layout import EventChunk
 from dolake.parquet.letters import REPLAYED, Letter, Place
 from dolake.parquet.rows import ChangelogDecoder, Decoded
 from dolake.parquet.schema import aliases_of, evolve_declared
 from dolake.partitioning import Partition
 from dolake.writer.declared import as_property, declared_schemas, renamed_as_property, renamed_columns
+from dolake.writer.flight import Absence, Flight, Stopped
 from dolake.writer.letters import Verdicts
 from dolake.writer.replay import columns_compared, judge_again
 from dolake.writer.rows import read_rows
@@ -47,54 +48,8 @@ async def _sees_nothing(name: TableName, base: LoadedTable | None, wanted: pa.Sc
     return {}, []
 
 
-@dataclass(frozen=True)
-class Stopped:
-    """Why a table takes no more rows, and the first place it could not take. `log` is empty where no row is at fault."""
-
-    reason: str
-    log: str = ""
-    offset: int = -1
-    index: int = -1
-    field: str = ""
-    rule: str = ""
-    value: str = ""
-
-
-@dataclass(frozen=True)
-class Flight:
-    """What a flush took, under the schema that held then: a `schema` record that comes meanwhile belongs to the next.
-
-    `letters` are its new verdicts, `known_count` the events on which there were verdicts before.
-    """
-
-    frozen: Frozen
-    schema: Schema
-    declared: Mapping[str, DeclaredSchema]
-    renamed: Mapping[str, int]
-    letters: tuple[Letter, ...]
-    known_count: int
-
-    @property
-    def dead_count(self) -> int:
-        """Events that make no row."""
-        return self.known_count + sum(letter.outcome != REPLAYED for letter in self.letters)
-
-    def partition_by(self, wanted: tuple[Partition, ...] | None) -> tuple[Partition, ...] | None:
-        """What of the setting can be had: where nobody declares anything, a column may still be to come."""
-        if wanted is None or self.declared:
-            return wanted
-        names = {column.name for column in self.schema.fields}
-        return tuple(one for one in wanted if one.column[0] in names)
-
-    def rows(self) -> pa.Table | None:
-        """None where there are none: it only declares, or all was kept out."""
-        if not self.frozen.pieces:
-            return None
-        return pa.concat_tables([align(piece, self.schema) for piece in self.frozen.pieces])
-
-
 @dataclass
-class Table:
+class Table(Absence):
     """A table that the logs have rows for."""
 
     name: TableName
@@ -117,6 +72,7 @@ class Table:
     behind: bool = False  # being read again, apart from the logs' tails
     requested: bool = False
     flushing: bool = False
+    declaring: bool = False
     memtable: Memtable = field(default_factory=Memtable)
     waiting: list[EventChunk] = field(default_factory=list)
     waiting_bytes: int = 0
@@ -140,11 +96,11 @@ class Table:
         self.declared = dict(declared_schemas(properties))
         self.renamed = renamed_columns(properties)
         self.bounds, self.verdicts = dict(verdicts.bounds), verdicts.places
-        self._clear()
+        self.clear()
         self.schema = schema_from_json(base.schema) if base else evolve_declared([], None).schema
         self._derive_schema()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         self.memtable, self.waiting, self.waiting_bytes, self.in_flight = Memtable(), [], 0, None
         self.letters, self.known = [], []
 
@@ -173,6 +129,13 @@ class Table:
 
     async def declare(self, runtime: Runtime, record: PendingRecord, declared: DeclaredSchema) -> None:
         """A `schema` record: applies to the rows after it."""
+        self.declaring = True
+        try:
+            await self._declare(runtime, record, declared)
+        finally:
+            self.declaring = False
+
+    async def _declare(self, runtime: Runtime, record: PendingRecord, declared: DeclaredSchema) -> None:
         if self.stopped is None:
             await self.decode(runtime)  # what came before was written under the older schema
         if self.stopped is None:
@@ -267,7 +230,7 @@ class Table:
         for pin in list(self.pins()):
             first = self.refused.get((pin.log_id, pin.source), pin.offset)
             self.refused[pin.log_id, pin.source] = min(first, pin.offset)
-        self._clear()
+        self.clear()
         self.behind = False
 
     def rewind(self, base: LoadedTable | None, verdicts: Verdicts, positions: Mapping[str, int]) -> None:
@@ -336,16 +299,20 @@ class Table:
     # -- what others ask
 
     def pins(self) -> Iterator[Pin]:
-        """What of the logs must stay: an empty source stands for every source."""
+        """What is not committed, and so stays in its log unless it is elsewhere too: an empty source stands for every source."""
+        yield from self.pins_beside(self.needed())
+        if self.behind and not self.away:
+            for log_id, offset in self.consumed.items():
+                yield Pin(log_id, offset, "")
+
+    def needed(self) -> Iterator[Pin]:
+        """Of the records in memory, and of those refused, the first one of each source at least."""
         if self.in_flight is not None:
             for record in self.in_flight.frozen.records:
                 yield record.pin
         yield from self.memtable.pins()
         for (log_id, source), offset in self.refused.items():
             yield Pin(log_id, offset, source)
-        if self.behind:
-            for log_id, offset in self.consumed.items():
-                yield Pin(log_id, offset, "")
 
     def memory_bytes(self) -> int:
         """What the next flush would free; what is on its way already is `in_flight_bytes`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from dolake.buffer.parked import ParkedRecord
 from dolake.buffer.tail import LogReader
 from dolake.cdc.message import decode_schema, event_tables, replayed_letters, split_events
 from dolake.config.namespaces import TableNames
@@ -82,6 +83,32 @@ def route(record: Record, names: TableNames) -> Routed:
         name = tables[text]  # `orders` and `default.orders` are one table
         merged[name] = sorted([*merged.get(name, ()), *indexes])
     return Routed(record, tuple((name, _chunk(record, [events[n] for n in indexes], indexes)) for name, indexes in merged.items()))
+
+
+def part_of(item: Routed, name: TableName) -> ParkedRecord | None:
+    """What of a record a side log of this table keeps; None where there is nothing."""
+    record = item.record
+    if item.declares is not None and item.declares[0] == name:
+        return ParkedRecord(replace(record, entry=replace(record.entry, tables={str(name): 0})))
+    for table, chunk in item.chunks:
+        if table == name:
+            whole = chunk.batch is not None
+            payload = record.entry.payload if whole else b'{"events":[%b]}' % b",".join(chunk.events)
+            entry = replace(record.entry, tables={str(name): len(chunk.indexes)}, event_count=len(chunk.indexes), payload=payload)
+            return ParkedRecord(replace(record, entry=entry), None if whole else tuple(chunk.indexes))
+    return None
+
+
+def reroute(parked: ParkedRecord, name: TableName) -> Routed:
+    """What `part_of` kept, as it was routed then: whatever the settings call the table now, it is this one."""
+    record = parked.record
+    entry = record.entry
+    if entry.kind == RecordKind.SCHEMA:
+        return Routed(record, declares=(name, replace(decode_schema(entry.payload), table=str(name))))
+    if parked.places is None:
+        later = LaterEvents(entry.event_count, lambda: split_events(entry.payload))
+        return Routed(record, ((name, _chunk(record, later, range(entry.event_count), entry.payload)),))
+    return Routed(record, ((name, _chunk(record, split_events(entry.payload), parked.places)),))
 
 
 def _table(names: TableNames, source: str, text: str) -> TableName:

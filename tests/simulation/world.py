@@ -25,7 +25,7 @@ from dolake.config import Settings
 from dolake.errors import DolakeError, LogCorrupt
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import RecordKind, TableName
-from dolake.writer.table import Stopped
+from dolake.writer.flight import Stopped
 from tests.simulation.catalog import CatalogServer
 from tests.simulation.disk import Cut, DiskDoor, Inode, SimDisk
 from tests.simulation.faults import Chaos, Trace

@@ -1,0 +1,97 @@
+"""What a table in the writer half can be in: stopped, away with its records elsewhere, or with rows in flight to a commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import pyarrow as pa
+from pyiceberg.schema import Schema
+
+from dolake.buffer.memtable import Frozen
+from dolake.buffer.parked import SideLog
+from dolake.buffer.plan import Pin
+from dolake.model import DeclaredSchema
+from dolake.parquet.align import align
+from dolake.parquet.letters import REPLAYED, Letter
+from dolake.partitioning import Partition
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Why a table takes no more rows, and the first place it could not take. `log` is empty where no row is at fault."""
+
+    reason: str
+    log: str = ""
+    offset: int = -1
+    index: int = -1
+    field: str = ""
+    rule: str = ""
+    value: str = ""
+
+
+class Away(StrEnum):
+    """Whether a table is where the logs find it, or parked (`writer.parking`)."""
+
+    HERE = ""
+    PARKED = "parked"
+    RETURNING = "returning"
+
+
+@dataclass(kw_only=True)
+class Absence:
+    """What a table is while its records wait in a side log, and until all of them are committed again."""
+
+    away: Away = Away.HERE
+    side: SideLog | None = None
+    parked_to: dict[str, int] = field(default_factory=dict)  # while away: the first offset of each log not looked through for it
+    parking_trouble: str = ""
+
+    def pins_beside(self, needed: Iterable[Pin]) -> Iterator[Pin]:
+        """`needed` are the records that the table has in memory or has refused. Those in the side log need not stay in their logs."""
+        bounds = self.side.bounds if self.side is not None else {}
+        for pin in needed:
+            bound = bounds.get(pin.log_id, 0)
+            yield pin if pin.offset >= bound else replace(pin, elsewhere=True)
+            if pin.offset < bound and not self.away:
+                # Only the first record of each source is named, and those behind it may be in the log alone.
+                yield Pin(pin.log_id, bound, pin.source)
+        if self.away and self.side is not None:
+            for log_id, offset in self.parked_to.items():
+                yield Pin(log_id, offset, "")
+            for (log_id, source), offset in self.side.sources.items():
+                yield Pin(log_id, offset, source, elsewhere=offset < bounds.get(log_id, 0))
+
+
+@dataclass(frozen=True)
+class Flight:
+    """What a flush took, under the schema that held then: a `schema` record that comes meanwhile belongs to the next.
+
+    `letters` are its new verdicts, `known_count` the events on which there were verdicts before.
+    """
+
+    frozen: Frozen
+    schema: Schema
+    declared: Mapping[str, DeclaredSchema]
+    renamed: Mapping[str, int]
+    letters: tuple[Letter, ...]
+    known_count: int
+
+    @property
+    def dead_count(self) -> int:
+        """Events that make no row."""
+        return self.known_count + sum(letter.outcome != REPLAYED for letter in self.letters)
+
+    def partition_by(self, wanted: tuple[Partition, ...] | None) -> tuple[Partition, ...] | None:
+        """What of the setting can be had: where nobody declares anything, a column may still be to come."""
+        if wanted is None or self.declared:
+            return wanted
+        names = {column.name for column in self.schema.fields}
+        return tuple(one for one in wanted if one.column[0] in names)
+
+    def rows(self) -> pa.Table | None:
+        """None where there are none: it only declares, or all was kept out."""
+        if not self.frozen.pieces:
+            return None
+        return pa.concat_tables([align(piece, self.schema) for piece in self.frozen.pieces])

@@ -1,0 +1,369 @@
+"""Parked tables: their records go from the logs into side logs, and come back from there, once only (`buffer.parked` says why).
+
+A table is `parked` while its records are only moved, `returning` while they are fed to it again, and follows the logs like any other
+after that; its side log goes when everything in it is committed. Each parked table has a mover, a reader of the logs of its own, so
+that a slow or full side log holds up nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from dolake import failpoints
+from dolake.buffer.parked import ParkedRecord, SideLog, parked_tables
+from dolake.buffer.plan import plan_cut
+from dolake.buffer.tail import LogReader
+from dolake.buffer.wal import LogSettings
+from dolake.clock import Runtime
+from dolake.config import Settings
+from dolake.errors import DolakeError, LogFailed, LogFull, RequestRefused
+from dolake.iceberg.metadata import LoadedTable
+from dolake.model import TableName
+from dolake.storage.disk import Disk
+from dolake.writer.flight import Away, Stopped
+from dolake.writer.letters import Verdicts
+from dolake.writer.table import Table
+from dolake.writer.tail import Tail, part_of, read_routed, reroute
+from dolake.writer.transactions import OpenTransactions
+
+if TYPE_CHECKING:
+    from dolake.writer.service import WriterService
+
+TICK_S = 0.02
+RETRY_S = 1.0
+_PARTLY_DONE = 6
+SEGMENT_BYTES = 64 << 20
+
+logger = structlog.get_logger("dolake.writer")
+
+
+class Parking:
+    """The side logs of one writer half. `host` is the half itself: its tails, its tables, its flushes."""
+
+    def __init__(self, runtime: Runtime, disk: Disk, settings: Settings, host: WriterService) -> None:
+        self._runtime, self._disk, self._settings, self._host = runtime, disk, settings, host
+        self._log_settings = LogSettings(min(SEGMENT_BYTES, settings.log.segment_bytes))
+        self._movers: dict[TableName, asyncio.Task[None]] = {}
+        self._returning: dict[TableName, asyncio.Task[None]] = {}
+        self._started, self._closed = asyncio.Event(), False
+        self._locks: dict[TableName, asyncio.Lock] = {}
+        self._stopping: set[TableName] = set()  # movers that shall end when what they are about is done
+
+    # -- life
+
+    async def start(self) -> None:
+        """Takes up what an earlier writer left. Before any log is followed: nothing may be trimmed that is not looked through."""
+        for name in await self._runtime.tasks.run(parked_tables, self._disk, self._settings.data):
+            table = self._host.new_table(name)
+            side = await self._open(name)
+            self._host.tables[name] = table
+            _send_away(table, side, {})
+            logger.info("table is parked", table=str(name), bytes=side.size_bytes, returning=side.is_feeding)
+            self._spawn_mover(table)
+            if side.is_feeding:
+                self._spawn_return(table)
+        self._started.set()
+
+    async def close(self) -> None:
+        self._closed = True
+        for task in self._returning.values():
+            task.cancel()
+        self._stopping |= set(self._movers)
+        try:
+            await asyncio.gather(*self._returning.values(), return_exceptions=True)
+            # A mover is not cancelled: what it writes is written by a thread, and the side log must not be closed under it.
+            await asyncio.gather(*self._movers.values(), return_exceptions=True)
+        finally:
+            for table in self._host.tables.values():
+                if table.side is not None:
+                    table.side.close()
+
+    def note_tail(self, tail: Tail) -> None:
+        """A log is about to be followed from its first offset on."""
+        for table in self._host.tables.values():
+            if table.side is not None and table.away:
+                table.parked_to.setdefault(tail.log_id, max(tail.position, table.side.bounds.get(tail.log_id, 0)))
+
+    # -- what an operator asks for
+
+    async def park(self, name: TableName, until: Mapping[str, int]) -> dict[str, Any]:
+        """Moves the table's records to its side log; answers when all below `until` are there. Raises RequestRefused, DolakeError."""
+        await self._started.wait()
+        table = await self._host.table(name)
+        if table.away is Away.RETURNING:
+            raise RequestRefused(f"{name} is on its way back; wait until `dolake tables` says that it follows, then park it")
+        if table.away is Away.HERE:
+            async with self._lock(name):
+                side = await self._side_to_fill(table)
+                positions = await self._hold(table)
+                _send_away(table, side, {log_id: positions.get(log_id, 0) for log_id in self._host.tails})
+            logger.info("parking table", table=str(name), stopped=table.stopped is not None)
+            self._spawn_mover(table)
+            self._host.tell()
+        while not all(table.parked_to.get(log_id, 0) >= end for log_id, end in until.items()):
+            trouble = table.parking_trouble or "; ".join(filter(None, (tail.trouble for tail in self._host.tails.values())))
+            if trouble:
+                raise RequestRefused(f"{name} is parked as far as that goes: {trouble}", _PARTLY_DONE)
+            await self._runtime.clock.sleep(TICK_S)
+        assert table.side is not None
+        return {"table": str(name), "records": table.side.end - table.side.first, "bytes": table.side.size_bytes}
+
+    async def _side_to_fill(self, table: Table) -> SideLog:
+        """The table's side log, nothing of it to be handed out for now. An empty one goes with the next commit."""
+        if table.side is None:
+            table.side = await self._open(table.name)
+        failpoints.hit("park.before_switch")
+        try:
+            await self._runtime.tasks.run(table.side.feed, False)
+        except OSError as error:
+            raise LogFailed(f"{table.side.directory}: {error.strerror}") from error
+        return table.side
+
+    async def unpark(self, name: TableName) -> dict[str, Any]:
+        """Brings the table back; answers when it follows the logs again, or has stopped again. Raises RequestRefused."""
+        await self._started.wait()
+        table = self._host.tables.get(name)
+        if table is None or table.away is Away.HERE or table.side is None:
+            raise RequestRefused(f"{name} is not parked; `dolake tables` says which are")
+        if table.away is Away.PARKED:
+            await self._runtime.tasks.run(table.side.feed, True)
+            self._spawn_return(table)
+        while table.away is Away.RETURNING:
+            await self._runtime.clock.sleep(TICK_S)
+        if table.stopped is not None:
+            raise RequestRefused(f"{name} has stopped again and is parked: {table.stopped.reason}")
+        return {"table": str(name), "rows": table.accepted}
+
+    # -- moving
+
+    def _spawn_mover(self, table: Table) -> None:
+        self._stopping.discard(table.name)
+        self._movers[table.name] = self._spawn(f"move {table.name}", self._move(table))
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._runtime.tasks.spawn(name, work)
+        task.add_done_callback(self._host.ended)
+        return task
+
+    async def _end_mover(self, table: Table) -> None:
+        """Waits until what it is writing is written."""
+        self._stopping.add(table.name)
+        await asyncio.wait([self._movers[table.name]])
+        del self._movers[table.name]
+
+    async def _move(self, table: Table) -> None:
+        """Looks through the logs for the table's records, as the tails go on, and puts them into its side log."""
+        readers: dict[str, LogReader] = {}
+        try:
+            while table.name not in self._stopping:
+                moved = False
+                for tail in list(self._host.tails.values()):
+                    try:
+                        moved = await self._move_piece(table, tail, readers) or moved
+                        table.parking_trouble = ""
+                    except (DolakeError, OSError) as error:
+                        await self._note_trouble(table, str(error))
+                        await self._reopen(table, isinstance(error, LogFull))
+                if not moved:
+                    await self._runtime.clock.sleep(TICK_S)
+        finally:
+            for reader in readers.values():
+                reader.close()
+
+    async def _move_piece(self, table: Table, tail: Tail, readers: dict[str, LogReader]) -> bool:
+        start = table.parked_to.setdefault(tail.log_id, tail.position)
+        if start >= tail.position or table.side is None:
+            return False
+        if tail.log_id not in readers:
+            readers[tail.log_id] = await self._runtime.tasks.run(LogReader, self._disk, tail.directory)
+        items = await self._runtime.tasks.run(read_routed, readers[tail.log_id], self._host.names, start)
+        items = [item for item in items if item.record.offset < tail.position]
+        bound = table.side.bounds.get(tail.log_id, 0)
+        parts = [part for item in items if item.record.offset >= bound and (part := part_of(item, table.name)) is not None]
+        if parts:
+            await self._runtime.tasks.run(table.side.append, parts)
+        if items:
+            table.parked_to[tail.log_id] = items[-1].record.offset + 1
+        return bool(items)
+
+    async def _note_trouble(self, table: Table, trouble: str) -> None:
+        if table.parking_trouble != trouble:
+            logger.error("records cannot be parked; their logs keep them", table=str(table.name), reason=trouble)
+        table.parking_trouble = trouble
+        self._host.tell()
+        await self._runtime.clock.sleep(RETRY_S)
+
+    async def _reopen(self, table: Table, full: bool) -> None:
+        """A side log that failed is opened anew, by recovery; one that was full goes on."""
+        if full or table.side is None or not table.side.failed:
+            return
+        try:
+            await self._runtime.tasks.run(table.side.close)
+            table.side = await self._open(table.name)
+        except (DolakeError, OSError) as error:
+            table.parking_trouble = str(error)
+
+    # -- coming back
+
+    def _spawn_return(self, table: Table) -> None:
+        table.away = Away.RETURNING
+        self._returning[table.name] = self._spawn(f"return {table.name}", self._return(table))
+
+    async def _return(self, table: Table) -> None:
+        while not await self._feed(table):
+            failpoints.hit("park.feed_again")
+
+    async def return_again(self, table: Table) -> None:
+        """A flush of a table that has come back did not land: from what is committed on it is fed once more."""
+        assert table.side is not None
+        _send_away(table, table.side, {tail.log_id: tail.position for tail in self._host.tails.values()})
+        table.away = Away.RETURNING
+        await self._return(table)
+
+    async def _feed(self, table: Table) -> bool:
+        """Hands out the side log from what is committed on, then follows the logs. False where it must begin again."""
+        assert table.side is not None
+        base = await self._host.flusher.load(table.name)
+        open_: dict[str, OpenTransactions] = {}
+        position = table.side.first
+        try:
+            _begin_feed(table, base, await self._host.flusher.verdicts(table.name, base))
+            while table.stopped is None:
+                parts = await self._runtime.tasks.run(table.side.read, position)
+                if not parts and table.name not in self._movers:
+                    break
+                if not parts:
+                    # It is level with what is moved: no more is added from now on, and what was added meanwhile comes first.
+                    await self._end_mover(table)
+                    continue
+                for part in parts:
+                    await self._feed_part(table, part, open_)
+                    position = part.position + 1
+                    if table.memory_bytes() >= self._flush_from_bytes(table) and not await self._flush(table, open_):
+                        return False
+        except (DolakeError, ValueError) as error:  # ValueError: columns of a kind that dolake does not write
+            table.stop(Stopped(str(error)))
+        if table.stopped is not None:
+            await self._stay(table)
+            return True
+        _come_back(table)
+        await self._host.read_up(table)
+        table.away, table.parked_to, table.behind = Away.HERE, {}, False
+        logger.info("table follows again", table=str(table.name))
+        await self.settle(table)
+        self._host.tell()
+        return True
+
+    async def _feed_part(self, table: Table, part: ParkedRecord, open_: dict[str, OpenTransactions]) -> None:
+        record = part.record
+        if not table.wants(record.log_id, record.offset):
+            return
+        await self._host.take_again(table, reroute(part, table.name))
+        now_s = self._runtime.clock.monotonic_s()
+        open_.setdefault(record.log_id, OpenTransactions()).note(record, now_s)
+        open_[record.log_id].expire(now_s)
+
+    def _flush_from_bytes(self, table: Table) -> int:
+        return min(table.policy.size_bytes, self._settings.flush.memory_bytes // 2)
+
+    async def _flush(self, table: Table, open_: Mapping[str, OpenTransactions]) -> bool:
+        """Commits what was fed so far, cutting no transaction. False where it did not land."""
+
+        def cuts() -> dict[str, int]:
+            return {
+                log_id: plan_cut(table.consumed[log_id], str(table.name), transactions.open(), transactions.ended)
+                for log_id, transactions in open_.items()
+            }
+
+        result = await self._host.flusher.run_flush(table, cuts)
+        if result is not None:
+            self._host.note_result(table, result, "return")
+        return result is None or result.landed or table.stopped is not None
+
+    async def _stay(self, table: Table) -> None:
+        """It has stopped again: its records stay where they are, and more are added."""
+        assert table.side is not None
+        _keep_away(table)
+        logger.error("table stopped on its way back, parked again", table=str(table.name))
+        await self._runtime.tasks.run(table.side.feed, False)
+        if table.name not in self._movers:
+            self._spawn_mover(table)
+        self._host.tell()
+
+    # -- the end
+
+    async def settle(self, table: Table) -> None:
+        """After each commit: a side log of which everything is committed goes, unless somebody is about to fill it again."""
+        side = table.side
+        if (
+            side is None
+            or table.away
+            or self._lock(table.name).locked()
+            or any(table.committed.get(log_id, 0) < bound for log_id, bound in side.bounds.items())
+        ):
+            return
+        async with self._lock(table.name):
+            table.side = None
+            await self._runtime.tasks.run(side.remove)
+
+    def _lock(self, name: TableName) -> asyncio.Lock:
+        """Held while a table's side log comes into use, or goes."""
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    async def _hold(self, table: Table) -> dict[str, int]:
+        """Takes the table out of the hands of tails and flushes; where the logs were read to then."""
+        while table.flushing or table.behind or table.declaring:
+            await self._runtime.clock.sleep(TICK_S)
+        table.behind = True
+        return {tail.log_id: tail.position for tail in self._host.tails.values()}
+
+    async def _open(self, name: TableName) -> SideLog:
+        """Opened in a thread; one that nobody waits for any more is closed again."""
+        opening = self._runtime.tasks.spawn(f"open side log of {name}", self._open_beside(name))
+        try:
+            side = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await asyncio.wait([opening])
+            if not opening.cancelled() and opening.exception() is None:
+                opening.result().close()
+            raise
+        if self._closed:
+            side.close()
+            raise RequestRefused("the writer is stopping")
+        return side
+
+    async def _open_beside(self, name: TableName) -> SideLog:
+        return await self._runtime.tasks.run(SideLog, self._disk, self._settings.data, name, self._log_settings, self._runtime.random)
+
+
+def _send_away(table: Table, side: SideLog, positions: Mapping[str, int]) -> None:
+    """From now on its records are only moved: from the first one of each log that it had, or from `positions`."""
+    floors = dict(positions)
+    for pin in table.needed():
+        floors[pin.log_id] = min(floors.get(pin.log_id, pin.offset), pin.offset)
+    table.side = side
+    table.parked_to = {log_id: max(floor, side.bounds.get(log_id, 0)) for log_id, floor in floors.items()}
+    _keep_away(table)
+
+
+def _keep_away(table: Table) -> None:
+    table.away, table.behind = Away.PARKED, True
+    table.refused.clear()
+    table.clear()
+
+
+def _begin_feed(table: Table, base: LoadedTable | None, verdicts: Verdicts) -> None:
+    """What is committed, and nothing else, before the side log is read."""
+    table.stopped, table.epoch = None, None
+    table.refused.clear()
+    table.load(base, verdicts)
+
+
+def _come_back(table: Table) -> None:
+    """All of the side log has been taken: the logs go on where it ends."""
+    for log_id, position in table.parked_to.items():
+        table.consumed[log_id] = max(table.consumed.get(log_id, 0), position)
