@@ -391,7 +391,7 @@ def test_what_was_decided_further_on_stands_when_a_shorter_flush_decides_more(tm
             h.hand.insert({"id": 1}, {"_cdc_x": 2})
             assert (await h.flush())["success"]
             name, log = h.service.tables[T].name, h.log.log_id
-            letter = h.service._flusher.letters  # the writer's own hand on the dead letters
+            letter = h.service.flusher.letters  # the writer's own hand on the dead letters
             event = b'{"sequence":7,"timestamp":1767225600000,"operation":"INSERT","table":"t"}'
             late = Letter(Place(log, 3, 0), "s", "", "does_not_fit", "id", "a rule", "", event)
             assert await letter.commit(name, [late], {log: 9}, h.service.tables[T].bounds) == {log: 9}

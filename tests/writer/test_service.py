@@ -300,14 +300,14 @@ def test_no_flush_begins_before_one_that_did_not_land_is_read_again(tmp_path: Pa
             h.hand.declare()
             h.hand.insert({"id": 1})
             await until(lambda: h.service.tables and h.service.tables[T].committed.get(h.log.log_id) == 2)
-            load = h.service._flusher.load
+            load = h.service.flusher.load
 
             async def slowly(name: TableName) -> Any:
                 h.hand.insert({"id": 3})
                 await h.runtime.clock.sleep(0.2)
                 return await load(name)
 
-            h.service._flusher.load = slowly  # type: ignore[method-assign]
+            h.service.flusher.load = slowly  # type: ignore[method-assign]
             from pyiceberg.types import StringType
 
             with h.catalog().load_table("default.t").update_schema() as update:
