@@ -180,6 +180,11 @@ def _resident_bytes(otherwise: int) -> int:
     return pages * resource.getpagesize()
 
 
+def prepare_to_render() -> None:
+    """Imports what `render` needs, which takes its time: two threads that do it at once for the first time may both fail."""
+    import prometheus_client.core  # noqa: F401
+
+
 def render(processes: Mapping[str, Values]) -> bytes:
     """The Prometheus text of the values of several processes. A name that METRICS does not know is left out: it is from
     another version of dolake, half way through an upgrade."""

@@ -180,7 +180,16 @@ def _is_alive(pid: int | None) -> bool:
         return False
     except PermissionError:
         pass
-    return True
+    return not _has_ended(pid)
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether it is only a name that nobody has asked about yet (a zombie); where the system does not say, it is not."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2].startswith(b"Z")
+    except OSError:
+        return False
 
 
 def _log(directory: str, said: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from dolake.http.connection import BoundedProtocol
 from dolake.http.entrance import Entrance
 from dolake.http.measured import Measured
 from dolake.http.posting import BODY_PAYLOADS_MAX, Posting, PostPolicy
-from dolake.metrics import Metrics, observe_process, render
+from dolake.metrics import Metrics, observe_process, prepare_to_render, render
 
 # The library warns of each request that is none; a client that sends such is not news.
 _LIBRARY_LOGGER = logging.getLogger("uvicorn.error")
@@ -53,6 +53,7 @@ _BODIES_BYTES = 128 << 20
 
 def build_app(client: ControlClient, relay: RelayClient, runtime: Runtime, gate: Gate, policy: PostPolicy) -> ASGIApp:
     """The routes over a control client that somebody else keeps connected, and a relay. `gate` knows who may do what."""
+    prepare_to_render()
     own = Metrics()
     entrance = Entrance(gate, own)
     posting = Posting(relay, runtime, gate, own, policy)
