@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import orjson
 import pytest
 
 from dolake.failpoints import POINTS
@@ -21,7 +22,7 @@ from tests.harness.kills import percentile
 from tests.harness.lake import Lake, assert_lake_equals_oracle
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.reader import PollingReader
-from tests.harness.source import Source
+from tests.harness.source import Source, batch_message
 from tests.harness.traffic import drain, steady_traffic, url_of
 from tests.harness.waiting import WaitedTooLong, wait_until
 
@@ -110,6 +111,8 @@ def provocations(point: str) -> list[Callable[[Daemon, Oracle, int], Awaitable[N
         return [restart_ingest_with_something_to_recover] * 3 + [restart_everything]
     if point in ("flush.before_create", "flush.after_create"):
         return [declare_another_table]
+    if point in ("flush.after_claim", "flush.after_letters"):
+        return [send_what_does_not_fit] * 3
     return [nothing, declare_another_table, restart_ingest, restart_writer]
 
 
@@ -129,6 +132,18 @@ async def declare_another_table(daemon: Daemon, oracle: Oracle, number: int) -> 
     """A table is created once, so each round needs a new one."""
     table = f"another_{number}"
     source = Source(f"source-of-{table}", oracle).declare(table).add([ledger_event(0, table)])
+    await asyncio.wait_for(source.deliver(url_of(daemon)), 60)
+
+
+async def send_what_does_not_fit(daemon: Daemon, oracle: Oracle, number: int) -> None:
+    """A dead letter, in a table that this writer has not claimed yet. The oracle knows nothing of it: it is in no table."""
+    table = f"misfits_{number}_{time.monotonic_ns()}"
+    source = Source(f"source-of-{table}", oracle).declare(table)
+    event = {"sequence": 0, "timestamp": 1_767_225_600_000, "operation": "INSERT", "table": table, "after": {"id": "fits nowhere"}}
+    sequence = source.first_sequence + 1
+    numbers = {"sequenceNumber": sequence, "firstEventSequence": event["sequence"], "lastEventSequence": event["sequence"]}
+    frame = orjson.dumps({**batch_message(source.name, sequence, []), **numbers, "events": [event]})
+    source.frames.append((sequence, frame, []))
     await asyncio.wait_for(source.deliver(url_of(daemon)), 60)
 
 
