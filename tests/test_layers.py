@@ -53,6 +53,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "botocore": ("storage/",),
     "fcntl": ("storage/",),
     "mmap": ("storage/",),
+    "pyarrow.parquet": ("parquet/",),
     "starlette": ("http/",),
     "uvicorn": ("http/",),
     "prometheus_client": ("metrics.py",),

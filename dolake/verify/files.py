@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator
 
 import google_crc32c
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dolake.errors import ObjectMissing
 from dolake.iceberg.contents import Contents, LiveFile
 from dolake.iceberg.names import parse_data_file_location
+from dolake.parquet.decode import read_checked
 from dolake.storage.store import ObjectStore
 from dolake.verify.breach import Breach
 
@@ -38,8 +37,7 @@ def verify_file(file: LiveFile, data: bytes, subject: str) -> Iterator[Breach]:
     if name is not None and google_crc32c.value(data) != name.digest:
         yield Breach("I15", subject, f"{file.location}: its bytes are not those that were written (digest differs)")
     try:
-        parquet = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
-        rows = sum(batch.num_rows for batch in parquet.iter_batches())
+        rows = sum(batch.num_rows for batch in read_checked(data))
     except (pa.ArrowException, OSError) as error:
         yield Breach("I15", subject, f"{file.location}: a page does not verify: {error}")
         return

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dolake.errors import DolakeError
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import DEAD_LETTERS_TABLE, TableName
+from dolake.parquet.decode import column_names, read_columns
 from dolake.storage.disk import Disk
 from dolake.storage.store import ObjectStore
 from dolake.verify.breach import Breach
@@ -68,7 +67,7 @@ def _judged(store: ObjectStore, letters: LoadedTable | None) -> JudgedEvents:
     if letters is None or letters.head is None:
         return JudgedEvents()
     files = ContentsReader(store).read(letters.head).files
-    rows = [row for file in files for row in pq.read_table(io.BytesIO(store.get(file.location)), columns=LETTER_COLUMNS).to_pylist()]
+    rows = [row for file in files for row in read_columns(store.get(file.location), LETTER_COLUMNS).to_pylist()]
     return JudgedEvents.of(rows)
 
 
@@ -88,8 +87,8 @@ def _verify_table(table: LoadedTable, store: ObjectStore, views: Sequence[LogVie
         yield from breaches
         whole = whole and not breaches
         if file.kind == "data" and whole:
-            columns = [name for name in PLACE_COLUMNS if name in pq.read_schema(io.BytesIO(data)).names]
-            pieces.append(pq.read_table(io.BytesIO(data), columns=columns))
+            columns = [name for name in PLACE_COLUMNS if name in column_names(data)]
+            pieces.append(read_columns(data, columns))
     if table.name == DEAD_LETTERS_TABLE:
         yield from verify_letters(table, judged)
         return

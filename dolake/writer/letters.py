@@ -10,12 +10,9 @@ Its own owner epoch fences writers that were replaced, as any table's does.
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from dolake.clock import Runtime
 from dolake.errors import CommitConflict, TableStopped
@@ -26,6 +23,7 @@ from dolake.iceberg.metadata import LoadedTable, new_table
 from dolake.iceberg.plan import Delta, NewFile
 from dolake.model import DEAD_LETTERS_TABLE, OffsetRange, TableName
 from dolake.parquet.align import schema_as_json
+from dolake.parquet.decode import read_columns
 from dolake.parquet.letters import LETTERS_SCHEMA, Letter, Place, letters_table
 from dolake.storage.store import ObjectStore
 from dolake.writer.files import encode_file
@@ -175,7 +173,7 @@ def read_letters(store: ObjectStore, base: LoadedTable, table: TableName | None,
     rows: list[dict[str, Any]] = []
     for file in ContentsReader(store).read(base.head).files:
         if table is None or file.partition == (str(table),):
-            rows += pq.read_table(io.BytesIO(store.get(file.location)), columns=list(columns)).to_pylist()
+            rows += read_columns(store.get(file.location), columns).to_pylist()
     return rows
 
 

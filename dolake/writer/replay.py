@@ -6,18 +6,17 @@ on its way there: that event knew better.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dolake.iceberg.contents import ContentsReader, LiveFile
 from dolake.iceberg.metadata import LoadedTable
 from dolake.parquet.align import align_columns
+from dolake.parquet.decode import read_columns
 from dolake.parquet.layout import EventChunk
 from dolake.parquet.letters import DEAD, REPLAYED, SUPERSEDED, Letter, Place
 from dolake.parquet.rows import Decoded
@@ -125,7 +124,7 @@ def read_later(store: ObjectStore, base: LoadedTable | None, wanted: pa.Schema, 
     files = [file for file in ContentsReader(store).read(base.head).files if file.kind == "data" and _may_hold(file, sequence_min)]
     found = []
     for file in files:
-        rows = align_columns(pq.read_table(io.BytesIO(store.get(file.location))), wanted)
+        rows = align_columns(read_columns(store.get(file.location)), wanted)
         found.append(rows.filter(pc.greater(rows["_cdc_sequence"], sequence_min)))
     return found
 
