@@ -243,13 +243,24 @@ def test_an_ingest_half_that_a_restart_cannot_mend_ends_the_daemon_with_its_code
     assert not (tmp_path / "ready.json").exists()
 
 
+def has_ended(pid: int) -> bool:
+    """And its parent knows."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
 def test_a_writer_half_that_fails_later_leaves_the_ingest_half_alone(tmp_path: Path) -> None:
     async def scenario(stage: Stage, running: asyncio.Task[int]) -> None:
         await stage.until(lambda: bool(stage.pids()))
         pids = stage.pids()
         stage.behave("writer", "sys.exit(5)")
         os.kill(pids["writer"], signal.SIGKILL)
-        await stage.until(lambda: stage.events().count("writer started") >= 2)
+        await stage.until(lambda: stage.pids()["writer"] != pids["writer"])
+        second = stage.pids()["writer"]
+        await stage.until(lambda: has_ended(second))
         assert stage.pids()["ingest"] == pids["ingest"]
         assert not running.done()
         stage.supervisor.interrupt()
@@ -299,6 +310,17 @@ def test_a_drain_that_a_child_spoils_is_told_by_the_exit_code(tmp_path: Path) ->
     stage = Stage(tmp_path)
     stage.behave("writer", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))")
     assert stage.play(scenario) == 6
+
+
+def test_a_writer_stopped_before_it_could_flush_what_the_one_before_had_taken_is_told_by_the_exit_code(tmp_path: Path) -> None:
+    async def scenario(stage: Stage, running: asyncio.Task[int]) -> None:
+        await stage.until(lambda: bool(stage.pids()))
+        stage.behave("writer", "signal.signal(signal.SIGTERM, signal.SIG_DFL); note('hangs'); signal.pause()")
+        os.kill(stage.pids()["writer"], signal.SIGKILL)
+        await stage.until(lambda: "writer hangs" in stage.events())
+        stage.supervisor.interrupt()
+
+    assert Stage(tmp_path).play(scenario) == 6
 
 
 @pytest.mark.parametrize("role", ["ingest", "writer"])

@@ -239,7 +239,8 @@ class Supervisor:
                 log.error("process did not end in time, killed", role=role, seconds=_DRAIN_S_MAX[role])
                 child.send(signal.SIGKILL)
                 exit_code = await child.wait()
-            early = exit_code == -signal.SIGTERM and child.ready_s is None  # It had not begun, so there was nothing to finish.
+            # It had not begun, so there was nothing to finish; unless it follows a writer that had.
+            early = exit_code == -signal.SIGTERM and child.ready_s is None and not (role == "writer" and role in self._ever_ready)
             clean = clean and (exit_code == 0 or early)
             if (listener := self._listeners.get(role)) is not None:
                 listener.close()  # Nobody will answer there any more: who comes now is refused and does not wait.

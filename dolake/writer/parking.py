@@ -8,7 +8,7 @@ that a slow or full side log holds up nobody else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -118,7 +118,7 @@ class Parking:
             table.side = await self._open(table.name)
         failpoints.hit("park.before_switch")
         try:
-            await self._runtime.tasks.run(table.side.feed, False)
+            await self._to_its_end(table.side.feed, False)
         except OSError as error:
             raise LogFailed(f"{table.side.directory}: {error.strerror}") from error
         return table.side
@@ -130,10 +130,11 @@ class Parking:
         if table is None or table.away is Away.HERE or table.side is None:
             raise RequestRefused(f"{name} is not parked; `dolake tables` says which are")
         if table.away is Away.PARKED:
-            await self._runtime.tasks.run(table.side.feed, True)
+            await self._to_its_end(table.side.feed, True)
             self._spawn_return(table)
         while table.away is Away.RETURNING:
             await self._runtime.clock.sleep(TICK_S)
+        await asyncio.wait([self._returning[name]])  # It may still be about to remove the side log.
         if table.stopped is not None:
             raise RequestRefused(f"{name} has stopped again and is parked: {table.stopped.reason}")
         return {"table": str(name), "rows": table.accepted}
@@ -289,7 +290,7 @@ class Parking:
         assert table.side is not None
         _keep_away(table)
         logger.error("table stopped on its way back, parked again", table=str(table.name))
-        await self._runtime.tasks.run(table.side.feed, False)
+        await self._to_its_end(table.side.feed, False)
         if table.name not in self._movers:
             self._spawn_mover(table)
         self._host.tell()
@@ -308,7 +309,7 @@ class Parking:
             return
         async with self._lock(table.name):
             table.side = None
-            await self._runtime.tasks.run(side.remove)
+            await self._to_its_end(side.remove)
 
     def _lock(self, name: TableName) -> asyncio.Lock:
         """Held while a table's side log comes into use, or goes."""
@@ -322,22 +323,36 @@ class Parking:
         return {tail.log_id: tail.position for tail in self._host.tails.values()}
 
     async def _open(self, name: TableName) -> SideLog:
-        """Opened in a thread; one that nobody waits for any more is closed again."""
-        opening = self._runtime.tasks.spawn(f"open side log of {name}", self._open_beside(name))
+        """One that nobody waits for any more is closed again."""
+        sides: list[SideLog] = []
+
+        def opening() -> None:
+            sides.append(SideLog(self._disk, self._settings.data, name, self._log_settings, self._runtime.random))
+
         try:
-            side = await asyncio.shield(opening)
+            await self._to_its_end(opening)
         except asyncio.CancelledError:
-            await asyncio.wait([opening])
-            if not opening.cancelled() and opening.exception() is None:
-                opening.result().close()
+            for side in sides:
+                side.close()
             raise
         if self._closed:
-            side.close()
+            sides[0].close()
             raise RequestRefused("the writer is stopping")
-        return side
+        return sides[0]
 
-    async def _open_beside(self, name: TableName) -> SideLog:
-        return await self._runtime.tasks.run(SideLog, self._disk, self._settings.data, name, self._log_settings, self._runtime.random)
+    async def _to_its_end(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Runs it in a thread. Cancelled meanwhile, or before the thread came to it, it is done all the same before this returns."""
+        doing = self._runtime.tasks.spawn("side log", self._runtime.tasks.run(work, *arguments))
+        cancelled = False
+        while not doing.done():
+            try:
+                await asyncio.wait([doing])
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            doing.exception()
+            raise asyncio.CancelledError
+        doing.result()
 
 
 def _send_away(table: Table, side: SideLog, positions: Mapping[str, int]) -> None:
