@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -278,4 +279,39 @@ def test_whatever_others_do_an_honest_source_is_served_and_everything_of_it_is_t
         assert daemon.ready() == ready
         samples = daemon.metrics()
         assert samples['dolake_cdc_nacks_total{reason="rate_limited"}'] > 0
+        assert_lake_equals_oracle(lake, oracle)
+
+
+FILES_MAX = 600  # More than the ingest process keeps for itself, fewer than the sockets that come.
+
+
+@pytest.mark.acceptance("AT-105")
+def test_handshakes_that_never_end_leave_the_log_the_files_it_needs(tmp_path: Path) -> None:
+    """Clients open more sockets than the system lets the process have files; a log that could not begin a segment would be lost."""
+    many = {f"DOLAKE_LIMITS_{name}": "10000" for name in ("CONNECTIONS", "CONNECTIONS_PER_ADDRESS", "CONNECTIONS_PER_S")}
+    oracle = Oracle(tmp_path / "journal")
+    with (
+        Daemon(tmp_path / "data", {**many, "DOLAKE_LOG_SEGMENT_BYTES": "4096"}, files_max=FILES_MAX) as daemon,
+        Lake(daemon.data) as lake,
+        contextlib.ExitStack() as opened,
+    ):
+        port = int(daemon.start().wait_ready().cdc.split(":")[2].split("/")[0])
+
+        def newest_segment() -> str:
+            return max(path.name for path in (daemon.data / "log").glob("*.log"))
+
+        async def scenario() -> None:
+            async with steady_traffic(daemon, oracle) as traffic:
+                await wait_until_async(lambda: traffic.source.acked > 20, "traffic to flow")
+                for _ in range(FILES_MAX + 100):
+                    opened.enter_context(socket.create_connection(("127.0.0.1", port)))
+                for _ in range(3):
+                    before = newest_segment()
+                    await wait_until_async(lambda before=before: newest_segment() > before, "another segment")
+            assert (traffic.source.closes, traffic.source.connection_count, traffic.source.nacks) == ([], 1, [])
+            await drain(daemon)
+
+        asyncio.run(asyncio.wait_for(scenario(), 100))
+        assert daemon.metrics()['dolake_cdc_dropped_connections_total{reason="too many sockets"}'] > 0
+        assert "the system allows fewer open files than limits.connections needs" in daemon.tail(10**6)
         assert_lake_equals_oracle(lake, oracle)

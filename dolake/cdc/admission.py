@@ -23,11 +23,20 @@ _IPV6_PREFIX = 64  # What one customer of a provider is given at least: more add
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """Connections in all and of one address, and new ones of one address in any second."""
+    """Connections in all and of one address, and new ones of one address in any second.
+
+    `sockets` is how many there may be with those that are still in their handshake; what the system can carry, if that is less.
+    """
 
     total: int = 10_000
     per_address: int = 100
     new_per_s: int = 20
+    sockets: int | None = None
+
+    @property
+    def sockets_max(self) -> int:
+        wanted = UNDECIDED_TIMES_MAX * self.total
+        return wanted if self.sockets is None else min(wanted, self.sockets)
 
 
 @dataclass(frozen=True)
@@ -57,11 +66,10 @@ class Admission:
 
     def arrived(self, address: str | None, now_s: float) -> bool:
         """Whether a socket may stay to say what it wants; if not, it is not counted. There is no room to tell it why."""
-        times = UNDECIDED_TIMES_MAX
-        if self.socket_count >= times * self._limits.total:
+        if self.socket_count >= self._limits.sockets_max:
             return False
         if address is not None:
-            if self._sockets_of[address] >= times * self._limits.per_address or self._is_hammering(address, now_s):
+            if self._sockets_of[address] >= UNDECIDED_TIMES_MAX * self._limits.per_address or self._is_hammering(address, now_s):
                 return False
             self._sockets_of[address] += 1
         self.socket_count += 1

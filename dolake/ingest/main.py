@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from dolake.auth.gate import Gate
-from dolake.cdc.admission import ConnectionLimits
+from dolake.cdc.admission import UNDECIDED_TIMES_MAX, ConnectionLimits
 from dolake.cdc.relay import RelayServer
 from dolake.cdc.server import CdcServer, ServerPolicy
 from dolake.clock import Runtime, real_runtime
@@ -24,7 +24,7 @@ from dolake.ingest.posting import PostDesk
 from dolake.ingest.service import IngestService
 from dolake.storage.disk import LocalDisk
 
-FILES_BESIDE_CONNECTIONS = 512  # Logs, sockets that are on their way in or out, and what libraries open.
+FILES_BESIDE_CONNECTIONS = 512  # Logs, sockets that are on their way out, and what libraries open.
 FRAME_PAYLOADS_MAX = 4  # A frame above this many times the payload limit closes the connection unread.
 
 logger = structlog.get_logger("dolake.ingest")
@@ -50,12 +50,12 @@ async def run_ingest(
     hub = ControlHub(settings.control_path, runtime=runtime, receive=service.hear, answer=Asks(service).answer)
     limits = settings.limits
     frame_bytes_max = FRAME_PAYLOADS_MAX * limits.payload_bytes
-    connections = ConnectionLimits(limits.connections, limits.connections_per_address, limits.connections_per_s)
+    sockets = _allow_sockets(limits.connections)
+    connections = ConnectionLimits(limits.connections, limits.connections_per_address, limits.connections_per_s, sockets)
     policy = ServerPolicy(frame_bytes_max=frame_bytes_max, connections=connections)
     server = CdcServer(runtime, service.connect, policy, service.gate, service.metrics)
     relay = RelayServer(settings.relay_path, runtime, PostDesk(service).answer, frame_bytes_max)
     service.held_bytes, service.held_bytes_max = server.held_bytes, policy.held_bytes_max
-    _allow_open_files(limits.connections + FILES_BESIDE_CONNECTIONS)
     watching = runtime.tasks.spawn("lag", watch_lag(runtime.clock, service.note_lag))
     try:
         await hub.start()
@@ -74,14 +74,20 @@ async def run_ingest(
     return 0
 
 
-def _allow_open_files(wanted: int) -> None:
-    """Each connection is an open file, and the usual limit is for programs that open a few."""
+def _allow_sockets(connections: int) -> int:
+    """How many sockets there may be at once. Each is an open file, and the usual limit is for programs that open a few.
+
+    A log must always be able to begin another segment: where the system allows too few files, clients find no room.
+    """
+    wanted = UNDECIDED_TIMES_MAX * connections + FILES_BESIDE_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if most < wanted:
-        logger.warning("the system allows fewer open files than limits.connections needs", allowed=most, needed=wanted)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if allowed < connections + FILES_BESIDE_CONNECTIONS:
+        needed = connections + FILES_BESIDE_CONNECTIONS
+        logger.warning("the system allows fewer open files than limits.connections needs", allowed=allowed, needed=needed)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(1, allowed - FILES_BESIDE_CONNECTIONS)
 
 
 async def _first(stop: asyncio.Event, ended: asyncio.Future[None]) -> None:

@@ -92,6 +92,14 @@ def test_handshakes_that_never_end_take_no_place_from_others_and_are_bounded():
     assert admission.arrived("a", 0)
 
 
+@pytest.mark.parametrize(("sockets", "taken"), [(7, 7), (100, 100), (1000, 100), (None, 100)])
+def test_never_more_sockets_than_the_system_can_carry(sockets, taken):
+    admission = Admission(ConnectionLimits(per_address=10, total=50, sockets=sockets))
+    assert sum(admission.arrived(f"{number // 20}", 0) for number in range(200)) == taken
+    admission.left("0", was_admitted=False)
+    assert [admission.arrived("late", 0) for _ in range(2)] == [True, False]
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_the_counts_come_back_to_nothing_and_never_above_the_limits(seed):
     chance = random.Random(seed)

@@ -79,13 +79,23 @@ def children_of(parent: int) -> list[int]:
 class Daemon:
     """One data directory and whatever runs over it. A context manager: leaving it ends every process."""
 
-    def __init__(self, data: Path, settings: Mapping[str, str] | None = None, *, table_settings: str = "", port: int = 0) -> None:
+    def __init__(
+        self,
+        data: Path,
+        settings: Mapping[str, str] | None = None,
+        *,
+        table_settings: str = "",
+        port: int = 0,
+        files_max: int | None = None,
+    ) -> None:
         """`settings` are environment variables (`DOLAKE_FLUSH_AGE_S`); `table_settings` is TOML, for `[tables."…"]`.
 
-        A `port` other than 0 stays the same when the whole daemon is started again.
+        A `port` other than 0 stays the same when the whole daemon is started again. `files_max` is the system's hard limit of open
+        files, for each process.
         """
         self.data = data
         self.port = port
+        self.files_max = files_max
         self.settings = dict(settings or {})
         self.output = data.parent / f"{data.name}.output"
         self.tls: ssl.SSLContext | None = None  # What to trust, and show, where the daemon speaks TLS.
@@ -98,6 +108,8 @@ class Daemon:
     def start(self, *arguments: str, wait: bool = True) -> Daemon:
         """Starts `dolake serve` on free ports and waits until it can ack."""
         command = [*dolake_command(), "serve", "--data", str(self.data), "--port", str(self.port), "--http-port", "0", *arguments]
+        if self.files_max is not None:
+            command = ["/bin/sh", "-c", 'ulimit -n "$0" && exec "$@"', str(self.files_max), *command]
         with open(self.output, "ab") as output:
             self._process = subprocess.Popen(
                 command, env=clean_environment(self.settings), stdin=subprocess.DEVNULL, stdout=output, stderr=output
