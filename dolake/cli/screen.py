@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +25,24 @@ def stdout_console() -> Console:
     """Into a pipe nothing is cut or coloured."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+
+
+class Fitted:
+    """As much as a window shows of something, and what is said of the rest: else it would look as if that were all."""
+
+    def __init__(self, content: RenderableType) -> None:
+        self._content = content
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(self._content, options.update(height=None))
+        height = options.height or options.max_height
+        if len(lines) > height:
+            more = f"… {len(lines) - height + 1:,} more lines: a taller window shows them, or the command without --watch"
+            lines = [*lines[: height - 1], *console.render_lines(Text(more, style="bold"), options.update(height=1))]
+        for place, line in enumerate(lines):
+            if place:
+                yield Segment.line()
+            yield from line
 
 
 def plain_table(headers: Sequence[str], *, right: Sequence[str] = (), title: str | None = None) -> Table:

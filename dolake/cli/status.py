@@ -67,7 +67,7 @@ async def _watch(settings: Settings, runtime: Runtime, interval_s: float, as_jso
     """Until interrupted. A daemon that is away is looked for again."""
     from rich.live import Live
 
-    from dolake.cli.screen import stdout_console
+    from dolake.cli.screen import Fitted, stdout_console
     from dolake.cli.standing import with_rates
 
     console = stdout_console()
@@ -82,7 +82,7 @@ async def _watch(settings: Settings, runtime: Runtime, interval_s: float, as_jso
             if as_json:
                 _print_json(shown, indent=False)
             elif live is not None:
-                live.update(_screen(shown), refresh=True)
+                live.update(Fitted(_screen(shown)), refresh=True)
             else:
                 console.print(_screen(shown))
             before = standing
