@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,7 +39,7 @@ async def ask_standing(settings: Settings, runtime: Runtime) -> dict[str, Any]:
         "readyWriter": {"ready": ready["writer"]["ready"], "reasons": ready["writer"]["reasons"]},
         "logs": [_log(directory, said) for directory, said in state["logs"].items()],
         "sources": sorted((_source(name, said) for name, said in state["sources"].items()), key=lambda one: str(one["source"])),
-        "tables": [_table(name, said) for name, said in sorted((writer.get("tables") or {}).items())],
+        "tables": [_table(name, said, writer["connected"]) for name, said in sorted((writer.get("tables") or {}).items())],
         "counts": {
             "ackedEvents": _total(metrics.get("ingest"), "dolake_cdc_events_total"),
             "committedEvents": _total(metrics.get("writer"), "dolake_table_events_total"),
@@ -49,12 +50,13 @@ async def ask_standing(settings: Settings, runtime: Runtime) -> dict[str, Any]:
 
 def standing_from_files(settings: Settings, committed: Mapping[str, Mapping[str, int]], now_ms: int) -> dict[str, Any]:
     """The same where no daemon answers. `committed` are each table's offsets by log. Raises OSError for what cannot be read."""
-    logs, sources = [], []
+    logs, sources, uncommitted = [], [], Counter(dict.fromkeys(committed, 0))
     names = TableNames(settings)
     for directory in settings.log.directories:
-        log, its_sources = log_from_files(LocalDisk(), directory, committed, names.of)
+        log, its_sources, its_uncommitted = log_from_files(LocalDisk(), directory, committed, names.of)
         logs.append(log)
         sources += its_sources
+        uncommitted += its_uncommitted
     reasons = ["no daemon answers on this data directory"]
     return {
         "time": now_ms,
@@ -66,7 +68,10 @@ def standing_from_files(settings: Settings, committed: Mapping[str, Mapping[str,
         "readyWriter": {"ready": False, "reasons": reasons},
         "logs": logs,
         "sources": sorted(sources, key=lambda one: str(one["source"])),
-        "tables": [_table(name, {"offsets": dict(offsets)}) for name, offsets in sorted(committed.items())],
+        "tables": [
+            _table(name, {"offsets": dict(committed.get(name, {})), "uncommitted_events": count})
+            for name, count in sorted(uncommitted.items())
+        ],
         "counts": {"ackedEvents": None, "committedEvents": None},
         "rates": None,
     }
@@ -74,19 +79,21 @@ def standing_from_files(settings: Settings, committed: Mapping[str, Mapping[str,
 
 def log_from_files(
     disk: Disk, directory: str, committed: Mapping[str, Mapping[str, int]], table_of: Callable[[str, str], TableName]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One log and its sources, from its segments alone. `table_of`: the table that a source means by a name.
+) -> tuple[dict[str, Any], list[dict[str, Any]], Counter[str]]:
+    """One log, its sources and its events that a table has not committed, from its segments alone.
 
-    A source's persisted sequence is the one before its first record that some table of it has not committed.
+    `table_of`: the table that a source means by a name. A source's persisted sequence is the one before its first record that
+    some table of it has not committed.
     """
     log: dict[str, Any] = {
         "directory": directory, "log": None, "serving": False, "trouble": "", "low": None, "syncedEnd": None,
         "backlogBytes": None, "backlogBytesMax": None,
     }  # fmt: skip
     if not disk.exists(directory):
-        return {**log, "trouble": "there is no log here"}, []
+        return {**log, "trouble": "there is no log here"}, [], Counter()
     waiting: dict[tuple[str, str], int] = {}
     sources: dict[str, Any] = {}
+    uncommitted: Counter[str] = Counter()
     backlog_bytes = 0
     for segment in inspect_log(disk, directory):
         log["log"], log["syncedEnd"] = segment.log_id, segment.end
@@ -96,6 +103,7 @@ def log_from_files(
             if not entry.source or _is_committed(record, committed, table_of):
                 continue
             waiting.setdefault((entry.source, entry.epoch), entry.sequence)
+            uncommitted += _uncommitted_events(record, committed, table_of)
             backlog_bytes += record.size_bytes
             log["low"] = record.offset if log["low"] is None else log["low"]
         sources = segment.standing.sources if segment.standing is not None else sources
@@ -115,7 +123,7 @@ def log_from_files(
             "connected": False,
         }
         described.append(_source(name, said))
-    return log, described
+    return log, described, uncommitted
 
 
 def with_rates(standing: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
@@ -150,11 +158,19 @@ def committed_offsets(settings: Settings) -> dict[str, dict[str, int]]:
 
 def _is_committed(record: Record, committed: Mapping[str, Mapping[str, int]], table_of: Callable[[str, str], TableName]) -> bool:
     """Whether every table of a record has applied it. What a `schema` record declares is not said outside its payload."""
-    entry = record.entry
-    if entry.kind != RecordKind.BATCH:
-        return True
-    names = [str(table_of(entry.source, table)) for table in entry.tables]
-    return all(record.offset < committed.get(name, {}).get(record.log_id, 0) for name in names)
+    return record.entry.kind != RecordKind.BATCH or not _uncommitted_events(record, committed, table_of)
+
+
+def _uncommitted_events(
+    record: Record, committed: Mapping[str, Mapping[str, int]], table_of: Callable[[str, str], TableName]
+) -> Counter[str]:
+    """A record's events for each table that has not applied it."""
+    found: Counter[str] = Counter()
+    for table, count in record.entry.tables.items():
+        name = str(table_of(record.entry.source, table))
+        if record.offset >= committed.get(name, {}).get(record.log_id, 0):
+            found[name] += count
+    return found
 
 
 def _ready_file(settings: Settings) -> dict[str, Any]:
@@ -220,11 +236,14 @@ def _source(name: str, said: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _table(name: str, said: Mapping[str, Any]) -> dict[str, Any]:
+def _table(name: str, said: Mapping[str, Any], is_measured: bool = True) -> dict[str, Any]:
+    """`is_measured` is false where the writer that said it is away: nobody knows what has come since."""
     return {
         "table": name,
         "rows": said.get("rows"),
         "pendingRows": said.get("pending_rows"),
+        "uncommittedEvents": said.get("uncommitted_events") if is_measured else None,
+        "uncommittedSeconds": said.get("uncommitted_age_s") if is_measured else None,
         "state": said.get("state"),
         "offsets": said.get("offsets", {}),
         "stopped": said.get("stopped"),

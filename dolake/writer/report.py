@@ -12,7 +12,7 @@ from dolake import failpoints
 from dolake.buffer.plan import plan_low
 from dolake.metrics import Metrics
 from dolake.model import TableName
-from dolake.writer.lag import TableLags
+from dolake.writer.lag import TableLags, Uncommitted
 from dolake.writer.table import Table
 from dolake.writer.tail import Tail
 
@@ -75,7 +75,7 @@ class Reporter:
         return bool(self._trouble[part] or self._trouble[_probe(part)])
 
 
-def state_of(table: Table) -> dict[str, Any]:
+def state_of(table: Table, uncommitted: Uncommitted) -> dict[str, Any]:
     """One table, for whoever lists them."""
     state = "stopped" if table.stopped else "behind" if table.behind else "flushing" if table.flushing else "following"
     parked = None
@@ -86,6 +86,8 @@ def state_of(table: Table) -> dict[str, Any]:
         "state": table.away.value or state,
         "rows": table.accepted - table.dead,
         "pending_rows": table.memtable.rows,
+        "uncommitted_events": uncommitted.event_count,
+        "uncommitted_age_s": round(uncommitted.age_s, 3),
         "offsets": dict(table.committed),
         "dead_letters": table.dead,
         "troubles": dict(table.troubles),

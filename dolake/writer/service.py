@@ -389,5 +389,5 @@ class WriterService:
     def tell(self) -> None:
         """Reports what may be trimmed, and how things are."""
         said = self._reporter.describe(self.tails, self.tables, self._memory_bytes(), self._runtime.clock.monotonic_s())
-        tables = {str(name): state_of(table) for name, table in self.tables.items()}
+        tables = {str(name): state_of(table, self._reporter.lags.of(name)) for name, table in self.tables.items()}
         self.report({**said, "tables": tables, "metrics": self.metrics.values()})

@@ -26,7 +26,7 @@ LOG = {"directory", "log", "serving", "trouble", "low", "syncedEnd", "backlogByt
 SOURCE = {
     *("source", "log", "epoch", "lastSequence", "lastEventSequence", "lastLsn", "persistedSequence", "pendingBatches", "connected"),
 }
-TABLE = {"table", "rows", "pendingRows", "state", "offsets", "stopped"}
+TABLE = {"table", "rows", "pendingRows", "uncommittedEvents", "uncommittedSeconds", "state", "offsets", "stopped"}
 STATUS = {"time", "data", "running", "addresses", "processes", "ready", "readyWriter", "logs", "sources", "tables", "counts", "rates"}
 
 
@@ -68,7 +68,7 @@ def test_what_is_said_is_what_was_sent(daemon: Daemon) -> None:
 
     def settled() -> Any:
         said = asked(daemon, "status")
-        return said if said["tables"] and said["tables"][0]["pendingRows"] == 9 else None
+        return said if said["tables"] and said["tables"][0]["uncommittedEvents"] == 9 else None
 
     said = wait_until(settled, "the writer to have read everything")
     assert set(said) == STATUS
@@ -95,6 +95,8 @@ def test_what_is_said_is_what_was_sent(daemon: Daemon) -> None:
     (table,) = said["tables"]
     assert set(table) == TABLE
     assert (table["table"], table["rows"], table["offsets"], table["stopped"]) == ("default.ledger", 12, {log["log"]: 5}, None)
+    assert table["pendingRows"] == 9
+    assert table["uncommittedSeconds"] > 0
     assert said["counts"] == {"ackedEvents": 21, "committedEvents": 12}
     assert asked(daemon, "sources") == said["sources"]
     shown = daemon.run("status").stdout
@@ -123,7 +125,8 @@ def test_without_a_daemon_the_files_say_it_and_status_ends_with_3(daemon: Daemon
     assert set(log) == LOG
     assert (log["serving"], log["low"], log["syncedEnd"]) == (False, 5, 7)
     assert log["backlogBytes"] > 0
-    assert [table["offsets"] for table in said["tables"]] == [{log["log"]: 5}]
+    (table,) = said["tables"]
+    assert (table["offsets"], table["uncommittedEvents"], table["uncommittedSeconds"]) == ({log["log"]: 5}, 6, None)
     shop = next(source for source in said["sources"] if source["source"] == "shop")
     assert set(shop) == SOURCE
     assert (shop["lastSequence"], shop["persistedSequence"], shop["pendingBatches"], shop["connected"]) == (10, 8, 2, False)
@@ -133,6 +136,47 @@ def test_without_a_daemon_the_files_say_it_and_status_ends_with_3(daemon: Daemon
     assert listed.returncode == 0
     assert "shop" in listed.stdout
     assert "no daemon answers" in listed.stderr
+
+
+def behind(daemon: Daemon, *, code: int = 0) -> dict[str, tuple[int | None, float | None]]:
+    """How far each table is behind: events, seconds."""
+    said = asked(daemon, "status", code=code)["tables"]
+    return {table["table"]: (table["uncommittedEvents"], table["uncommittedSeconds"]) for table in said}
+
+
+def test_how_far_a_table_is_behind_grows_with_what_is_not_committed_and_ends_with_the_flush(daemon: Daemon) -> None:
+    ready = daemon.ready()
+    assert ready is not None
+    asyncio.run(send(ready.cdc, "shop", 5, 4))
+    said = wait_until(lambda: (now := behind(daemon)) and now["default.ledger"][0] == 12 and now, "12 events to be behind")
+    first_s = said["default.ledger"][1]
+    assert first_s is not None
+    wait_until(lambda: (behind(daemon)["default.ledger"][1] or 0.0) > first_s + 1, "the oldest of them to grow older")
+    shown = next(line for line in daemon.run("status").stdout.splitlines() if "default.ledger" in line).split()
+    assert shown[1:4] == ["0", "12", "12"], "rows, pending, uncommitted"
+    assert (float(shown[4]) > first_s, shown[5]) == (True, "s")
+    os.kill(daemon.supervisor, signal.SIGSTOP)
+    try:
+        daemon.kill("writer")
+        wait_until(lambda: not asked(daemon, "status")["processes"]["writer"]["running"], "the writer to be away")
+        assert behind(daemon) == {"default.ledger": (None, None)}, "nobody measures it"
+        asyncio.run(send(ready.cdc, "shop", 9, 1, declare=False))
+    finally:
+        os.kill(daemon.supervisor, signal.SIGCONT)
+    wait_until(lambda: behind(daemon).get("default.ledger", (0, 0))[0] == 15, "another writer to read them again")
+    asyncio.run(flush(ready.cdc))
+    wait_until(lambda: behind(daemon) == {"default.ledger": (0, 0.0)}, "nothing to be behind")
+    asyncio.run(send(ready.cdc, "shop", 10, 1, declare=False))
+    daemon.kill()
+    assert behind(daemon, code=3) == {"default.ledger": (3, None)}, "counted from the files"
+
+
+def test_a_table_that_was_never_committed_is_found_in_the_files(daemon: Daemon) -> None:
+    ready = daemon.ready()
+    assert ready is not None
+    asyncio.run(send(ready.cdc, "shop", 5, 2))
+    daemon.kill()
+    assert behind(daemon, code=3) == {"default.ledger": (6, None)}
 
 
 @pytest.mark.acceptance("AT-107")
@@ -174,8 +218,8 @@ def test_an_empty_data_directory_has_nothing_to_show(tmp_path: Path, capsys: pyt
 
 
 def test_a_log_that_is_not_there_is_told() -> None:
-    log, sources = log_from_files(LocalDisk(), "/nonexistent/log", {}, lambda source, text: TableName.parse(text))
-    assert (log["trouble"], log["syncedEnd"], sources) == ("there is no log here", None, [])
+    log, sources, uncommitted = log_from_files(LocalDisk(), "/nonexistent/log", {}, lambda source, text: TableName.parse(text))
+    assert (log["trouble"], log["syncedEnd"], sources, uncommitted) == ("there is no log here", None, [], {})
 
 
 @pytest.mark.parametrize(

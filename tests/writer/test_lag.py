@@ -22,6 +22,19 @@ def test_each_tables_events_are_counted_from_what_it_has_committed_of_each_log()
     assert [value for _, value in metrics.values()["dolake_table_uncommitted_age_seconds"]] == [0, 0]
 
 
+def test_what_was_last_observed_of_a_table_can_be_asked():
+    lags = TableLags()
+    lags.note(A, "x", 0, 10, now_s=1.0)
+    lags.note(A, "y", 0, 3, now_s=2.0)
+    assert lags.of(A) == (0, 0.0)
+    lags.observe(Metrics(), {A: {}}, now_s=5.0)
+    assert lags.of(A) == (13, 4.0)
+    lags.observe(Metrics(), {A: {"x": 1}}, now_s=6.0)
+    assert lags.of(A) == (3, 4.0)
+    lags.observe(Metrics(), {}, now_s=7.0)
+    assert lags.of(A) == (0, 0.0)
+
+
 def test_a_table_that_is_gone_is_shown_no_more():
     lags, metrics = TableLags(), Metrics()
     lags.note(A, "x", 0, 10, now_s=1.0)
