@@ -2,25 +2,22 @@
 
 The noisy source offers five times the events that its connection may send, and does not care for nacks: it goes back to the
 batch that was refused and sends on. The hostile clients flood: pings, messages that are none, fragments without end,
-handshakes that stop in the middle.
+handshakes that stop in the middle (`bench.hostile`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from bench.events import batch, schema
@@ -72,48 +69,14 @@ async def noisy(url: str, seconds: float, answers: Counter[str]) -> None:
                 sent += 1
 
 
-async def flood(address: tuple[str, int], opening: bytes, data: bytes, seconds: float) -> None:
-    """Connects, says `opening`, then sends the same over and over as fast as it goes, reading nothing; again when it is thrown out."""
-    end = time.monotonic() + seconds
-    loop = asyncio.get_running_loop()
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError), socket.socket() as client:
-            client.setblocking(False)
-            async with asyncio.timeout_at(loop.time() + end - time.monotonic()):
-                await loop.sock_connect(client, address)
-                await loop.sock_sendall(client, opening)
-                while data:
-                    await loop.sock_sendall(client, data)
-                await loop.sock_recv(client, 1)
-        await asyncio.sleep(0.05)
-
-
-def hostile(url: str, seconds: float) -> list[Coroutine[Any, Any, None]]:
-    parts = urlsplit(url)
-    assert parts.hostname is not None
-    assert parts.port is not None
-    address = (parts.hostname, parts.port)
-    opening = (
-        f"GET /cdc HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    ).encode()
-    greeting = Frame(Opcode.TEXT, orjson.dumps({**CONNECT, "sourceDoId": "hostile"})).serialize(mask=True)
-    floods = [
-        (opening + greeting, Frame(Opcode.PING, b"").serialize(mask=True) * 1000),
-        (opening + greeting, Frame(Opcode.TEXT, b"{}").serialize(mask=True) * 1000),
-        (
-            opening + Frame(Opcode.TEXT, b"{", fin=False).serialize(mask=True),
-            Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * 1000,
-        ),
-        (opening[:60], b""),
-        (b"", os.urandom(100_000)),
-    ]
-    return [bounded(flood(address, first, data, seconds)) for first, data in floods]
-
-
-async def bounded(work: Coroutine[Any, Any, None]) -> None:
-    with contextlib.suppress(TimeoutError, ConnectionClosed):
-        await work
+async def hostile_process(url: str) -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.hostile", url)
+    try:
+        raise RuntimeError(f"the hostile clients have ended: {await process.wait()}")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 @contextlib.asynccontextmanager
@@ -132,7 +95,7 @@ async def run_fairness(directory: Path, seconds: float) -> dict[str, Any]:
     phases: dict[str, Callable[[str], list[Coroutine[Any, Any, None]]]] = {
         "alone": lambda url: [],
         "beside_noisy": lambda url: [noisy(url, 3600, answers)],
-        "beside_hostile": lambda url: hostile(url, 3600),
+        "beside_hostile": lambda url: [hostile_process(url)],
     }
     results: dict[str, Any] = {"quiet_sources": QUIET_SOURCES, "quiet_events_per_s": QUIET_EVENTS_PER_S}
     for phase, others in phases.items():

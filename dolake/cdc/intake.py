@@ -30,6 +30,7 @@ WHOLE_BYTES_MAX = 4 << 20  # Of whole messages that wait to be taken; above it t
 UNSENT_BYTES_MAX = 1 << 20  # Of answers in the transport (pongs go there without asking); above it the socket is not read.
 HANDSHAKE_BYTES_MAX = 64 << 10
 THROWN_AWAY_BYTES_MAX = 1 << 20  # Of what comes after a close.
+THROWN_AWAY_FRAMES_MAX = 1000  # The same in frames: in so many the client's own close should have come.
 CLOSE_S_MAX = 5.0
 _FRAME_BYTES = 512  # What a frame costs beside its payload.
 _DROPPABLE_BYTES_MIN = 1 << 20
@@ -84,7 +85,7 @@ class PacedConnection(ServerConnection):
         self._is_counted = False
         self._pauses: set[str] = set()
         self._has_request, self._headers_end = False, b""
-        self._thrown_away_bytes = 0
+        self._thrown_away_bytes = self._thrown_away_frames = 0
         self._turn: asyncio.Handle | None = None
         self._dropping: asyncio.Handle | None = None
 
@@ -161,11 +162,14 @@ class PacedConnection(ServerConnection):
         self._headers_end = (self._headers_end + data)[-3:]
         super().data_received(data)
 
-    def _throw_away(self) -> bytes:
+    def _throw_away(self, size_bytes: int | None = None, frame_count: int = 0) -> bytes:
         """What comes after the end: read for a while, so that a client hears what we said last; not for ever."""
-        data, self._held.unread = self._held.unread, b""
+        held = self._held
+        data, held.unread = (held.unread, b"") if size_bytes is None else (held.unread[:size_bytes], held.unread[size_bytes:])
         self._thrown_away_bytes += len(data)
-        if self._thrown_away_bytes > THROWN_AWAY_BYTES_MAX:
+        self._thrown_away_frames += frame_count
+        if self._thrown_away_bytes > THROWN_AWAY_BYTES_MAX or self._thrown_away_frames > THROWN_AWAY_FRAMES_MAX:
+            held.unread = b""
             self._pause("over")
         return data
 
@@ -175,8 +179,15 @@ class PacedConnection(ServerConnection):
         """Hands on this turn's frames; the next turn comes after the others', or when a ping may come again."""
         self._turn = None
         data = self._held.unread
-        if self.protocol.state is not State.OPEN:  # Closed, or about to be: the library wants none of it.
-            super().data_received(self._throw_away())
+        if self.protocol.state is not State.OPEN:
+            # Closed, or about to be. The library may still look for the client's close, through every frame that comes before it.
+            piece = self._walk.piece(data, FRAMES_A_TURN, FRAMES_A_TURN)
+            super().data_received(self._throw_away(piece.end, piece.frame_count))
+            if self._held.unread:
+                self._pause("turn")
+                self._turn = self.loop.call_soon(self._have_turn)
+            else:
+                self._resume("turn")
             return
         if not data:
             self._resume("turn")

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+from websockets.protocol import Protocol, State
 
 from dolake.cdc.admission import ConnectionLimits
-from dolake.cdc.intake import CONTROLS_PER_S, WHOLE_BYTES_MAX, Intake
+from dolake.cdc.intake import CONTROLS_PER_S, FRAMES_A_TURN, THROWN_AWAY_FRAMES_MAX, WHOLE_BYTES_MAX, Intake
 from dolake.cdc.server import ServerPolicy
 from dolake.metrics import Metrics
 from tests.cdc.test_server import Served, check_serves, handshake, masked, raw, raw_websocket, run, served, until
@@ -150,6 +151,34 @@ def test_a_million_fragments_are_closed_after_some_thousands():
             await flood
             assert intake_of(here).held_bytes < 1_000_000
             writer.close()
+
+    run(scene)
+
+
+def test_what_comes_after_a_close_is_looked_at_for_a_while_only(monkeypatch):
+    """The client's own close is looked for, and every frame before it costs: not as many as somebody cares to send."""
+    taken = 0
+    receive = Protocol.receive_data
+
+    def counted(self: Protocol, data: bytes) -> None:
+        nonlocal taken
+        taken += len(data) if self.state is State.CLOSING else 0
+        receive(self, data)
+
+    monkeypatch.setattr(Protocol, "receive_data", counted)
+
+    async def scene() -> None:
+        async with served(POLICY) as here:
+            reader, writer = await raw_websocket(here)
+            writer.write(masked(b"close1008"))
+            assert struct.pack(">H", 1008) + b"as asked" in await reader.readuntil(b"as asked")
+            flood = asyncio.ensure_future(flooding(writer, FRAGMENT * 1000, 1000))
+            for _ in range(20):
+                await check_serves(here)
+            await until(lambda: here.connections[0].gone.is_set())
+            await flood
+            writer.close()
+        assert 0 < taken <= len(FRAGMENT) * (THROWN_AWAY_FRAMES_MAX + FRAMES_A_TURN)
 
     run(scene)
 
