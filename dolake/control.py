@@ -5,8 +5,10 @@ first who it is: `{"type": "hello", "role": "writer" | "http" | "cli", "pid": �
 
     writer → hub   progress       low and read offsets of each log, state of store, catalog and tables, metrics
     hub → writer   flush          {id, tables | null, patterns?, reason, until: {log id: offset}}
-    writer → hub   flush_result   {id, result}
-    any → hub      ask            {id, what: "ready" | "state" | "metrics" | "tables" | "flush", …}
+    hub → writer   park, drop     {id, table, until: {log id: offset}}
+    hub → writer   unpark         {id, table}
+    writer → hub   …_result       {id, result} or {id, error, exit_code}, to each of these
+    any → hub      ask            {id, what: "ready" | "state" | "metrics" | "tables" | "flush" | "park" | "unpark" | "drop", …}
     hub → any      answer         {id, …} or {id, error}
 
 A message's `id` belongs to the side that asked. Either side may be absent or go at any moment: a client connects again by

@@ -1,4 +1,4 @@
-"""`dolake tables`: every table, how far it is committed, and why one has stopped."""
+"""`dolake tables`: every table, how far it is committed, and why one has stopped; `park`, `unpark`, `drop` (`cli.changing`)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import typer
 
+from dolake.cli import changing
 from dolake.cli.options import Config, Data, Json, settings_from
 
 if TYPE_CHECKING:
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
     from dolake.iceberg.metadata import LoadedTable
 
 app = typer.Typer(add_completion=False)
+app.command("park")(changing.park)
+app.command("unpark")(changing.unpark)
+app.command("drop")(changing.drop)
 
 DEAD_COUNT = "dolake.count.dead-lettered"
 
 
-@app.command()
-def tables(data: Data = None, config: Config = None, as_json: Json = False) -> int:
+@app.callback(invoke_without_command=True)
+def tables(context: typer.Context, data: Data = None, config: Config = None, as_json: Json = False) -> int:
     """List the tables: rows, snapshots, files, and the first offset of each log that is not committed yet.
 
     A running daemon is asked which tables have stopped, and where: log, offset, field and rule; and which declared columns
@@ -28,6 +32,8 @@ def tables(data: Data = None, config: Config = None, as_json: Json = False) -> i
     """
     from dolake.cli.lake import ask_daemon_for_tables, open_lake
 
+    if context.invoked_subcommand is not None:
+        return 0
     settings = settings_from(data, config)
     committed = {str(table.name): _committed(table) for table in open_lake(settings).tables()}
     live = ask_daemon_for_tables(settings)
@@ -67,6 +73,7 @@ def _described(name: str, committed: dict[str, Any] | None, live: dict[str, Any]
         "pendingRows": said.get("pending_rows"),
         "state": said.get("state", "idle") if live is not None else None,
         "stopped": said.get("stopped"),
+        "parked": said.get("parked"),
         "deadLetters": said.get("dead_letters", (committed or nothing)["deadLetters"]),
         "troubles": said.get("troubles") if live is not None else None,
     }
@@ -99,6 +106,7 @@ def _print(found: list[dict[str, Any]], answered: bool) -> None:
             offsets = ", ".join(f"log {log} below offset {offset}" for log, offset in sorted(table["offsets"].items()))
             console.print(f"{table['table']}: committed {offsets or 'nothing'}", soft_wrap=True)
             _print_stop(console, table)
+            _print_parked(console, table)
             _print_troubles(console, table)
     if not answered:
         console.print("no writer runs on this data directory: what is pending, and what has stopped, is not known", soft_wrap=True)
@@ -111,6 +119,20 @@ def _print_troubles(console: Console, table: dict[str, Any]) -> None:
         console.print(f"{table['table']}: {table['deadLetters']:,} events kept out as dead letters", soft_wrap=True)
     for column, rule in (table["troubles"] or {}).items():
         console.print(f"[bold yellow]{table['table']}[/]: declared column {escape(column)}: {escape(rule)}", soft_wrap=True)
+
+
+def _print_parked(console: Console, table: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    from dolake.cli.screen import byte_size
+
+    parked = table["parked"]
+    if parked is None:
+        return
+    what = f"{parked['records']:,} records, {byte_size(parked['bytes'])}, wait; `dolake tables unpark {table['table']}` brings it back"
+    console.print(f"[bold yellow]{table['table']} is parked:[/] {what}", soft_wrap=True)
+    if parked["trouble"]:
+        console.print(f"[bold red]{table['table']} cannot be parked further:[/] {escape(parked['trouble'])}", soft_wrap=True)
 
 
 def _print_stop(console: Console, table: dict[str, Any]) -> None:

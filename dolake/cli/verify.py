@@ -35,6 +35,7 @@ def verify(
     breaches = []
     for breach in verify_lake(
         disk=LocalDisk(),
+        data=settings.data,
         directories=settings.log.directories,
         catalog=lake.catalog,
         store=lake.store,

@@ -11,7 +11,7 @@ made from; PyIceberg's own `commit_table` would load the table once more and so 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
@@ -53,8 +53,8 @@ class TableCatalog(Protocol):
 
     def list_tables(self) -> list[TableName]: ...
 
-    def drop(self, table: TableName) -> None:
-        """Forgets a table; its files stay. None there is fine."""
+    def drop(self, base: LoadedTable) -> None:
+        """Forgets a table; its files stay. Raises CommitConflict if it is not at `base` any more, CatalogUnreachable as `swap` does."""
         ...
 
 
@@ -93,7 +93,8 @@ class SqlTableCatalog:
     def create(self, table: TableName, metadata: dict[str, Any]) -> LoadedTable:
         created = LoadedTable(table, metadata, self._put_metadata(metadata, version=0))
         with self._reported("written"):
-            self._catalog.create_namespace_if_not_exists(table.namespace)
+            with suppress(IntegrityError):  # Somebody else has just made it.
+                self._catalog.create_namespace_if_not_exists(table.namespace)
             row = self._catalog._create_table_row(table.namespace, table.name, created.metadata_location)
             try:
                 with self._engine.begin() as connection:
@@ -128,10 +129,13 @@ class SqlTableCatalog:
             rows = connection.execute(select(*columns).where(IcebergTables.catalog_name == CATALOG_NAME)).all()
         return sorted(TableName(*row) for row in rows if all(TABLE_PART.fullmatch(part) for part in row))
 
-    def drop(self, table: TableName) -> None:
+    def drop(self, base: LoadedTable) -> None:
+        statement = delete(IcebergTables).where(*_row(base.name), IcebergTables.metadata_location == base.metadata_location)
         with self._reported("written"), self._engine.begin() as connection:
-            connection.execute(delete(IcebergTables).where(*_row(table)))
-        self._loaded.pop(table, None)
+            dropped = connection.execute(statement).rowcount
+        self._loaded.pop(base.name, None)
+        if dropped != 1:
+            raise CommitConflict(f"{base.name}: the table is not at {base.metadata_location} any more")
 
     def _put_metadata(self, metadata: dict[str, Any], version: int) -> str:
         """Puts a metadata file under a name of its own; durable when this returns."""

@@ -25,6 +25,8 @@ Requirement = Mapping[str, Any]
 FORMAT_VERSION = 2
 MAIN = "main"
 OFFSET_PREFIX = "dolake.offset."
+# Of a table whose name another one had that was dropped: the first offset of a log whose events are this one's.
+BEGIN_PREFIX = "dolake.begin."
 EPOCH = "dolake.epoch"
 INSTANCE = "dolake.instance"
 COMMIT_ID = "dolake.commit-id"
@@ -57,6 +59,10 @@ class LoadedTable:
     def offsets(self) -> dict[str, int]:
         """Log id → first offset not yet applied; a log that never fed this table is absent, and its offset is 0."""
         return offsets_in(self.properties)
+
+    def begins(self) -> dict[str, int]:
+        """Log id → first offset that counts for this table; 0 for a log that is absent."""
+        return {key[len(BEGIN_PREFIX) :]: int(value) for key, value in self.properties.items() if key.startswith(BEGIN_PREFIX)}
 
     @property
     def owner_epoch(self) -> int:

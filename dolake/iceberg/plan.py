@@ -114,7 +114,10 @@ def judge(base: LoadedTable | None, delta: Delta) -> Verdict:
     """Raises TableStopped if this writer may not, or nobody should, commit to the table as it is."""
     name = str(delta.table)
     if base is None:
-        raise TableStopped(name, "the table was dropped from the catalog; register it again, or restart the daemon to have it made anew")
+        raise TableStopped(
+            name,
+            f"it was dropped from the catalog; register it again, or let later events make it anew: `dolake tables drop {name}`",
+        )
     if base.uuid != delta.table_uuid:
         raise TableStopped(name, f"another table took its name (uuid {base.uuid}, not {delta.table_uuid}); restart the daemon to use it")
     if base.metadata["format-version"] != FORMAT_VERSION:

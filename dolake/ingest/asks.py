@@ -26,12 +26,14 @@ class Asks:
         if what == "flush":
             tables = ask.get("tables")
             return {"result": await self._service.flush(tables if isinstance(tables, list) else None, str(ask.get("reason", "manual")))}
+        if what in ("park", "unpark", "drop"):
+            return {"result": await self._service.change_table(what, str(ask.get("table")))}
         if what == "writer_trouble":
             self._service.writer.start_trouble = str(ask.get("reason", ""))
             return {}
         answers = {"ready": self._ready, "state": self._state, "metrics": self._metrics, "tables": self._tables}
         if what not in answers:
-            raise RequestRefused(f"nobody knows what {what!r} is; ask for {', '.join(answers)} or flush")
+            raise RequestRefused(f"nobody knows what {what!r} is; ask for {', '.join(answers)}, flush, park, unpark or drop")
         return answers[what]()
 
     def _ready(self) -> Message:

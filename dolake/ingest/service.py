@@ -25,7 +25,7 @@ from dolake.cdc.session import CloseCode
 from dolake.cdc.wire import Connect
 from dolake.clock import Runtime
 from dolake.config import Settings, TableNames
-from dolake.errors import DolakeError, LogFailed
+from dolake.errors import DaemonUnreachable, DolakeError, LogFailed, RequestRefused
 from dolake.ingest.connection import Connection
 from dolake.ingest.desk import SourceDesk
 from dolake.ingest.lane import UNSYNCED_BYTES_MAX, Lane
@@ -271,6 +271,17 @@ class IngestService:
             return no_flush(str(error))
         result = answer.get("result")
         return result if isinstance(result, dict) else no_flush("the writer half gave no result")
+
+    async def change_table(self, what: str, table: str) -> Message:
+        """Has the writer park, unpark or drop a table, as far as the logs go now. Raises DaemonUnreachable, RequestRefused."""
+        until = {lane.log_id: lane.log.synced_end for lane in self.lanes.values() if lane.is_serving}
+        if self.writer_line is None:
+            raise DaemonUnreachable("the writer half is not connected")
+        answer = await self.writer_line.request("writer", {"type": what, "table": table, "until": until})
+        if "error" in answer:
+            raise RequestRefused(str(answer["error"]), int(answer.get("exit_code", RequestRefused.exit_code)))
+        result: Message = answer["result"]
+        return result
 
     # -- logs
 

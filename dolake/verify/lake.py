@@ -19,6 +19,7 @@ from dolake.verify.files import verify_file, verify_sizes
 from dolake.verify.history import verify_history
 from dolake.verify.letters import LETTER_COLUMNS, JudgedEvents, count_by_record, verify_against_letters, verify_letters
 from dolake.verify.logs import LogView, TableOf, verify_logs, verify_not_ahead, verify_trimmed
+from dolake.verify.parked import Elsewhere, verify_elsewhere
 from dolake.verify.rows import PLACE_COLUMNS, verify_against_log, verify_rows
 
 _NUMBERS = ("_cdc_offset", "_cdc_index", "_cdc_sequence")
@@ -28,6 +29,7 @@ _NO_ROWS = pa.schema([(name, pa.int64() if name in _NUMBERS else pa.string()) fo
 def verify_lake(
     *,
     disk: Disk,
+    data: str,
     directories: Sequence[str],
     catalog: TableCatalog | None,
     store: ObjectStore,
@@ -39,7 +41,7 @@ def verify_lake(
 
     It may run while dolake does: tables are loaded before the logs are read, so that what is committed meanwhile is not
     looked for, and a table's rows are compared with the logs up to the offsets it had then. `table_of` says which table a
-    source means by a name.
+    source means by a name; side logs and the notes of dropped tables lie below `data`.
     """
     tables = [table for name in names if catalog is not None and (table := catalog.load(name)) is not None]
     views: list[LogView] = []
@@ -50,8 +52,14 @@ def verify_lake(
         else:
             yield item
     yield from verify_not_ahead(tables, views)
+    elsewhere: list[Elsewhere] = []
+    for found in verify_elsewhere(disk, data):
+        if isinstance(found, Breach):
+            yield found
+        else:
+            elsewhere.append(found)
     if catalog is not None and set(names) >= set(catalog.list_tables()):
-        yield from verify_trimmed(tables, views)
+        yield from verify_trimmed(tables, views, [one.bounds for one in elsewhere])
     letters = catalog.load(DEAD_LETTERS_TABLE) if catalog is not None and tables else None
     judged = _judged(store, letters)
     for table in tables:

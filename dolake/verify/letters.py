@@ -38,10 +38,14 @@ class JudgedEvents:
         return cls(found)
 
     def kept_out(self, table: LoadedTable) -> list[Place]:
-        """Places below the table's own offsets whose events make no row of it."""
-        offsets = table.offsets()
+        """Places below the table's own offsets whose events make no row of it; those of one that was dropped are not its."""
+        offsets, begins = table.offsets(), table.begins()
         judged = self.by_table.get(str(table.name), {})
-        return [place for place, outcomes in judged.items() if _REPLAYED not in outcomes and place[1] < offsets.get(place[0], 0)]
+        return [
+            place
+            for place, outcomes in judged.items()
+            if _REPLAYED not in outcomes and begins.get(place[0], 0) <= place[1] < offsets.get(place[0], 0)
+        ]
 
     def replayed(self, table: LoadedTable) -> set[Place]:
         """Places of its rows that were dead letters once."""

@@ -81,13 +81,17 @@ def verify_not_ahead(tables: Sequence[LoadedTable], views: Sequence[LogView]) ->
                 yield Breach("I5", str(table.name), sentence)
 
 
-def verify_trimmed(tables: Sequence[LoadedTable], views: Sequence[LogView]) -> Iterator[Breach]:
+def verify_trimmed(
+    tables: Sequence[LoadedTable], views: Sequence[LogView], elsewhere: Sequence[Mapping[str, int]] = ()
+) -> Iterator[Breach]:
     """I6, as far as it shows from outside: what is trimmed was committed by somebody. `tables` are all there are.
 
-    Only what tables had in it counts: the log's own records may go as soon as everybody has passed them.
+    Only what tables had in it counts: the log's own records may go as soon as everybody has passed them. `elsewhere`: offsets by
+    log below which a table's events wait in its side log, or went with it when it was dropped.
     """
     for view in views:
-        furthest = max((table.offsets().get(view.log_id, 0) for table in tables), default=0)
+        known = [table.offsets() for table in tables] + [dict(offsets) for offsets in elsewhere]
+        furthest = max((offsets.get(view.log_id, 0) for offsets in known), default=0)
         needed = min(view.first, view.trimmed_tables_end or 0)
-        if tables and needed > furthest:
+        if known and needed > furthest:
             yield Breach("I6", view.directory, f"has lost events up to offset {needed}, and no table has committed further than {furthest}")

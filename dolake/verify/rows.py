@@ -83,12 +83,12 @@ def verify_against_log(
     table: LoadedTable, rows: pa.Table, logged: pa.Table, dead: Mapping[tuple[str, int], int] | None = None
 ) -> Iterator[Breach]:
     """`logged` counts this table's events by `log`, `offset` for every record that the logs still hold; `dead` its letters."""
-    subject, offsets = str(table.name), table.offsets()
+    subject, offsets, begins = str(table.name), table.offsets(), table.begins()
     here = rows.group_by(["_cdc_log", "_cdc_offset"]).aggregate([([], "count_all")])
     found = {(row["_cdc_log"], row["_cdc_offset"]): row["count_all"] for row in here.to_pylist()}
     shown = 0
     for record in logged.to_pylist():
-        if record["offset"] >= offsets.get(record["log"], 0) or shown == SHOWN_MAX:
+        if not begins.get(record["log"], 0) <= record["offset"] < offsets.get(record["log"], 0) or shown == SHOWN_MAX:
             continue
         count = found.get((record["log"], record["offset"]), 0) + (dead or {}).get((record["log"], record["offset"]), 0)
         if count != record["events"]:

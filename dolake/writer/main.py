@@ -13,21 +13,23 @@ import structlog
 from dolake.clock import Runtime, real_runtime
 from dolake.config import Settings
 from dolake.control import ControlClient, Message, asking
-from dolake.errors import DolakeError, LogRefused
+from dolake.errors import DolakeError
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.commit import Committer
 from dolake.iceberg.lake import open_catalog, open_warehouse
 from dolake.iceberg.plan import CommitPolicy
 from dolake.metrics import Metrics, observe_process
 from dolake.model import TableName, TablesLike
-from dolake.storage.disk import Disk, LocalDisk, Lock
+from dolake.storage.disk import Disk, LocalDisk
 from dolake.storage.store import ObjectStore
 from dolake.writer.allocation import settle_allocation
 from dolake.writer.flush import Flusher
+from dolake.writer.lock import lock_writer
 from dolake.writer.probing import Probe
 from dolake.writer.service import WriterService
 
 REPORT_S = 1.0
+REQUESTS = ("flush", "park", "unpark", "drop")
 _HUB_S_MAX = 1.0
 # Sources wait for acks, nobody for a flush: where cores are short the ingest half goes first (measured: slow acks come twice as soon).
 NICENESS = 5
@@ -41,7 +43,7 @@ async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asy
     runtime = runtime or real_runtime()
     disk = LocalDisk()
     os.makedirs(settings.data, exist_ok=True)
-    lock = _lock(disk, settings)
+    lock = lock_writer(disk, settings.data)
     try:
         try:
             store, catalog = await _open(runtime, settings)
@@ -72,14 +74,6 @@ async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asy
     return 0
 
 
-def _lock(disk: LocalDisk, settings: Settings) -> Lock:
-    path = os.path.join(settings.data, "writer.lock")
-    try:
-        return disk.lock(path)
-    except BlockingIOError:
-        raise LogRefused(f"{path}: another writer works on this data directory; stop it first") from None
-
-
 async def _open(runtime: Runtime, settings: Settings) -> tuple[ObjectStore, TableCatalog]:
     store = await runtime.tasks.run(open_warehouse, settings)
     await runtime.tasks.run(store.probe, runtime.random.uuid())
@@ -104,12 +98,12 @@ def make_service(
 
 
 class _Link:
-    """The line to the hub: reports go up, flush requests come down. All advisory, so nothing waits for it."""
+    """The line to the hub: reports go up, requests come down. All advisory, so nothing waits for it."""
 
     def __init__(self, runtime: Runtime, settings: Settings, service: WriterService) -> None:
         self._runtime, self._service = runtime, service
         self.client = ControlClient(settings.control_path, role="writer", runtime=runtime, receive=self._receive, connected=self.report)
-        self._flushes: set[asyncio.Task[Any]] = set()
+        self._requests: set[asyncio.Task[Any]] = set()
         service.report = lambda state: self.client.send({"type": "progress", **state})
 
     def report(self) -> None:
@@ -122,15 +116,32 @@ class _Link:
             self.report()
 
     def _receive(self, message: Message) -> None:
-        if message.get("type") == "flush":
-            task = self._runtime.tasks.spawn("flush request", self._flush(message))
-            self._flushes.add(task)
-            task.add_done_callback(self._flushes.discard)
+        if message.get("type") in REQUESTS:
+            task = self._runtime.tasks.spawn(f"{message['type']} request", self._answer(message))
+            self._requests.add(task)
+            task.add_done_callback(self._requests.discard)
 
-    async def _flush(self, message: Message) -> None:
-        names, patterns = message.get("tables"), message.get("patterns")
-        result = await self._service.flush(
-            TablesLike(patterns) if patterns is not None else None if names is None else [TableName.parse(name) for name in names],
-            {log_id: int(end) for log_id, end in message.get("until", {}).items()},
-        )
-        self.client.send({"type": "flush_result", "id": message["id"], "result": result})
+    async def _answer(self, message: Message) -> None:
+        try:
+            answer: Message = {"result": await self._do(message)}
+        except DolakeError as error:
+            answer = {"error": str(error), "exit_code": error.exit_code}
+        except Exception as error:  # Whoever asks must not wait for ever because of a mistake of ours.
+            logger.exception("request failed", kind=message["type"])
+            answer = {"error": f"the writer failed to answer: {type(error).__name__}: {error}", "exit_code": 1}
+        self.client.send({"type": f"{message['type']}_result", "id": message["id"], **answer})
+
+    async def _do(self, message: Message) -> dict[str, Any]:
+        until = {log_id: int(end) for log_id, end in message.get("until", {}).items()}
+        if message["type"] == "flush":
+            names, patterns = message.get("tables"), message.get("patterns")
+            wanted = TablesLike(patterns) if patterns is not None else None if names is None else [TableName.parse(name) for name in names]
+            return await self._service.flush(wanted, until)
+        name = TableName.parse(message["table"])
+        match message["type"]:
+            case "park":
+                return await self._service.parking.park(name, until)
+            case "unpark":
+                return await self._service.parking.unpark(name)
+            case _:
+                return await self._service.dropping.drop(name, until)

@@ -8,7 +8,7 @@ that a slow or full side log holds up nobody else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -16,25 +16,24 @@ import structlog
 from dolake import failpoints
 from dolake.buffer.parked import ParkedRecord, SideLog, parked_tables
 from dolake.buffer.plan import plan_cut
-from dolake.buffer.tail import LogReader
 from dolake.buffer.wal import LogSettings
 from dolake.clock import Runtime
 from dolake.config import Settings
-from dolake.errors import DolakeError, LogFailed, LogFull, RequestRefused
+from dolake.errors import DolakeError, LogFailed, RequestRefused
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import TableName
 from dolake.storage.disk import Disk
 from dolake.writer.flight import Away, Stopped
 from dolake.writer.letters import Verdicts
+from dolake.writer.moving import HOLD_S_MAX, TICK_S, Movers
 from dolake.writer.table import Table
-from dolake.writer.tail import Tail, part_of, read_routed, reroute
+from dolake.writer.tail import Tail, reroute
 from dolake.writer.transactions import OpenTransactions
 
 if TYPE_CHECKING:
     from dolake.writer.service import WriterService
 
-TICK_S = 0.02
-RETRY_S = 1.0
+
 _PARTLY_DONE = 6
 SEGMENT_BYTES = 64 << 20
 
@@ -47,11 +46,10 @@ class Parking:
     def __init__(self, runtime: Runtime, disk: Disk, settings: Settings, host: WriterService) -> None:
         self._runtime, self._disk, self._settings, self._host = runtime, disk, settings, host
         self._log_settings = LogSettings(min(SEGMENT_BYTES, settings.log.segment_bytes))
-        self._movers: dict[TableName, asyncio.Task[None]] = {}
         self._returning: dict[TableName, asyncio.Task[None]] = {}
+        self._movers = Movers(runtime, disk, host, self._open)
         self._started, self._closed = asyncio.Event(), False
         self._locks: dict[TableName, asyncio.Lock] = {}
-        self._stopping: set[TableName] = set()  # movers that shall end when what they are about is done
 
     # -- life
 
@@ -63,7 +61,7 @@ class Parking:
             self._host.tables[name] = table
             _send_away(table, side, {})
             logger.info("table is parked", table=str(name), bytes=side.size_bytes, returning=side.is_feeding)
-            self._spawn_mover(table)
+            self._movers.start(table)
             if side.is_feeding:
                 self._spawn_return(table)
         self._started.set()
@@ -72,37 +70,37 @@ class Parking:
         self._closed = True
         for task in self._returning.values():
             task.cancel()
-        self._stopping |= set(self._movers)
         try:
             await asyncio.gather(*self._returning.values(), return_exceptions=True)
-            # A mover is not cancelled: what it writes is written by a thread, and the side log must not be closed under it.
-            await asyncio.gather(*self._movers.values(), return_exceptions=True)
+            await self._movers.close()
         finally:
             for table in self._host.tables.values():
                 if table.side is not None:
                     table.side.close()
 
     def note_tail(self, tail: Tail) -> None:
-        """A log is about to be followed from its first offset on."""
+        """A log is about to be followed from its first offset on: those that are not, for now, will look through it from there."""
         for table in self._host.tables.values():
             if table.side is not None and table.away:
                 table.parked_to.setdefault(tail.log_id, max(tail.position, table.side.bounds.get(tail.log_id, 0)))
+            elif table.behind:
+                table.consumed.setdefault(tail.log_id, tail.position)
 
     # -- what an operator asks for
 
     async def park(self, name: TableName, until: Mapping[str, int]) -> dict[str, Any]:
         """Moves the table's records to its side log; answers when all below `until` are there. Raises RequestRefused, DolakeError."""
-        await self._started.wait()
-        table = await self._host.table(name)
+        table = await self.started_table(name)
         if table.away is Away.RETURNING:
             raise RequestRefused(f"{name} is on its way back; wait until `dolake tables` says that it follows, then park it")
         if table.away is Away.HERE:
-            async with self._lock(name):
+            await self.require(table, until)
+            async with self.lock(name):
                 side = await self._side_to_fill(table)
                 positions = await self._hold(table)
                 _send_away(table, side, {log_id: positions.get(log_id, 0) for log_id in self._host.tails})
             logger.info("parking table", table=str(name), stopped=table.stopped is not None)
-            self._spawn_mover(table)
+            self._movers.start(table)
             self._host.tell()
         while not all(table.parked_to.get(log_id, 0) >= end for log_id, end in until.items()):
             trouble = table.parking_trouble or "; ".join(filter(None, (tail.trouble for tail in self._host.tails.values())))
@@ -129,9 +127,10 @@ class Parking:
         table = self._host.tables.get(name)
         if table is None or table.away is Away.HERE or table.side is None:
             raise RequestRefused(f"{name} is not parked; `dolake tables` says which are")
-        if table.away is Away.PARKED:
-            await self._to_its_end(table.side.feed, True)
-            self._spawn_return(table)
+        async with self.lock(name):
+            if table.away is Away.PARKED:
+                await self._to_its_end(table.side.feed, True)
+                self._spawn_return(table)
         while table.away is Away.RETURNING:
             await self._runtime.clock.sleep(TICK_S)
         await asyncio.wait([self._returning[name]])  # It may still be about to remove the side log.
@@ -139,80 +138,13 @@ class Parking:
             raise RequestRefused(f"{name} has stopped again and is parked: {table.stopped.reason}")
         return {"table": str(name), "rows": table.accepted}
 
-    # -- moving
-
-    def _spawn_mover(self, table: Table) -> None:
-        self._stopping.discard(table.name)
-        self._movers[table.name] = self._spawn(f"move {table.name}", self._move(table))
-
-    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._runtime.tasks.spawn(name, work)
-        task.add_done_callback(self._host.ended)
-        return task
-
-    async def _end_mover(self, table: Table) -> None:
-        """Waits until what it is writing is written."""
-        self._stopping.add(table.name)
-        await asyncio.wait([self._movers[table.name]])
-        del self._movers[table.name]
-
-    async def _move(self, table: Table) -> None:
-        """Looks through the logs for the table's records, as the tails go on, and puts them into its side log."""
-        readers: dict[str, LogReader] = {}
-        try:
-            while table.name not in self._stopping:
-                moved = False
-                for tail in list(self._host.tails.values()):
-                    try:
-                        moved = await self._move_piece(table, tail, readers) or moved
-                        table.parking_trouble = ""
-                    except (DolakeError, OSError) as error:
-                        await self._note_trouble(table, str(error))
-                        await self._reopen(table, isinstance(error, LogFull))
-                if not moved:
-                    await self._runtime.clock.sleep(TICK_S)
-        finally:
-            for reader in readers.values():
-                reader.close()
-
-    async def _move_piece(self, table: Table, tail: Tail, readers: dict[str, LogReader]) -> bool:
-        start = table.parked_to.setdefault(tail.log_id, tail.position)
-        if start >= tail.position or table.side is None:
-            return False
-        if tail.log_id not in readers:
-            readers[tail.log_id] = await self._runtime.tasks.run(LogReader, self._disk, tail.directory)
-        items = await self._runtime.tasks.run(read_routed, readers[tail.log_id], self._host.names, start)
-        items = [item for item in items if item.record.offset < tail.position]
-        bound = table.side.bounds.get(tail.log_id, 0)
-        parts = [part for item in items if item.record.offset >= bound and (part := part_of(item, table.name)) is not None]
-        if parts:
-            await self._runtime.tasks.run(table.side.append, parts)
-        if items:
-            table.parked_to[tail.log_id] = items[-1].record.offset + 1
-        return bool(items)
-
-    async def _note_trouble(self, table: Table, trouble: str) -> None:
-        if table.parking_trouble != trouble:
-            logger.error("records cannot be parked; their logs keep them", table=str(table.name), reason=trouble)
-        table.parking_trouble = trouble
-        self._host.tell()
-        await self._runtime.clock.sleep(RETRY_S)
-
-    async def _reopen(self, table: Table, full: bool) -> None:
-        """A side log that failed is opened anew, by recovery; one that was full goes on."""
-        if full or table.side is None or not table.side.failed:
-            return
-        try:
-            await self._runtime.tasks.run(table.side.close)
-            table.side = await self._open(table.name)
-        except (DolakeError, OSError) as error:
-            table.parking_trouble = str(error)
-
     # -- coming back
 
     def _spawn_return(self, table: Table) -> None:
         table.away = Away.RETURNING
-        self._returning[table.name] = self._spawn(f"return {table.name}", self._return(table))
+        task = self._runtime.tasks.spawn(f"return {table.name}", self._return(table))
+        task.add_done_callback(self._host.ended)
+        self._returning[table.name] = task
 
     async def _return(self, table: Table) -> None:
         while not await self._feed(table):
@@ -239,7 +171,7 @@ class Parking:
                     break
                 if not parts:
                     # It is level with what is moved: no more is added from now on, and what was added meanwhile comes first.
-                    await self._end_mover(table)
+                    await self._movers.end(table)
                     continue
                 for part in parts:
                     await self._feed_part(table, part, open_)
@@ -292,7 +224,7 @@ class Parking:
         logger.error("table stopped on its way back, parked again", table=str(table.name))
         await self._to_its_end(table.side.feed, False)
         if table.name not in self._movers:
-            self._spawn_mover(table)
+            self._movers.start(table)
         self._host.tell()
 
     # -- the end
@@ -303,21 +235,73 @@ class Parking:
         if (
             side is None
             or table.away
-            or self._lock(table.name).locked()
-            or any(table.committed.get(log_id, 0) < bound for log_id, bound in side.bounds.items())
+            or self.lock(table.name).locked()
+            or any(max(table.committed.get(log_id, 0), table.begins.get(log_id, 0)) < bound for log_id, bound in side.bounds.items())
         ):
             return
-        async with self._lock(table.name):
+        async with self.lock(table.name):
             table.side = None
             await self._to_its_end(side.remove)
 
-    def _lock(self, name: TableName) -> asyncio.Lock:
+    def lock(self, name: TableName) -> asyncio.Lock:
         """Held while a table's side log comes into use, or goes."""
         return self._locks.setdefault(name, asyncio.Lock())
 
+    # -- for whoever does something else to a table
+
+    async def started_table(self, name: TableName) -> Table:
+        """The table, once it is known which are parked."""
+        await self._started.wait()
+        return await self._host.table(name)
+
+    async def require(self, table: Table, until: Mapping[str, int]) -> None:
+        """Raises RequestRefused for a table that neither the catalog nor the logs below `until` know.
+
+        Where memory is full and nothing can be committed the logs are not read on: then not everything below is known.
+        """
+        deadline_s = self._runtime.clock.monotonic_s() + HOLD_S_MAX
+        while table.base is None and table.side is None and not any(table.needed()):
+            tails = self._host.tails
+            if all(log_id in tails and (tails[log_id].position >= end or tails[log_id].trouble) for log_id, end in until.items()):
+                raise RequestRefused(f"there is no table {table.name}; `dolake tables` lists them")
+            if self._runtime.clock.monotonic_s() > deadline_s:
+                raise RequestRefused(f"nothing is known of {table.name} yet, the logs are not read so far; ask again later", _PARTLY_DONE)
+            await self._runtime.clock.sleep(TICK_S)
+
+    async def take_out(self, table: Table) -> dict[str, int]:
+        """Nobody touches the table any more, parked or not; where its records were looked through to. Raises RequestRefused."""
+        if table.away:
+            await self._movers.end(table)
+            return dict(table.parked_to)
+        positions = await self._hold(table)
+        table.consumed.update(positions)
+        return positions
+
+    async def discard(self, table: Table) -> None:
+        """What is parked is not wanted any more. It stays parked where its side log cannot be removed."""
+        if table.side is None:
+            return
+        try:
+            await self._to_its_end(table.side.remove)
+        except OSError as error:
+            table.parking_trouble = f"{table.side.directory} could not be removed: {error.strerror}"
+            logger.error("what is parked of a dropped table stays", table=str(table.name), reason=table.parking_trouble)
+            return
+        table.consumed = dict(table.parked_to)
+        table.side, table.away, table.parked_to, table.parking_trouble = None, Away.HERE, {}, ""
+
+    def keep_away(self, table: Table) -> None:
+        """It stays parked, and its records are moved again."""
+        self._movers.start(table)
+
     async def _hold(self, table: Table) -> dict[str, int]:
-        """Takes the table out of the hands of tails and flushes; where the logs were read to then."""
+        """Takes the table out of the hands of tails and flushes; where the logs were read to then. Raises RequestRefused."""
+        until_s = self._runtime.clock.monotonic_s() + HOLD_S_MAX
         while table.flushing or table.behind or table.declaring:
+            if self._runtime.clock.monotonic_s() > until_s:
+                raise RequestRefused(
+                    f"{table.name} is being committed for {HOLD_S_MAX} s now; ask again when `dolake status` says ok", _PARTLY_DONE
+                )
             await self._runtime.clock.sleep(TICK_S)
         table.behind = True
         return {tail.log_id: tail.position for tail in self._host.tails.values()}

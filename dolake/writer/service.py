@@ -24,6 +24,7 @@ from dolake.model import TableName
 from dolake.parquet.layout import EventChunk
 from dolake.partitioning import parse_partition_by
 from dolake.storage.disk import Disk
+from dolake.writer.dropping import Dropping
 from dolake.writer.flight import Stopped
 from dolake.writer.flush import Flusher, FlushResult
 from dolake.writer.parking import Parking
@@ -70,6 +71,7 @@ class WriterService:
         self.metrics = metrics or Metrics()
         self._reporter = Reporter(self.metrics)
         self.parking = Parking(runtime, disk, settings, self)
+        self.dropping = Dropping(runtime, disk, settings.data, self)
 
     # -- life
 
@@ -79,6 +81,7 @@ class WriterService:
         stopping = self._runtime.tasks.spawn("stopping", stop.wait())
         stopping.add_done_callback(self._stop)
         try:
+            await self.dropping.start()
             await self.parking.start()
             for directory in self._settings.log.directories:
                 self._spawn(f"follow {directory}", self._follow(directory))
@@ -231,7 +234,8 @@ class WriterService:
         settings = self._settings.settings_for(name)
         policy = FlushPolicy(settings.flush_age_s, settings.flush_bytes, settings.flush_rows)
         partition_by = None if settings.partition_by is None else parse_partition_by(settings.partition_by)
-        return Table(name, policy, partition_by, TableRules.of(self._settings, settings), self.flusher.look)
+        rules = TableRules.of(self._settings, settings)
+        return Table(name, policy, partition_by, rules, self.flusher.look, dropped=self.dropping.note_of(name))
 
     async def table(self, name: TableName) -> Table:
         """A table that somebody names, whether the logs have rows of it or not."""
@@ -388,6 +392,7 @@ class WriterService:
 
     def tell(self) -> None:
         """Reports what may be trimmed, and how things are."""
-        said = self._reporter.describe(self.tails, self.tables, self._memory_bytes(), self._runtime.clock.monotonic_s())
-        tables = {str(name): state_of(table, self._reporter.lags.of(name)) for name, table in self.tables.items()}
-        self.report({**said, "tables": tables, "metrics": self.metrics.values()})
+        tables = {name: table for name, table in self.tables.items() if not table.is_nothing()}
+        said = self._reporter.describe(self.tails, tables, self._memory_bytes(), self._runtime.clock.monotonic_s())
+        states = {str(name): state_of(table, self._reporter.lags.of(name)) for name, table in tables.items()}
+        self.report({**said, "tables": states, "metrics": self.metrics.values()})

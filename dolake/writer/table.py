@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.schema import Schema
 
+from dolake.buffer.dropped import Dropped
 from dolake.buffer.memtable import Memtable, PendingRecord
 from dolake.buffer.plan import FlushPolicy, Pin, TableBacklog
 from dolake.clock import Runtime
 from dolake.errors import DolakeError, SchemaRejected
-from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.metadata import BEGIN_PREFIX, LoadedTable
 from dolake.model import DeclaredSchema, TableName
 from dolake.parquet.align import align_columns, schema_from_json
 from dolake.parquet.layout import EventChunk
@@ -57,6 +58,7 @@ class Table(Absence):
     partition_by: tuple[Partition, ...] | None = None  # None leaves it to the table
     rules: TableRules = field(default_factory=TableRules)
     looker: Looker = field(default=_sees_nothing)
+    dropped: Dropped = field(default_factory=Dropped)  # what is noted of tables of this name that were dropped
     base: LoadedTable | None = None
     schema: Schema = field(default_factory=lambda: evolve_declared([], None).schema)
     declared: dict[str, DeclaredSchema] = field(default_factory=dict)
@@ -64,6 +66,7 @@ class Table(Absence):
     primary_key: tuple[str, ...] = ()
     troubles: dict[str, str] = field(default_factory=dict)  # what of the declarations could not be had, by column
     committed: dict[str, int] = field(default_factory=dict)
+    begins: dict[str, int] = field(default_factory=dict)  # by log: events below are of a table that was dropped
     consumed: dict[str, int] = field(default_factory=dict)
     accepted: int = 0
     dead: int = 0
@@ -90,10 +93,12 @@ class Table(Absence):
         """Takes over what is committed; everything that waited is thrown away."""
         self.base = base
         self.committed = dict(base.offsets()) if base else {}
-        self.consumed = dict(self.committed)
+        floors = self.dropped.begins(base.uuid if base else None)
+        self.begins = _higher(base.begins() if base else {}, floors)
+        self.consumed = _higher(self.committed, self.begins)
         properties: Mapping[str, str] = base.properties if base else {}
         self.accepted, self.dead = int(properties.get(ACCEPTED_PROPERTY, "0")), int(properties.get(DEAD_PROPERTY, "0"))
-        self.declared = dict(declared_schemas(properties))
+        self.declared = {**dict(declared_schemas(self.dropped.declared if floors else {})), **dict(declared_schemas(properties))}
         self.renamed = renamed_columns(properties)
         self.bounds, self.verdicts = dict(verdicts.bounds), verdicts.places
         self.clear()
@@ -240,7 +245,9 @@ class Table(Absence):
             floors[pin.log_id] = min(floors.get(pin.log_id, pin.offset), pin.offset)
         self.behind = True
         self.load(base, verdicts)
-        self.consumed = {log_id: self.committed.get(log_id, floor) for log_id, floor in floors.items()}
+        for log_id, floor in floors.items():
+            if log_id not in self.committed:
+                self.consumed[log_id] = max(floor, self.consumed.get(log_id, 0))
         self.epoch = None
 
     # -- flushing
@@ -281,6 +288,7 @@ class Table(Absence):
         properties = {ACCEPTED_PROPERTY: str(self.accepted + flight.frozen.rows)}
         if dead := self.dead + flight.dead_count:
             properties[DEAD_PROPERTY] = str(dead)
+        properties.update({BEGIN_PREFIX + log_id: str(offset) for log_id, offset in self.begins.items()})
         if flight.renamed:
             properties.update(renamed_as_property(flight.renamed))
         for source, declared in flight.declared.items():
@@ -314,6 +322,10 @@ class Table(Absence):
         for (log_id, source), offset in self.refused.items():
             yield Pin(log_id, offset, source)
 
+    def is_nothing(self) -> bool:
+        """Not committed, and nothing of it waits: somebody has asked for it, or has dropped it."""
+        return self.base is None and self.stopped is None and not self.behind and not any(self.pins())
+
     def memory_bytes(self) -> int:
         """What the next flush would free; what is on its way already is `in_flight_bytes`."""
         return self.waiting_bytes + self.memtable.arrow_bytes
@@ -334,6 +346,11 @@ class Table(Absence):
             since_s=self.memtable.records[0].since_s,
             requested=self.requested,
         )
+
+
+def _higher(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    """Of each log the higher offset."""
+    return {log_id: max(one.get(log_id, 0), other.get(log_id, 0)) for log_id in {*one, *other}}
 
 
 def _runs(chunks: Sequence[EventChunk]) -> Iterator[Sequence[EventChunk]]:

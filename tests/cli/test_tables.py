@@ -43,6 +43,7 @@ def test_tables_says_how_far_each_is_committed(data: Path, capsys: pytest.Captur
         "stopped": None,
         "deadLetters": 0,
         "troubles": None,
+        "parked": None,
     }
     assert run(["tables", "--data", str(data)]) == 0
     shown = capsys.readouterr().out

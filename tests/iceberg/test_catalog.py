@@ -79,12 +79,21 @@ def test_a_name_is_taken_once(lake: Lake) -> None:
 
 def test_tables_are_listed_and_forgotten(lake: Lake) -> None:
     second = TableName("default", "other")
-    lake.catalog.create(second, {**make_metadata(lake.store, lake.runtime), "location": f"{lake.store.root}/default/other"})
+    other = lake.catalog.create(second, {**make_metadata(lake.store, lake.runtime), "location": f"{lake.store.root}/default/other"})
     assert lake.catalog.list_tables() == [second, TABLE]
-    lake.catalog.drop(second)
-    lake.catalog.drop(second)
+    lake.catalog.drop(other)
+    with pytest.raises(CommitConflict, match="is not at"):
+        lake.catalog.drop(other)
     assert lake.catalog.list_tables() == [TABLE]
     assert lake.catalog.load(second) is None
+
+
+def test_a_table_that_has_moved_on_is_not_forgotten(lake: Lake) -> None:
+    before = lake.table
+    lake.commit(lake.delta(0, 3))
+    with pytest.raises(CommitConflict, match="is not at"):
+        lake.catalog.drop(before)
+    assert lake.catalog.list_tables() == [TABLE]
 
 
 def test_names_that_dolake_could_not_have_given_are_not_its_tables(lake: Lake) -> None:

@@ -131,7 +131,7 @@ def test_offsets_set_back_by_hand_stop_the_table(lake: Lake) -> None:
 
 def test_a_table_recreated_under_the_same_name_stops_its_writer(lake: Lake) -> None:
     delta = lake.delta(0, 5)
-    lake.catalog.drop(TABLE)
+    lake.catalog.drop(lake.current())
     with pytest.raises(TableStopped, match="dropped"):
         lake.commit(delta)
     lake.catalog.create(TABLE, make_metadata(lake.store, lake.runtime))

@@ -58,8 +58,8 @@ class UnreliableCatalog:
     def list_tables(self) -> list[TableName]:
         return self.real.list_tables()
 
-    def drop(self, table: TableName) -> None:
-        self.real.drop(table)
+    def drop(self, base: LoadedTable) -> None:
+        self.real.drop(base)
 
     def _arrive(self, moment: str) -> None:
         request = self.late.pop(moment, None)

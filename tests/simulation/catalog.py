@@ -152,9 +152,11 @@ class CatalogDoor:
         self._process.step("list_tables")
         return sorted(self._server.rows)
 
-    def drop(self, table: TableName) -> None:
-        self._process.step("drop", str(table))
-        self._server.rows.pop(table, None)
+    def drop(self, base: LoadedTable) -> None:
+        self._process.step("drop", str(base.name))
+        if self._server.rows.get(base.name) is not base:
+            raise CommitConflict(f"{base.name} is not what it was")
+        del self._server.rows[base.name]
 
     def _request(self, detail: str, request: Callable[[], LoadedTable]) -> LoadedTable:
         chaos = self._server.chaos

@@ -73,9 +73,9 @@ class SqlDoor:
         self._process.step("list_tables")
         return self._catalog.list_tables()
 
-    def drop(self, table: TableName) -> None:
-        self._process.step("drop", str(table))
-        self._catalog.drop(table)
+    def drop(self, base: LoadedTable) -> None:
+        self._process.step("drop", str(base.name))
+        self._catalog.drop(base)
 
     def _request(self, detail: str, request: Callable[[], LoadedTable]) -> LoadedTable:
         self._process.step("request", detail)

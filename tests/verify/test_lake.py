@@ -45,7 +45,11 @@ def breaches(path: Path) -> list[Breach]:
     catalog = open_catalog(settings, store, real_runtime())
     try:
         names = catalog.list_tables()
-        return list(verify_lake(disk=LocalDisk(), directories=settings.log.directories, catalog=catalog, store=store, names=names))
+        return list(
+            verify_lake(
+                disk=LocalDisk(), data=settings.data, directories=settings.log.directories, catalog=catalog, store=store, names=names
+            )
+        )
     finally:
         catalog.close()
 

@@ -281,7 +281,12 @@ def breaches(h: Half) -> list[str]:
     catalog = open_catalog(h.settings, store, h.runtime)
     try:
         found = verify_lake(
-            disk=LocalDisk(), directories=h.settings.log.directories, catalog=catalog, store=store, names=catalog.list_tables()
+            disk=LocalDisk(),
+            data=h.settings.data,
+            directories=h.settings.log.directories,
+            catalog=catalog,
+            store=store,
+            names=catalog.list_tables(),
         )
         return [str(breach) for breach in found]
     finally:
