@@ -38,7 +38,7 @@ _DONE, _FEEDING = "done", "feeding"
 _HEAD = struct.Struct("<BQH")
 _U32 = struct.Struct("<I")
 _WHOLE = 0xFFFFFFFF
-_READ_BYTES = 4 << 20
+READ_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class SideLog:
         hit("park.after_append")
         self._count(parts)
 
-    def read(self, position: int, size_bytes_max: int = _READ_BYTES) -> list[ParkedRecord]:
+    def read(self, position: int, size_bytes_max: int = READ_BYTES) -> list[ParkedRecord]:
         """The next parts from `position` on, at least one unless it is the end. Raises LogCorrupt."""
         if position >= self.end:
             return []

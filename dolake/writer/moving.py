@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
 
-from dolake.buffer.parked import SideLog
+from dolake.buffer.parked import READ_BYTES, ParkedRecord, SideLog, decode_parked
 from dolake.buffer.tail import LogReader
 from dolake.clock import Runtime
 from dolake.errors import DolakeError, LogFull
@@ -60,6 +61,7 @@ class Movers:
         """Looks through the logs for the table's records, as the tails go on, and puts them into its side log."""
         readers: dict[str, LogReader] = {}
         try:
+            await self._note_waiting(table)
             while table.name not in self._stopping:
                 moved = False
                 for tail in list(self._host.tails.values()):
@@ -75,6 +77,27 @@ class Movers:
             for reader in readers.values():
                 reader.close()
 
+    async def _note_waiting(self, table: Table) -> None:
+        """What an earlier writer has parked counts as not committed too. A side log that cannot be read says so when it is fed."""
+        if table.side is None or table.side.first == table.side.end:
+            return
+        # A reader of its own: the side log's has one place at a time, and may be handing out records already.
+        directory, position, end = table.side.directory, table.side.first, table.side.end
+        with contextlib.suppress(DolakeError, OSError):
+            reader = await self._runtime.tasks.run(LogReader, self._disk, directory)
+            try:
+                while position < end and table.name not in self._stopping:
+                    parts = await self._runtime.tasks.run(_read_parked, reader, position)
+                    self._note(table, parts)
+                    position = parts[-1].position + 1
+            finally:
+                reader.close()
+
+    def _note(self, table: Table, parts: Sequence[ParkedRecord]) -> None:
+        now_s = self._runtime.clock.monotonic_s()
+        for part in parts:
+            self._host.lags.note(table.name, part.record.log_id, part.record.offset, part.record.entry.event_count, now_s)
+
     async def _move_piece(self, table: Table, tail: Tail, readers: dict[str, LogReader]) -> bool:
         start = table.parked_to.setdefault(tail.log_id, tail.position)
         if start >= tail.position or table.side is None:
@@ -87,6 +110,7 @@ class Movers:
         parts = [part for item in items if item.record.offset >= bound and (part := part_of(item, table.name)) is not None]
         if parts:
             await self._runtime.tasks.run(table.side.append, parts)
+            self._note(table, parts)
         if items:
             table.parked_to[tail.log_id] = items[-1].record.offset + 1
         return bool(items)
@@ -107,3 +131,7 @@ class Movers:
             table.side = await self._open_side(table.name)
         except (DolakeError, OSError) as error:
             table.parking_trouble = str(error)
+
+
+def _read_parked(reader: LogReader, position: int) -> list[ParkedRecord]:
+    return [decode_parked(stored, reader.directory) for stored in reader.read(position, READ_BYTES)]

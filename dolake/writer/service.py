@@ -70,6 +70,7 @@ class WriterService:
         self._listeners: list[list[FlushResult]] = []
         self.metrics = metrics or Metrics()
         self._reporter = Reporter(self.metrics)
+        self.lags = self._reporter.lags
         self.parking = Parking(runtime, disk, settings, self)
         self.dropping = Dropping(runtime, disk, settings.data, self)
 
@@ -197,7 +198,7 @@ class WriterService:
 
     def _take(self, table: Table, item: Routed, chunk: EventChunk) -> None:
         pending = self._pending(item, len(chunk.events))
-        self._reporter.lags.note(table.name, pending.pin.log_id, pending.pin.offset, pending.rows, pending.since_s)
+        self.lags.note(table.name, pending.pin.log_id, pending.pin.offset, pending.rows, pending.since_s)
         table.take(pending, chunk)
 
     def _pending(self, item: Routed, rows: int) -> PendingRecord:
@@ -394,5 +395,5 @@ class WriterService:
         """Reports what may be trimmed, and how things are."""
         tables = {name: table for name, table in self.tables.items() if not table.is_nothing()}
         said = self._reporter.describe(self.tails, tables, self._memory_bytes(), self._runtime.clock.monotonic_s())
-        states = {str(name): state_of(table, self._reporter.lags.of(name)) for name, table in tables.items()}
+        states = {str(name): state_of(table, self.lags.of(name)) for name, table in tables.items()}
         self.report({**said, "tables": states, "metrics": self.metrics.values()})

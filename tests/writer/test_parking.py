@@ -202,6 +202,7 @@ def test_parked_it_stays_over_a_restart_and_so_does_being_on_its_way_back(tmp_pa
             assert state(h) == "parked"
             h.hand.insert({"id": 2})
             await park(h)
+            await until(lambda: said(h)["tables"]["default.t"]["uncommitted_events"] == 2)
             side = h.service.tables[T].side
             assert side is not None
             side.feed(True)
