@@ -49,7 +49,8 @@ class Timings:
 class Connection(asyncio.Protocol):
     """One websocket connection to the daemon."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str = "") -> None:
+        self._token = token
         self._websocket = ClientProtocol(parse_uri(url))
         self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._progress = asyncio.Event()  # set at every ack, whenever writing may go on, and when all is lost
@@ -60,9 +61,9 @@ class Connection(asyncio.Protocol):
         self.timings = Timings()
 
     @classmethod
-    async def open(cls, url: str) -> Connection:
+    async def open(cls, url: str, token: str = "") -> Connection:
         parts = urlsplit(url)
-        _, connection = await asyncio.get_running_loop().create_connection(lambda: cls(url), parts.hostname, parts.port)
+        _, connection = await asyncio.get_running_loop().create_connection(lambda: cls(url, token), parts.hostname, parts.port)
         await connection._opened
         return connection
 
@@ -72,7 +73,10 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=4 << 20)
-        self._websocket.send_request(self._websocket.connect())
+        request = self._websocket.connect()
+        if self._token:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        self._websocket.send_request(request)
         self._flush()
 
     def data_received(self, data: bytes) -> None:

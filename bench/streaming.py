@@ -1,4 +1,7 @@
-"""The whole way through a real daemon: how many events a second are acked and committed, and how long an ack takes."""
+"""The whole way through a real daemon: how many events a second are acked and committed, and how long an ack takes.
+
+With a token, and with a rate that counts every event and is never reached: as an operator would have it.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.events import TABLE, frames
+from bench.events import SOURCE, TABLE, frames
 from bench.machine import cpu_seconds, sampled_memory
 from bench.sender import Connection
+from tests.harness.access import new_token, section
 from tests.harness.daemon import HALVES, Daemon
 from tests.harness.kills import percentile
 from tests.harness.lake import Lake
 
 BATCH_EVENTS = 1000
+SECRET = new_token()
+LIMITS = {"DOLAKE_LIMITS_EVENTS_PER_S": "100000000"}
 WINDOW = 32
 
 
 async def run_throughput(directory: Path, event_count: int) -> dict[str, Any]:
     """Sends as fast as acks come; the sender runs on the same cores."""
     prepared = frames(event_count, BATCH_EVENTS)
-    with Daemon(directory / "throughput") as daemon, Lake(daemon.data) as lake:
+    with guarded(directory / "throughput") as daemon, Lake(daemon.data) as lake:
         pids = {role: pid for role, pid in daemon.start().wait_ready().pids.items() if role in HALVES}
         before = {role: cpu_seconds(pid) for role, pid in pids.items()}
-        connection = await Connection.open(daemon.wait_ready().cdc)
+        connection = await Connection.open(daemon.wait_ready().cdc, SECRET)
         await connection.greet()
         own_before = time.process_time()
         async with sampled_memory(lambda: pids) as memory:
@@ -57,12 +63,20 @@ async def run_throughput(directory: Path, event_count: int) -> dict[str, Any]:
         }
 
 
+def guarded(data: Path) -> Daemon:
+    """Lets in who has the token, for one source and one table."""
+    tokens = data.parent / f"{data.name}.tokens.toml"
+    tokens.parent.mkdir(parents=True, exist_ok=True)
+    tokens.write_text(section("bench", SECRET, sources=[SOURCE], tables=[TABLE]))
+    return Daemon(data, {**LIMITS, "DOLAKE_AUTH_TOKENS_FILE": str(tokens)})
+
+
 async def run_latency(directory: Path, events_per_s: float, seconds: float) -> dict[str, Any]:
     """Batches at a fixed rate, whether acks come or not; latency counts from when a batch was due."""
     event_count = max(BATCH_EVENTS * 4, round(events_per_s * seconds / BATCH_EVENTS) * BATCH_EVENTS)
     prepared = frames(event_count, BATCH_EVENTS)
-    with Daemon(directory / "latency") as daemon:
-        connection = await Connection.open(daemon.start().wait_ready().cdc)
+    with guarded(directory / "latency") as daemon:
+        connection = await Connection.open(daemon.start().wait_ready().cdc, SECRET)
         await connection.greet()
         await connection.send_at_rate(prepared, BATCH_EVENTS / events_per_s)
         latencies = connection.timings.latencies_s()
