@@ -68,10 +68,10 @@ def route(record: Record, names: TableNames) -> Routed:
         return Routed(record, declares=(name, replace(declared, table=str(name))))
     if entry.kind != RecordKind.BATCH or not tables:
         return Routed(record)
+    if len(set(tables.values())) == 1 and (again := _sent_again(record)) is not None:  # One table, called `orders` and `default.orders`.
+        return Routed(record, ((next(iter(tables.values())), again),))
     if len(tables) == 1:
         (only,) = tables.values()
-        if (again := _sent_again(record)) is not None:
-            return Routed(record, ((only, again),))
         later = LaterEvents(entry.event_count, lambda: split_events(entry.payload))
         return Routed(record, ((only, _chunk(record, later, range(entry.event_count), entry.payload)),))
     events = split_events(entry.payload)
@@ -92,7 +92,7 @@ def part_of(item: Routed, name: TableName) -> ParkedRecord | None:
         return ParkedRecord(replace(record, entry=replace(record.entry, tables={str(name): 0})))
     for table, chunk in item.chunks:
         if table == name:
-            whole = chunk.batch is not None
+            whole = chunk.batch is not None or bool(chunk.originals)  # A batch of letters says beside its events whose they are.
             payload = record.entry.payload if whole else b'{"events":[%b]}' % b",".join(chunk.events)
             entry = replace(record.entry, tables={str(name): len(chunk.indexes)}, event_count=len(chunk.indexes), payload=payload)
             return ParkedRecord(replace(record, entry=entry), None if whole else tuple(chunk.indexes))
@@ -106,6 +106,8 @@ def reroute(parked: ParkedRecord, name: TableName) -> Routed:
     if entry.kind == RecordKind.SCHEMA:
         return Routed(record, declares=(name, replace(decode_schema(entry.payload), table=str(name))))
     if parked.places is None:
+        if (again := _sent_again(record)) is not None:
+            return Routed(record, ((name, again),))
         later = LaterEvents(entry.event_count, lambda: split_events(entry.payload))
         return Routed(record, ((name, _chunk(record, later, range(entry.event_count), entry.payload)),))
     return Routed(record, ((name, _chunk(record, split_events(entry.payload), parked.places)),))

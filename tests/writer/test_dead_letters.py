@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from collections import Counter
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -266,7 +267,8 @@ def again(h: Half, *found: dict[str, Any]) -> int:
     events = b",".join(letter["event"] for letter in found)
     payload = b'{"type":"cdc_batch","letters":%b,"events":[%b]}' % (json.dumps(letters).encode(), events)
     sequence = next(h.hand.sequences.setdefault("_dead_letters", itertools.count()))
-    entry = Entry(RecordKind.BATCH, "_dead_letters", "", sequence, len(found), 0, payload, {"t": len(found)})
+    tables = Counter(json.loads(letter["event"])["table"] for letter in found)
+    entry = Entry(RecordKind.BATCH, "_dead_letters", "", sequence, len(found), 0, payload, dict(tables))
     return h.log.append_group([entry]).start
 
 
@@ -322,6 +324,42 @@ def test_letters_sent_again_after_the_cause_is_mended_are_rows_of_their_own_sour
                 ("dead", "a whole number is expected"),
             ]
             assert (len(h.rows()), breaches(h)) == (3, [])
+
+    run(work())
+
+
+def test_letters_sent_again_together_are_of_one_table_though_their_events_spell_it_otherwise(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path) as h:
+            h.hand.declare(columns=NARROW)
+            h.hand.batch([("t", {"id": 1, "n": LARGE}), ("default.t", {"id": 2, "n": LARGE})])
+            await h.flush()
+            h.hand.declare(columns=WIDE)
+            again(h, *letters(h))
+            await h.flush()
+            assert [(row["id"], row["_cdc_source"], row["_cdc_sequence"]) for row in h.rows()] == [(1, "s", 0), (2, "s", 1)]
+            assert [outcome[1] for outcome in outcomes(h)] == ["replayed", "replayed"]
+            assert (counts(h), breaches(h)) == ((4, 2), [])
+
+    run(work())
+
+
+def test_letters_sent_again_while_their_table_is_parked_are_its_own_source_s_rows_when_it_is_back(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path) as h:
+            h.hand.declare(columns=NARROW)
+            h.hand.insert({"id": 1, "n": LARGE}, {"id": 2, "n": 2}, {"id": 3, "n": "x"})
+            await h.flush()
+            await h.service.parking.park(T, h.until())
+            h.hand.declare(columns=WIDE)
+            again(h, *letters(h))
+            await h.service.parking.park(T, h.until())
+            await h.service.parking.unpark(T)
+            await h.flush()
+            rows = {(row["id"], row["n"], row["_cdc_source"], row["_cdc_sequence"]) for row in h.rows()}
+            assert rows == {(2, 2, "s", 1), (1, LARGE, "s", 0)}
+            assert [outcome[1] for outcome in outcomes(h)] == ["replayed", "dead"]
+            assert (counts(h), breaches(h)) == ((5, 3), [])
 
     run(work())
 
