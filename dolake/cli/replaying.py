@@ -56,7 +56,7 @@ def known_letters(lake: Lake, table: TableName | None = None) -> list[KnownLette
     base = lake.catalog.load(DEAD_LETTERS_TABLE) if lake.catalog is not None else None
     rows = [] if base is None else read_letters(lake.store, base, table, _COLUMNS)
     found: dict[tuple[str, str, int, int], list[Mapping[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: row["judged_at"]):
+    for row in rows:
         found.setdefault((row["table_name"], row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"]), []).append(row)
     return [KnownLetter(letter_id(key), tuple(verdicts)) for key, verdicts in sorted(found.items())]
 

@@ -4,7 +4,7 @@ The table `dolake.dead_letters` is append-only and partitioned by `table_name`; 
 index. Each row is an outcome, the newest of a letter (highest `judged_at`) its state:
 
     dead         it was kept out
-    replayed     it was sent again, and is in its table
+    replayed     it was sent again, and is in its table (or is about to be: nothing else is committed first)
     superseded   a later event of its key was there already, or it was sent again before: it is not applied
 """
 

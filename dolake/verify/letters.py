@@ -13,25 +13,27 @@ from dolake.iceberg.metadata import LoadedTable
 from dolake.verify.breach import Breach
 
 LETTER_COLUMNS = [
-    "table_name", "_cdc_log", "_cdc_offset", "_cdc_index", "outcome", "replayed_log", "replayed_offset", "replayed_index",
+    "table_name", "_cdc_log", "_cdc_offset", "_cdc_index", "outcome", "judged_at", "replayed_log", "replayed_offset", "replayed_index",
 ]  # fmt: skip
 DEAD_COUNT = "dolake.count.dead-lettered"
 SHOWN_MAX = 5
 _REPLAYED = "replayed"
+# No row could be made of it any more when a writer that died had decided that it is one, and had not committed that.
+_TAKEN_BACK = [_REPLAYED, "dead"]
 
 Place = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
 class JudgedEvents:
-    """Table → the places of its events that verdicts are on (where they were sent last), each with what was decided."""
+    """Table → the places of its events that verdicts are on (where they were sent last), each with what was decided, oldest first."""
 
     by_table: Mapping[str, Mapping[Place, Sequence[str]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]]) -> JudgedEvents:
         found: dict[str, dict[Place, list[str]]] = {}
-        for row in rows:
+        for row in sorted(rows, key=lambda row: row["judged_at"]):
             first = (row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])
             place = first if row["replayed_log"] is None else (row["replayed_log"], row["replayed_offset"], row["replayed_index"])
             found.setdefault(row["table_name"], {}).setdefault(place, []).append(row["outcome"])
@@ -44,13 +46,13 @@ class JudgedEvents:
         return [
             place
             for place, outcomes in judged.items()
-            if _REPLAYED not in outcomes and begins.get(place[0], 0) <= place[1] < offsets.get(place[0], 0)
+            if outcomes[-1] != _REPLAYED and begins.get(place[0], 0) <= place[1] < offsets.get(place[0], 0)
         ]
 
     def replayed(self, table: LoadedTable) -> set[Place]:
         """Places of its rows that were dead letters once."""
         judged = self.by_table.get(str(table.name), {})
-        return {place for place, outcomes in judged.items() if _REPLAYED in outcomes}
+        return {place for place, outcomes in judged.items() if outcomes[-1] == _REPLAYED}
 
 
 def verify_letters(letters: LoadedTable, judged: JudgedEvents) -> Iterator[Breach]:
@@ -62,7 +64,7 @@ def verify_letters(letters: LoadedTable, judged: JudgedEvents) -> Iterator[Breac
             if shown == SHOWN_MAX:
                 return
             where = f"event {index} of offset {offset} of log {log}, of table {table},"
-            if len(outcomes) > 1:
+            if len(outcomes) > 1 and outcomes != _TAKEN_BACK:
                 shown += 1
                 yield Breach("I13", subject, f"{where} is there {len(outcomes)} times")
             if offset >= bounds.get(f"{table}/{log}", 0):

@@ -81,9 +81,8 @@ class DeadLetters:
             base = await self._claimed()
         if base is None:
             return {}
-        rows = await self._until_answered("store", read_letters, self._store, base, table, [*_PLACE_COLUMNS, "judged_at"])
-        ordered = sorted(rows, key=lambda row: row["judged_at"])
-        return {Place(row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"]): row["outcome"] for row in ordered}
+        rows = await self._until_answered("store", read_letters, self._store, base, table, _PLACE_COLUMNS)
+        return {Place(row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"]): row["outcome"] for row in rows}
 
     async def commit(
         self, table: TableName, letters: Sequence[Letter], ends: Mapping[str, int], bounds: Mapping[str, int]
@@ -95,7 +94,9 @@ class DeadLetters:
         async with self._lock:
             base = await self._claimed() or await self._create()
             epoch = self._epoch if self._epoch is not None else base.owner_epoch + 1
-            rows = letters_table(str(table), letters, self._runtime.clock.now_ms())
+            # Later than all before, whatever the clock does: the newest verdict is the one that holds.
+            judged_at_ms = max(self._runtime.clock.now_ms(), base.metadata["last-updated-ms"] + 1)
+            rows = letters_table(str(table), letters, judged_at_ms)
             encoded = await self._runtime.tasks.run(encode_file, base.location, (str(table),), rows, epoch, self._runtime.random.uuid())
             await self._until_answered("store", self._store.put, encoded.location, encoded.data)
             # A predecessor may have decided of more than this flush holds: that stands, and the bound never goes back.
@@ -167,14 +168,15 @@ class DeadLetters:
 
 
 def read_letters(store: ObjectStore, base: LoadedTable, table: TableName | None, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of one table's letters (all tables' for None), in the order they were written. Blocks."""
+    """These columns, and `judged_at`, of one table's letters (all tables' for None), in the order they were judged. Blocks."""
     if base.head is None:
         return []
+    wanted = list(dict.fromkeys([*columns, "judged_at"]))
     rows: list[dict[str, Any]] = []
     for file in ContentsReader(store).read(base.head).files:
         if table is None or file.partition == (str(table),):
-            rows += read_columns(store.get(file.location), columns).to_pylist()
-    return rows
+            rows += read_columns(store.get(file.location), wanted).to_pylist()
+    return sorted(rows, key=lambda row: row["judged_at"])
 
 
 def _pair(table: TableName, log_id: str) -> str:

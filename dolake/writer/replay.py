@@ -47,7 +47,8 @@ def judge_again(
     """`states`: letter → its newest outcome; `later`: rows of the table (`columns_compared`); `key` may be empty.
 
     Without a declared key an event's row id is its key; without either nothing overtakes it. `settled`: indexes of events
-    that a verdict stands on already, from before a crash: those are applied, and judged no more.
+    that a verdict stands on already, from before a crash: those are applied, and judged no more, unless no row can be made
+    of them any more (a setting, or another log's schema, is not what it was): then they are dead letters again.
     """
     kept_out = {letter.place.index: letter for letter in decoded.letters}
     overtaken = _overtaken(decoded.rows, later, list(key) or ["_cdc_row_id"])
@@ -56,8 +57,11 @@ def judge_again(
     for place, index in enumerate(chunk.indexes):
         original = chunk.originals[place]
         row = None if index in kept_out else next(rows)
-        if index in settled and row is not None:
-            applied.append(row)
+        if index in settled:
+            if row is None:
+                letters.append(_dead_again(kept_out[index], original))
+            else:
+                applied.append(row)
         elif states.get(original, DEAD) != DEAD:
             letters.append(_again(chunk, place, SUPERSEDED, SENT_AGAIN))
         elif row is None:

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyiceberg.catalog.sql import SqlCatalog
 
 from dolake.buffer.wal import Log, LogSettings
-from dolake.clock import Runtime, real_runtime
+from dolake.clock import Runtime, SystemClock, real_runtime
 from dolake.config import Settings
 from dolake.iceberg.lake import open_catalog, open_warehouse
 from dolake.iceberg.plan import CommitPolicy
@@ -106,6 +106,14 @@ class Half:
         return SqlCatalog("dolake", uri=f"sqlite:///{self.settings.catalog_path}", warehouse=self.settings.warehouse.uri)
 
 
+@dataclass
+class ClockAhead(SystemClock):
+    ahead_ms: int
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
 def settings_of(path: Path, **sections: Any) -> Settings:
     return Settings.model_validate({"data": str(path), "flush": {"age_s": 3600}, **sections})
 
@@ -117,9 +125,12 @@ def open_log(path: Path) -> Log:
 
 
 @contextlib.asynccontextmanager
-async def half(path: Path, *, stop_cleanly: bool = True, **sections: Any) -> AsyncIterator[Half]:
-    """Starts on what is there. Leaves by flushing, or (`stop_cleanly` False) by dropping everything in memory."""
-    settings, runtime = settings_of(path, **sections), real_runtime()
+async def half(path: Path, *, stop_cleanly: bool = True, clock_ahead_ms: int = 0, **sections: Any) -> AsyncIterator[Half]:
+    """Starts on what is there. Leaves by flushing, or (`stop_cleanly` False) by dropping everything in memory.
+
+    `clock_ahead_ms`: how far its wall clock is off.
+    """
+    settings, runtime = settings_of(path, **sections), replace(real_runtime(), clock=ClockAhead(clock_ahead_ms))
     log = open_log(path)
     store = open_warehouse(settings)
     catalog = open_catalog(settings, store, runtime)

@@ -390,6 +390,67 @@ def test_a_letter_sent_again_is_applied_once_though_the_writer_dies_between_verd
             assert (counts(h), breaches(h)) == ((5, 3), [])
 
 
+def test_a_letter_that_no_row_can_be_made_of_after_a_crash_is_dead_again_and_not_lost(tmp_path: Path):
+    """It was let in, the writer died before its row was there, and the settings that let it in are gone."""
+    wide = {"t": {"columns": {"id": "long", "n": "long"}}}
+
+    async def letter_comes() -> None:
+        async with half(tmp_path) as h:
+            h.hand.declare(columns=NARROW)
+            h.hand.insert({"id": 1, "n": LARGE}, {"id": 2, "n": LARGE})
+            await h.flush()
+
+    async def dies() -> None:
+        async with half(tmp_path, stop_cleanly=False, tables=wide) as h:
+            again(h, *letters(h))
+            before = REGISTRY.hits["flush.after_letters"]
+            REGISTRY.arm("flush.after_letters", "raise")
+            await until(lambda: h.service.tails and h.service.tails[h.log.log_id].position == 3)
+            h.service.tables[T].requested = True
+            await until(lambda: REGISTRY.hits["flush.after_letters"] > before)
+            assert [outcome[1] for outcome in outcomes(h)] == ["replayed", "replayed"]
+        REGISTRY.disarm()
+
+    async def work() -> None:
+        await letter_comes()
+        await dies()
+        async with half(tmp_path) as h:
+            h.hand.sequences["s"], h.hand.numbers["s"] = itertools.count(2), itertools.count(2)
+            h.hand.insert({"id": 3})
+            assert (await h.flush())["success"]
+            assert (h.values(), counts(h), breaches(h)) == ([3], (5, 4), [])
+            assert sorted(outcome[:2] for outcome in outcomes(h)) == [(0, "dead"), (0, "replayed"), (1, "dead"), (1, "replayed")]
+            h.hand.declare(columns=WIDE)
+            h.hand.sequences["_dead_letters"] = itertools.count(1)
+            again(h, *[letter for letter in letters(h) if letter["replayed_log"] is None])
+            assert (await h.flush())["success"]
+            assert (sorted(h.values()), counts(h), breaches(h)) == ([1, 2, 3], (7, 4), [])
+
+    run(work())
+
+
+def test_a_letter_is_applied_once_though_the_clock_was_set_back_since_it_was_dead(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path, clock_ahead_ms=3_600_000) as h:
+            h.hand.declare(columns=NARROW)
+            h.hand.insert({"id": 1, "n": LARGE})
+            await h.flush()
+        async with half(tmp_path) as h:
+            h.hand.sequences["s"] = itertools.count(2)
+            h.hand.declare(columns=WIDE)
+            (letter,) = letters(h)
+            again(h, letter)
+            await h.flush()
+            again(h, letter)
+            await h.flush()
+            assert (h.values(), [outcome[1] for outcome in outcomes(h)]) == ([1], ["replayed", "superseded"])
+            judged = sorted(letters(h), key=lambda row: row["judged_at"])
+            assert [row["outcome"] for row in judged] == ["dead", "replayed", "superseded"]
+            assert (counts(h), breaches(h)) == ((3, 2), [])
+
+    run(work())
+
+
 def test_a_column_renamed_away_from_its_mask_stops_the_table_until_the_settings_name_it(tmp_path: Path):
     columns = [
         {"name": "id", "type": "long", "nullable": False},
