@@ -11,13 +11,10 @@ from dolake.errors import DaemonUnreachable, DolakeError
 from dolake.iceberg.plan import CommitPolicy
 from dolake.ingest.service import IngestService
 from dolake.model import TableName
-from dolake.storage.local import LocalStore
-from dolake.storage.store import ObjectStore
 from dolake.writer.main import make_service
 from dolake.writer.service import WriterService
 from tests.simulation.loop import Process
 from tests.simulation.network import Disconnected, Pipe, Wire
-from tests.simulation.store import StoreDoor
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -77,8 +74,7 @@ class WriterHalf:
         try:
             disk = world.rules.door(world.disk, self.process)
             disk.lock(f"{world.settings.data}/writer.lock")
-            store: ObjectStore
-            store = StoreDoor(world.warehouse, self.process) if world.warehouse else LocalStore(world.settings.warehouse.uri, disk)
+            store = world.open_store(self.process)
             await runtime.tasks.run(store.probe, runtime.random.uuid())
             catalog = world.catalog.door(store, self.process)
             settings = world.writer_settings()

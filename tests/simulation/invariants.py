@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -18,8 +18,8 @@ from pyiceberg.schema import Schema
 
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.metadata import EPOCH, INSTANCE, LoadedTable, offsets_in
+from dolake.parquet.letters import REPLAYED
 from dolake.storage.store import ObjectStore
-from dolake.writer.table import ACCEPTED_PROPERTY
 from tests.simulation.faults import Breach
 
 
@@ -35,7 +35,7 @@ class Objects(Protocol):
 
 @dataclass
 class Committed:
-    """One table as the checks have seen it grow: where each row came from, who owned which epoch."""
+    """One table as the checks have seen it grow: where each row came from, who owned which epoch, what came last."""
 
     rows: dict[tuple[str, int, int], Mapping[str, Any]] = field(default_factory=dict)
     owners: dict[int, str] = field(default_factory=dict)
@@ -50,7 +50,10 @@ def check_change(
     objects: Objects,
     synced_end: Callable[[str], int],
 ) -> Iterator[str]:
-    """What the catalog has just accepted. `synced_end` says what of a log would survive a power cut."""
+    """What the catalog has just accepted; the rows that came with it are `history.fresh`.
+
+    `synced_end` says what of a log would survive a power cut.
+    """
     yield from _check_offsets(before, after, synced_end)
     yield from _check_owner(history, before, after)
     if before is not None and before.uuid != after.uuid:
@@ -62,7 +65,7 @@ def check_change(
         yield f"I14: {after.name}: snapshot timestamps go back"
     if offsets_in(snapshot["summary"]) != after.offsets():
         yield f"{after.name}: the snapshot's summary says {offsets_in(snapshot['summary'])}, the properties {after.offsets()}"
-    yield from _check_new_rows(history, before, after, snapshot, objects)
+    yield from _check_new_rows(history, after, snapshot, objects)
 
 
 def _reader(objects: Objects) -> StoreFileIO:
@@ -75,7 +78,7 @@ def _check_offsets(before: LoadedTable | None, after: LoadedTable, synced_end: C
     for log in sorted(old.keys() | new.keys()):
         if new.get(log, 0) < old.get(log, 0):
             yield f"I4: {after.name}: offset of log {log} fell from {old.get(log, 0)} to {new.get(log, 0)}"
-        if new.get(log, 0) > old.get(log, 0) and new[log] > synced_end(log):
+        if new.get(log, 0) > old.get(log, 0) and new[log] > synced_end(log.rsplit("/", 1)[-1]):  # A letters' bound is of table/log.
             yield f"I5: {after.name}: committed {new[log]} of log {log}, whose durable end is {synced_end(log)}"
 
 
@@ -92,15 +95,7 @@ def _check_owner(history: Committed, before: LoadedTable | None, after: LoadedTa
         yield f"I12: {after.name}: the head's summary names another owner than the properties"
 
 
-def _check_new_rows(
-    history: Committed,
-    before: LoadedTable | None,
-    after: LoadedTable,
-    snapshot: Mapping[str, Any],
-    objects: Objects,
-) -> Iterator[str]:
-    old = before.offsets() if before is not None else {}
-    new = after.offsets()
+def _check_new_rows(history: Committed, after: LoadedTable, snapshot: Mapping[str, Any], objects: Objects) -> Iterator[str]:
     named = [(snapshot["manifest-list"], None)]
     counted = 0
     for manifest in read_manifest_list(_reader(objects).new_input(snapshot["manifest-list"])):
@@ -116,26 +111,23 @@ def _check_new_rows(
             counted += len(rows)
             if len(rows) != file.record_count:
                 yield f"I10: {file.file_path} holds {len(rows)} rows, its entry says {file.record_count}"
-            yield from _note_rows(history, after, rows, old, new)
+            history.fresh += rows
             yield from _check_partition(after, manifest.partition_spec_id, file, rows)
     yield from _check_objects(named, objects)
-    if int(after.properties.get(ACCEPTED_PROPERTY, -1)) != len(history.rows):
-        yield f"I13: {after.name} says {after.properties.get(ACCEPTED_PROPERTY)} events were accepted, {len(history.rows)} rows are there"
     if counted != int(snapshot["summary"].get("added-records", 0)):
         yield f"I13: {after.name}: the summary says {snapshot['summary'].get('added-records')} rows were added, {counted} were"
 
 
-def _note_rows(
-    history: Committed, after: LoadedTable, rows: Sequence[Mapping[str, Any]], old: Mapping[str, int], new: Mapping[str, int]
-) -> Iterator[str]:
-    for row in rows:
+def note_rows(history: Committed, before: LoadedTable | None, after: LoadedTable) -> Iterator[str]:
+    """Takes the rows that came last into a changelog table's history."""
+    old, new = before.offsets() if before is not None else {}, after.offsets()
+    for row in history.fresh:
         log, offset, _ = place = (row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])
         if place in history.rows:
             yield f"I7: {after.name}: the row at {place} is committed twice"
         if not old.get(log, 0) <= offset < new.get(log, 0):
             yield f"I7: {after.name}: a row of offset {offset} came with the range {old.get(log, 0)}..{new.get(log, 0)} of log {log}"
         history.rows[place] = row
-        history.fresh.append(row)
 
 
 def _check_partition(after: LoadedTable, spec_id: int, file: DataFile, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -203,10 +195,9 @@ class Journal:
     def note_sent(self, source: str, epoch: str, sequence: int, frame: bytes) -> None:
         self.frames.setdefault((source, epoch, sequence), []).append(frame)
 
-    def note_committed(self, history: Committed) -> set[Event]:
-        """What the last snapshot brought."""
-        fresh = {(row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"]) for row in history.fresh}
-        history.fresh.clear()
+    def note_committed(self, rows: Iterable[Mapping[str, Any]], kept_out: Iterable[Event] = ()) -> set[Event]:
+        """What the last snapshot brought, or passed by as dead letters."""
+        fresh = {(row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"]) for row in rows} | set(kept_out)
         self.committed |= fresh
         return fresh
 
@@ -229,8 +220,11 @@ class Journal:
             yield f"I1: an ack ({status}) leaves for {key}, which is not durable"
 
 
-def check_events(journal: Journal, tables: Mapping[str, Committed]) -> Iterator[str]:
-    """Every acked event is in its table once; nothing is there that was not sent; unacked ones once or not at all."""
+def check_events(journal: Journal, tables: Mapping[str, Committed], letters: Mapping[Event, Sequence[str]]) -> Iterator[str]:
+    """Every acked event is in its table once, or a dead letter; nothing is there that was not sent; unacked ones once or not at all.
+
+    `letters`: event → what was decided of it, one after the other.
+    """
     found: Counter[Event] = Counter()
     for name in sorted(tables):
         for row in tables[name].rows.values():
@@ -242,17 +236,18 @@ def check_events(journal: Journal, tables: Mapping[str, Committed]) -> Iterator[
                 expected = journal.sent[event]
                 if expected["table"] != name or any(row[key] != value for key, value in expected["row"].items()):
                     yield f"{name}: {event} is {row}, sent was {expected}"
-    for event, count in sorted(found.items()):
-        if count > 1:
-            yield f"I7: {event} is in the tables {count} times"
-    for event in sorted(journal.acked - found.keys()):
-        yield f"I1: {event} was acked and is in no table"
+    for event in sorted(found.keys() | letters.keys() | journal.acked):
+        outcomes = letters.get(event, ())
+        if not outcomes and event not in found:
+            yield f"I1: {event} was acked and is in no table"
+        elif found[event] != (not outcomes or REPLAYED in outcomes):
+            yield f"I7: {event} is in the tables {found[event]} times, verdicts on it are {list(outcomes)}"
 
 
-def check_order(name: str, table: Committed) -> Iterator[str]:
-    """A source's events stand in the order in which it sent them."""
+def check_order(name: str, table: Committed, late: Collection[tuple[str, int, int]]) -> Iterator[str]:
+    """A source's events stand in the order in which it sent them, but for those that came `late`, as letters sent again."""
     last: dict[tuple[str, str], int] = {}
-    for place in sorted(table.rows):
+    for place in sorted(table.rows.keys() - late):
         row = table.rows[place]
         key = (row["_cdc_source"], row["_cdc_epoch"])
         if row["_cdc_sequence"] <= last.get(key, -1):

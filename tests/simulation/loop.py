@@ -46,7 +46,8 @@ class Process:
     `detached` process is a zombie: it runs on, its disk is gone. Until `frozen_until` a process does nothing at all.
     """
 
-    def __init__(self, loop: SimLoop, name: str, seed: str) -> None:
+    def __init__(self, loop: SimLoop, name: str, seed: str, clock_off_s: float = 0.0) -> None:
+        """`clock_off_s`: how far its wall clock may be off, either way."""
         self.loop, self.name = loop, name
         self.random = random.Random(seed)
         self.alive = True
@@ -60,7 +61,8 @@ class Process:
         self.on_death: list[Callable[[], None]] = []
         self.tasks: list[asyncio.Task[Any]] = []
         self.workers: list[Worker] = []
-        self.runtime = Runtime(clock=SimClock(self), random=SimRandom(self.random), tasks=SimTasks(self))
+        clock = SimClock(self, self.random.uniform(-clock_off_s, clock_off_s) if clock_off_s else 0.0)
+        self.runtime = Runtime(clock=clock, random=SimRandom(self.random), tasks=SimTasks(self))
 
     def step(self, operation: str, detail: str = "") -> None:
         """The moment before a door operation."""
@@ -257,12 +259,12 @@ class SimLoop(asyncio.BaseEventLoop):
 class SimClock:
     """One virtual clock for all; a process's own wall clock may stand off it, as real ones do."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, off_s: float) -> None:
         self._loop = process.loop
-        self.skew_s = 0.0
+        self.off_s = off_s
 
     def now_ms(self) -> int:
-        return int((START_S + self.skew_s + self._loop.time()) * 1000)
+        return int((START_S + self.off_s + self._loop.time()) * 1000)
 
     def monotonic_s(self) -> float:
         return self._loop.time()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,12 @@ from dolake.iceberg.partition import Spec
 from dolake.iceberg.plan import Delta, Verdict
 from dolake.iceberg.transforms import partition_values
 from dolake.ingest.lane import Lane, Submission
-from dolake.model import Entry, SourceState
+from dolake.model import Entry, SourceState, TableName
 from dolake.storage.disk import Disk, SharedCounter
+from dolake.writer.flight import Flight
+from dolake.writer.flush import Flusher, FlushResult
+from dolake.writer.letters import DeadLetters, Verdicts
+from dolake.writer.table import Table
 from tests.simulation.disk import DiskDoor, SimFile
 from tests.simulation.world import ROOT, Rules
 
@@ -165,6 +169,32 @@ class _TidyCommitter(Committer):
             raise
 
 
+class _ForgetfulLetters(DeadLetters):
+    """What was decided before is not looked at: every event that is read again is judged again."""
+
+    async def verdicts(self, table: TableName, committed: Mapping[str, int]) -> Verdicts:
+        return Verdicts((await super().verdicts(table, committed)).bounds)
+
+
+class _TardyFlusher(Flusher):
+    """Letters are committed behind the rows of their table."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._late: dict[TableName, Flight] = {}
+
+    async def _commit_letters(self, table: Table, flight: Flight, base: LoadedTable) -> LoadedTable | None:
+        self._late[table.name] = flight
+        return base
+
+    async def run_flush(self, table: Table, cuts: Callable[[], dict[str, int]]) -> FlushResult | None:
+        result = await super().run_flush(table, cuts)
+        flight = self._late.pop(table.name, None)
+        if flight is not None and result is not None and result.landed and table.base is not None:
+            await super()._commit_letters(table, flight, table.base)
+        return result
+
+
 def _low_as_read(positions: dict[str, int], pins: Sequence[Any]) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
     """plan_low: what was read may be trimmed, committed or not."""
     return dict(positions), {log: {} for log in positions}
@@ -173,6 +203,9 @@ def _low_as_read(positions: dict[str, int], pins: Sequence[Any]) -> tuple[dict[s
 def _values_of_other_rows(table: str, rows: pa.Table, schema: Schema, spec: Spec) -> list[pa.ChunkedArray]:
     return [values.take(pa.array(range(rows.num_rows - 1, -1, -1))) for values in partition_values(table, rows, schema, spec)]
 
+
+_ZOMBIES = {"strikes": 12, "strike_kinds": ("zombie one", "zombie both")}
+_MISFITS = {"misfits": 0.4, "strikes": 12}
 
 MUTANTS: dict[str, Rules] = {
     "fsync removed": Rules(door=_DoorWithoutLogSync),
@@ -185,7 +218,9 @@ MUTANTS: dict[str, Rules] = {
     "trim before commit": Rules(patches=((dolake.writer.report, "plan_low", _low_as_read),)),
     "unknown outcome taken for failure": Rules(patches=((dolake.writer.main, "Committer", _DeafCommitter),)),
     "check and swap on different metadata": Rules(patches=((dolake.writer.main, "Committer", _RefreshingCommitter),)),
-    "fencing and offset check both off": Rules(patches=((dolake.writer.main, "Committer", _TrustingCommitter),)),
+    "fencing and offset check both off": Rules(patches=((dolake.writer.main, "Committer", _TrustingCommitter),), profile=_ZOMBIES),
     "rows in other rows' partitions": Rules(patches=((dolake.writer.flush, "partition_values", _values_of_other_rows),)),
+    "verdicts ignored at load": Rules(patches=((dolake.writer.flush, "DeadLetters", _ForgetfulLetters),), profile=_MISFITS),
+    "letters committed behind rows": Rules(patches=((dolake.writer.main, "Flusher", _TardyFlusher),), profile=_MISFITS),
     "files deleted after a failed commit": Rules(patches=((dolake.writer.main, "Committer", _TidyCommitter),)),
 }

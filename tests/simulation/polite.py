@@ -7,7 +7,8 @@ smaller than before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import orjson
 
@@ -19,28 +20,27 @@ from tests.simulation.faults import Breach, Chaos
 from tests.simulation.invariants import Event, Journal
 from tests.simulation.loop import Process
 from tests.simulation.network import Disconnected, Wire
-from tests.simulation.sources import COLUMNS, WIDER, Script
+from tests.simulation.sources import NARROW, WIDE, Script
 
 RESTART_S = (0.0, 0.1, 2.0)
+URL = "ws://simulated/cdc"
 
 
-class PoliteSource:
-    def __init__(
-        self, script: Script, hire: Callable[[str], Process], journal: Journal, dial: Callable[[Process], Wire | None], chaos: Chaos
-    ) -> None:
-        """`hire` makes a process for each life of the producer."""
-        self._chaos = chaos
-        self._script, self._hire, self._journal, self.dial = script, hire, journal, dial
-        self.name = script.source
+class Producing:
+    """Something that uses the producer, life after life, until it is done."""
+
+    name: str
+
+    def __init__(self, hire: Callable[[str], Process], journal: Journal, dial: Callable[[Process], Wire | None], chaos: Chaos) -> None:
+        """`hire` makes a process for each life."""
+        self._hire, self._journal, self._dial, self._chaos = hire, journal, dial, chaos
         self.is_done = False
         self.process: Process | None = None
-        self.events_sent: dict[int, tuple[Event, ...]] = {}
 
     def start(self, note: Callable[[str], None]) -> None:
         self._task = asyncio.ensure_future(self._keep(note))
 
     async def _keep(self, note: Callable[[str], None]) -> None:
-        """One life after the other, until one has sent everything."""
         while not self.is_done:
             process = self.process = self._hire(f"producer {self.name}")
             over = asyncio.Event()
@@ -51,8 +51,7 @@ class PoliteSource:
 
     async def _live(self, process: Process, note: Callable[[str], None]) -> None:
         try:
-            for epoch in self._script.epochs[-1:]:
-                await self._send_all(process, epoch)
+            await self.work(process)
             self.is_done = True
         except SourceTakenOver:
             self._chaos.count("producer taken over by its own ghost")  # What its last life had sent arrived behind it.
@@ -62,24 +61,70 @@ class PoliteSource:
             note(str(breach))
         process.die()
 
-    async def _send_all(self, process: Process, epoch: str) -> None:
-        draw = process.random
+    async def work(self, process: Process) -> None:
+        """One life; returns when there is nothing left to do."""
+        raise NotImplementedError
 
+    def note_message(self, message: dict[str, Any]) -> None:
+        """A numbered message is about to be sent."""
+        raise NotImplementedError
+
+    def note_ack(self, sequence: int, status: str) -> None:
+        """Raises Breach if the daemon says what is not so."""
+        raise NotImplementedError
+
+    def dialler(self, process: Process, epoch: str) -> Callable[[str], Awaitable[SimTransport]]:
         async def dial(_: str) -> SimTransport:
-            wire = self.dial(process)
+            wire = self._dial(process)
             if wire is None:
                 await process.runtime.clock.sleep(0.01)
                 raise TransportClosed(1006, "nobody answers")
             wire.source, wire.epoch = self.name, epoch
             return SimTransport(wire, self, self._journal)
 
+        return dial
+
+
+class PoliteSource(Producing):
+    def __init__(
+        self, script: Script, hire: Callable[[str], Process], journal: Journal, dial: Callable[[Process], Wire | None], chaos: Chaos
+    ) -> None:
+        super().__init__(hire, journal, dial, chaos)
+        self._script = script
+        self.name = script.source
+        self.events_sent: dict[int, tuple[Event, ...]] = {}
+
+    async def work(self, process: Process) -> None:
+        for epoch in self._script.epochs[-1:]:
+            await self._send_all(process, epoch)
+
+    def note_message(self, message: dict[str, Any]) -> None:
+        events = tuple((self.name, message["epoch"], event["sequence"]) for event in message.get("events", ()))
+        self.events_sent[message["sequenceNumber"]] = events
+
+    def note_ack(self, sequence: int, status: str) -> None:
+        if status == "persisted":
+            events = [event for number, events in self.events_sent.items() if number <= sequence for event in events]
+            self._journal.expect_committed(events, f"{self.name}: persisted up to {sequence}")
+        else:
+            self._journal.acked.update(self.events_sent[sequence])
+
+    async def _send_all(self, process: Process, epoch: str) -> None:
+        draw = process.random
+
         window = draw.choice([1, 4, 32])
         producer = Producer(
-            "ws://simulated/cdc", self.name, epoch=epoch, window_batches=window, unreachable_s_max=1e9, runtime=process.runtime, dial=dial
+            URL,
+            self.name,
+            epoch=epoch,
+            window_batches=window,
+            unreachable_s_max=1e9,
+            runtime=process.runtime,
+            dial=self.dialler(process, epoch),
         )
+        columns = tuple(DeclaredColumn(column["name"], column["type"]) for column in draw.choice([NARROW, WIDE]))
         async with producer:
             for table in sorted({str(self._journal.sent[event]["table"]) for event in self._events(epoch)}):
-                columns = tuple(DeclaredColumn(column["name"], column["type"]) for column in COLUMNS + WIDER)
                 await producer.declare(DeclaredSchema(table, ("id",), columns))
             waiting = [event for event in self._bodies(epoch) if event[0] > producer.last_event_sequence]
             while waiting:
@@ -106,16 +151,14 @@ class PoliteSource:
 class SimTransport:
     """cdc.dial.Transport over a simulated wire; the journal sees what passes."""
 
-    def __init__(self, wire: Wire, source: PoliteSource, journal: Journal) -> None:
+    def __init__(self, wire: Wire, source: Producing, journal: Journal) -> None:
         self._wire, self._source, self._journal = wire, source, journal
 
     async def send(self, frame: bytes) -> None:
         message = orjson.loads(frame)
         if "sequenceNumber" in message:
-            sequence = message["sequenceNumber"]
-            events = tuple((self._source.name, message["epoch"], event["sequence"]) for event in message.get("events", ()))
-            self._source.events_sent[sequence] = events
-            self._journal.note_sent(self._source.name, message["epoch"], sequence, frame)
+            self._source.note_message(message)
+            self._journal.note_sent(self._source.name, message.get("epoch", ""), message["sequenceNumber"], frame)
         try:
             await self._wire.send(frame)
         except Disconnected as error:
@@ -128,16 +171,8 @@ class SimTransport:
             raise TransportClosed(error.code, error.reason) from None
         answer = orjson.loads(frame)
         if answer["type"] == "ack":
-            self._note_ack(answer["sequenceNumber"], answer["status"])
+            self._source.note_ack(answer["sequenceNumber"], answer["status"])
         return frame
-
-    def _note_ack(self, sequence: int, status: str) -> None:
-        sent = self._source.events_sent
-        if status == "persisted":
-            events = [event for number, events in sent.items() if number <= sequence for event in events]
-            self._journal.expect_committed(events, f"{self._source.name}: persisted up to {sequence}")
-        else:
-            self._journal.acked.update(sent[sequence])
 
     async def close(self) -> None:
         self._wire.cut()

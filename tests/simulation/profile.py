@@ -33,6 +33,8 @@ PARTITIONS: list[tuple[tuple[str, ...], ...]] = [
     ((), ("bucket(2, id)", "n"), ("truncate(1, id)",)),
 ]
 
+COLUMNS: list[tuple[dict[str, str], ...]] = [({},), ({},), ({}, {"small": "long"})]
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -49,6 +51,9 @@ class Profile:
     steps_between_strikes: int
     strike_at_changes: bool
     rudeness: float
+    misfits: float
+    columns: tuple[dict[str, str], ...]  # what each start of the writer finds declared in its settings, in turn
+    replays: int
     transactions: bool
     flush_age_s: float
     flush_rows: int
@@ -59,6 +64,7 @@ class Profile:
     sync_s: float
     store_s: float
     catalog_s: float
+    clocks_off_s: float
 
     @classmethod
     def draw(cls, draw: random.Random) -> Profile:
@@ -72,10 +78,11 @@ class Profile:
         if not local and draw.random() < 0.7:
             kinds += ["zombie one", "zombie one", "zombie both"]
         at_changes = draw.random() < 0.5
+        misfits = draw.choice([0.0, 0.0, 0.2, 0.4])
         return cls(
             sources=draw.randint(1, 3),
             polite=draw.randint(0, 2),
-            batches=draw.choice([6, 12, 24]),
+            batches=draw.choice([6, 6, 12] if misfits else [6, 12, 24]),  # Dead letters take two more commits each time.
             logs=1 if draw.random() < 0.8 else 2,
             local=local,
             catalog_style=draw.choice(["row", "service", "sql"]) if local else draw.choice(["row", "row", "service"]),
@@ -86,6 +93,9 @@ class Profile:
             steps_between_strikes=40 if at_changes else draw.choice([40, 100, 250]),
             strike_at_changes=at_changes,
             rudeness=draw.choice([0.0, 1.0, 3.0]),
+            misfits=misfits,
+            columns=draw.choice(COLUMNS),
+            replays=draw.choice([0, 2, 4]),
             transactions=draw.random() < 0.5,
             flush_age_s=draw.choice([0.2, 1.0, 3.0]),
             flush_rows=draw.choice([3, 3, 10, 1000]),
@@ -96,4 +106,5 @@ class Profile:
             sync_s=draw.choice([0.0, 0.01, 0.5]),
             store_s=draw.choice([0.0, 0.02, 0.2]),
             catalog_s=draw.choice([0.0, 0.02, 0.2]),
+            clocks_off_s=draw.choice([0.0, 5.0, 600.0]),
         )

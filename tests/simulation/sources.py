@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import orjson
@@ -11,8 +12,22 @@ import orjson
 from tests.simulation.invariants import Event, Journal
 
 TABLES = ("default.orders", "shop.items")
-COLUMNS = ({"name": "id", "type": "string"}, {"name": "n", "type": "long"}, {"name": "note", "type": "string"})
-WIDER = ({"name": "extra", "type": "long"},)
+NARROW = (
+    {"name": "id", "type": "string"},
+    {"name": "n", "type": "long"},
+    {"name": "note", "type": "string"},
+    {"name": "small", "type": "int"},
+)
+WIDE = (*NARROW[:3], {"name": "small", "type": "long"}, {"name": "extra", "type": "long"})
+LARGE = 1 << 40  # fits into `small` only once that is wide
+
+
+class Fits(Enum):
+    """Whether a table takes an event as a row."""
+
+    ALWAYS = "always"
+    ONCE_WIDE = "once the table is wide"
+    NEVER = "never"
 
 
 @dataclass(frozen=True)
@@ -57,20 +72,26 @@ class Script:
         return sum(len(batch.events) for batches in self.batches.values() for batch in batches)
 
 
-def write_script(source: str, draw: random.Random, journal: Journal, batch_count: int, *, transactions: bool) -> Script:
-    """Some epochs of some batches: schemas first, then inserts, updates, deletes in transactions or not."""
+def write_script(
+    source: str, draw: random.Random, journal: Journal, batch_count: int, *, transactions: bool, misfits: float = 0.0
+) -> Script:
+    """Some epochs of some batches: schemas first, then inserts, updates, deletes in transactions or not.
+
+    `misfits` is the share of events that do not fit what is declared: some never, some only until a later schema.
+    """
     epochs = [""] if draw.random() < 0.7 else ["first", "second"]
     script = Script(source, epochs, transactions)
     tables = draw.sample(TABLES, draw.randint(1, len(TABLES)))
     for epoch in epochs:
-        writer = _ScriptWriter(source, epoch, draw, journal, tables)
+        writer = _ScriptWriter(source, epoch, draw, journal, tables, misfits)
         writer.write(max(2, batch_count // len(epochs)), transactions=transactions)
         script.batches[epoch] = writer.batches
     return script
 
 
 class _ScriptWriter:
-    def __init__(self, source: str, epoch: str, draw: random.Random, journal: Journal, tables: list[str]) -> None:
+    def __init__(self, source: str, epoch: str, draw: random.Random, journal: Journal, tables: list[str], misfits: float) -> None:
+        self._misfits = misfits
         self._source, self._epoch, self._draw, self._journal, self._tables = source, epoch, draw, journal, tables
         self._sequence = draw.choice([0, 1, 500])
         self._event = 0
@@ -82,7 +103,7 @@ class _ScriptWriter:
             self._add_schema(table)
         while len(self.batches) < count:
             draw = self._draw.random()
-            if draw < 0.05:
+            if draw < 0.05 or (draw > 0.9 and self._misfits):
                 self._add_schema(self._draw.choice(self._tables), wider=True)
             elif draw < 0.08:
                 self._add_batch(0, None)
@@ -95,11 +116,14 @@ class _ScriptWriter:
                 self._note_transaction(range(first, self._event))
             else:
                 self._add_batch(self._draw.randint(1, 4), None)
+        if self._misfits and self._draw.random() < 0.7:  # In the end what was kept out fits, and may come again.
+            for table in self._tables:
+                self._add_schema(table, wider=True)
 
     def _add_schema(self, table: str, *, wider: bool = False) -> None:
         if wider:
             self._wide.add(table)
-        columns = COLUMNS + (WIDER if table in self._wide else ())
+        columns = WIDE if table in self._wide else NARROW
         body = orjson.dumps([{**column, "nullable": True} for column in columns])
         self.batches.append(Batch(self._epoch, self._sequence, body, table=table))
         self._sequence += 1
@@ -127,12 +151,25 @@ class _ScriptWriter:
         number = self._event
         self._event += 1
         operation = self._draw.choice(["INSERT", "INSERT", "UPDATE", "DELETE"])
-        row: dict[str, Any] = {"id": f"{self._source}-{self._draw.randint(0, 5)}", "n": number}
+        row: dict[str, Any] = {"id": f"{self._source}-{self._draw.randint(0, 5)}", "n": number, "small": number}
         if self._draw.random() < 0.7:
             row["note"] = self._draw.choice(["", "x" * 60, "y" * 400])
         if table in self._wide:
             row["extra"] = number * 10
-        self._journal.sent[(self._source, self._epoch, number)] = {"table": table, "row": row, "operation": operation}
+        fits = self._misfit(row)
+        self._journal.sent[(self._source, self._epoch, number)] = {"table": table, "row": row, "operation": operation, "fits": fits}
         name = table.removeprefix("default.") if self._draw.random() < 0.5 else table  # Two spellings of one table.
         event = {"sequence": number, "timestamp": 1_767_225_600_000 + number, "operation": operation, "table": name, "rowId": row["id"]}
         return {**event, ("before" if operation == "DELETE" else "after"): row}
+
+    def _misfit(self, row: dict[str, Any]) -> Fits:
+        """Puts a value into some rows that their columns do not take."""
+        if not self._misfits or self._draw.random() >= self._misfits:
+            return Fits.ALWAYS
+        if self._draw.random() < 0.7:
+            row["id"] += f"-{row['n']}"  # Nothing overtakes it.
+        if self._draw.random() < 0.2:
+            row["n"] = "many"
+            return Fits.NEVER
+        row["small"] += LARGE
+        return Fits.ONCE_WIDE

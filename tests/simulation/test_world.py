@@ -37,6 +37,7 @@ EXPECTED = {
     *("put_lost_before", "put_lost_after", "put_late", "get_lost", "frame_twice", "segments trimmed", "writer fenced"),
     *("load_lost", "swap_lost_before", "swap_lost_after", "swap_late", "swap_conflict_after_own", "swap_slow"),
     *("late request landed", "late request refused"),
+    *("letters sent again", "verdicts: dead", "verdicts: replayed", "verdicts: superseded"),
 }
 
 

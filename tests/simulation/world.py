@@ -10,10 +10,10 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -21,24 +21,31 @@ import structlog
 
 from dolake.buffer.record import decode_record
 from dolake.buffer.segment import parse_name, scan_segment
+from dolake.cli.lake import Lake
 from dolake.config import Settings
 from dolake.errors import DolakeError, LogCorrupt
 from dolake.iceberg.metadata import LoadedTable
-from dolake.model import RecordKind, TableName
+from dolake.model import DEAD_LETTERS_TABLE, RecordKind, TableName
+from dolake.storage.local import LocalStore
+from dolake.storage.store import ObjectStore
+from dolake.verify import verify_lake
 from dolake.writer.flight import Stopped
+from dolake.writer.table import ACCEPTED_PROPERTY, DEAD_PROPERTY
 from tests.simulation.catalog import CatalogServer
 from tests.simulation.disk import Cut, DiskDoor, Inode, SimDisk
 from tests.simulation.faults import Chaos, Trace
 from tests.simulation.halves import IngestHalf, Link, WriterHalf, is_expected
-from tests.simulation.invariants import Committed, Journal, check_change, check_events, check_order, check_table
+from tests.simulation.invariants import Committed, Journal, check_change, check_events, check_order, check_table, note_rows
+from tests.simulation.letters import Letters
 from tests.simulation.loop import Process, SimLoop, Stuck
 from tests.simulation.network import Wire
-from tests.simulation.polite import PoliteSource
+from tests.simulation.polite import PoliteSource, Producing
 from tests.simulation.profile import Profile
+from tests.simulation.replayer import Replayer
 from tests.simulation.rough import RoughSource
 from tests.simulation.sources import write_script
 from tests.simulation.sqlcatalog import SqlServer
-from tests.simulation.store import PlatterStore, Warehouse
+from tests.simulation.store import PlatterStore, StoreDoor, Warehouse
 
 ROOT = "/data"
 CHAOS_S_MAX = 60.0
@@ -47,12 +54,19 @@ FREEZE_S_MAX = 5.0
 TRANSACTION_S_MAX = 60.0
 
 
+Source = RoughSource | PoliteSource | Replayer
+
+
 @dataclass(frozen=True)
 class Rules:
-    """What a mutant replaces: the disk's door, or attributes (owner, name, value) of the product."""
+    """What a mutant replaces: the disk's door, or attributes (owner, name, value) of the product.
+
+    `profile`: what its worlds are, whatever their seeds draw, where few of them would touch the rule.
+    """
 
     door: Callable[[SimDisk, Process], DiskDoor] = DiskDoor
     patches: tuple[tuple[Any, str, Any], ...] = ()
+    profile: Mapping[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
@@ -81,7 +95,7 @@ class World:
     def __init__(self, seed: int, rules: Rules | None = None, *, printed: bool = False) -> None:
         self.seed, self.rules = seed, rules or Rules()
         self.random = random.Random(f"world {seed}")
-        self.profile = Profile.draw(self.random)
+        self.profile = replace(Profile.draw(self.random), **self.rules.profile)
         self.trace = Trace(printed=printed)
         self.loop = SimLoop(f"loop {seed}", trace=self.trace, time_s_max=CHAOS_S_MAX + DRAIN_S_MAX + 60)
         self.chaos = Chaos(f"chaos {seed}", self.profile.chances)
@@ -107,7 +121,8 @@ class World:
         self.writer: WriterHalf | None = None
         self.zombies: list[Process] = []
         self.processes: list[Process] = []
-        self.sources: list[RoughSource | PoliteSource] = []
+        self.letters = Letters()
+        self.sources: list[Source] = []
         self.breaches: list[str] = []
         self.strikes_left = self.profile.strikes
         self.is_healed = False
@@ -131,19 +146,37 @@ class World:
         for complaint in self.loop.complaints:
             self.note(f"unhandled: {complaint}")
         self.chaos.counts["events committed"] = sum(len(table.rows) for table in self.tables.values())
+        self.chaos.counts += self.letters.counts()
         breach = "; ".join(self.breaches[:3])
         return Outcome(self.seed, breach, self.trace.digest(), self.trace.step_count, self.chaos.counts)
 
     async def _main(self) -> None:
         halves = [asyncio.ensure_future(self._keep(name)) for name in self._gone]
         for number in range(self.profile.sources):
-            script = write_script(f"s{number}", self.random, self.journal, self.profile.batches, transactions=self.profile.transactions)
-            source: RoughSource | PoliteSource
+            transactions, misfits = self.profile.transactions, self.profile.misfits
+            script = write_script(f"s{number}", self.random, self.journal, self.profile.batches, transactions=transactions, misfits=misfits)
+            source: Source
             if number < self.profile.polite:
                 source = PoliteSource(script, self._process, self.journal, self.dial, self.chaos)
             else:
                 source = RoughSource(script, self._process(f"source {number}"), self.journal, self.dial, self.profile.rudeness)
             self.sources.append(source)
+        if self.profile.misfits and self.profile.replays:
+            rounds = self.profile.replays
+            senders = tuple(self.sources)
+            self.sources.append(
+                Replayer(
+                    rounds,
+                    self._process,
+                    self.journal,
+                    self.letters,
+                    self.dial,
+                    self.chaos,
+                    self.open_lake,
+                    lambda: all(source.is_done for source in senders),
+                )
+            )
+        for source in self.sources:
             source.start(self.note)
         upsets = asyncio.ensure_future(self._upset())
         await self._until(lambda: all(source.is_done for source in self.sources), CHAOS_S_MAX)
@@ -171,7 +204,9 @@ class World:
             zombie.die()
 
     def _is_drained(self) -> bool:
-        return all(source.is_done for source in self.sources) and self.journal.acked <= self.journal.committed
+        """All is in the lake; and the logs are open, so that what of them is synced has been found out."""
+        is_open = self.ingest is not None and self.ingest.service is not None and self.ingest.process.alive
+        return is_open and all(source.is_done for source in self.sources) and self.journal.acked <= self.journal.committed
 
     def note(self, breach: str) -> None:
         """A breach ends the world; the first is the one that counts."""
@@ -181,7 +216,9 @@ class World:
     # -- processes
 
     def _process(self, name: str) -> Process:
-        process = Process(self.loop, f"{name}.{len(self.processes)}", f"{self.seed} {name} {len(self.processes)}")
+        process = Process(
+            self.loop, f"{name}.{len(self.processes)}", f"{self.seed} {name} {len(self.processes)}", self.profile.clocks_off_s
+        )
         self.processes.append(process)
         return process
 
@@ -275,7 +312,7 @@ class World:
             self.relink()
 
     def _crash_producer(self) -> None:
-        running = [source for source in self.sources if isinstance(source, PoliteSource) and source.process and source.process.alive]
+        running = [source for source in self.sources if isinstance(source, Producing) and source.process and source.process.alive]
         if running and self.strikes_left:
             self.chaos.count("producer crash")
             victim = self.random.choice(running).process
@@ -341,13 +378,32 @@ class World:
                     yield bytes(node.durable)
 
     def _check_change(self, before: LoadedTable | None, after: LoadedTable) -> None:
-        history = self.tables.setdefault(str(after.name), Committed())
+        is_letters = after.name == DEAD_LETTERS_TABLE
+        history = self.letters.history if is_letters else self.tables.setdefault(str(after.name), Committed())
+        history.fresh.clear()
         try:
             for breach in check_change(history, before, after, objects=self.objects, synced_end=self._durable_end):
                 self.note(breach)
         except (DolakeError, OSError, ValueError) as error:
             self.note(f"I10: {after.name} cannot be read after a commit: {error!r}")
-        fresh = self.journal.note_committed(history)
+        if is_letters:
+            tables = {str(name): row for name, row in self.catalog.rows.items()}
+            for breach in self.letters.note(history.fresh, after, self.journal, tables):
+                self.note(breach)
+        else:
+            self._check_rows(history, before, after)
+
+    def _check_rows(self, history: Committed, before: LoadedTable | None, after: LoadedTable) -> None:
+        """What has come to a changelog table, beside the verdicts that stand."""
+        for breach in (*note_rows(history, before, after), *self.letters.check_table(after, history.rows)):
+            self.note(breach)
+        dead = len(self.letters.kept_out(after))
+        said = [int(after.properties.get(name, "0")) for name in (ACCEPTED_PROPERTY, DEAD_PROPERTY)]
+        if said != [len(history.rows) + dead, dead]:
+            self.note(
+                f"I13: {after.name} says {said} events were accepted and kept out, {len(history.rows)} rows, {dead} letters are there"
+            )
+        fresh = self.journal.note_committed(history.fresh, self.letters.take_fresh(after))
         if self.loop.time() < TRANSACTION_S_MAX:  # Later one may have been given up.
             for breach in self.journal.check_whole({event for event in fresh if self._is_single(event[0])}):
                 self.note(breach)
@@ -401,15 +457,39 @@ class World:
                 f"liveness: after {DRAIN_S_MAX} s, sources {late} are not done, {len(missing)} acked events are in no table: {missing[:3]}"
             )
             return
-        for breach in check_events(self.journal, self.tables):
+        for breach in check_events(self.journal, self.tables, self.letters.by_event):
             self.note(breach)
         for name, history in sorted(self.tables.items()):
             table = self.catalog.rows[TableName.parse(name)]
+            late = self.letters.came_again(name)
             try:
-                for breach in (*check_table(table, history, self.objects), *check_order(name, history)):
+                for breach in (*check_table(table, history, self.objects), *check_order(name, history, late)):
                     self.note(breach)
             except (DolakeError, OSError, ValueError) as error:
                 self.note(f"I10: {name} cannot be read: {error!r}")
+        if self.profile.misfits:  # The others are looked at closely enough, and it takes its time.
+            self._verify()
+
+    def _verify(self) -> None:
+        """As `dolake verify` does it."""
+        process = self._process("verifier")
+        lake = self.open_lake(process)
+        assert lake.catalog is not None
+        names, disk = lake.catalog.list_tables(), DiskDoor(self.disk, process)
+        directories = self.settings.log.directories
+        try:
+            for breach in verify_lake(disk=disk, data=ROOT, directories=directories, catalog=lake.catalog, store=lake.store, names=names):
+                self.note(str(breach))
+        except DolakeError as error:
+            self.note(f"I10: the dead letters cannot be read: {error!r}")
+
+    def open_lake(self, process: Process) -> Lake:
+        return Lake(store := self.open_store(process), self.catalog.door(store, process))
+
+    def open_store(self, process: Process) -> ObjectStore:
+        if self.warehouse is not None:
+            return StoreDoor(self.warehouse, process)
+        return LocalStore(self.settings.warehouse.uri, self.rules.door(self.disk, process))
 
 
 # What changes something outside the process: the moments worth dying at.
@@ -421,12 +501,13 @@ CUTS = (Cut(), Cut(drop_all=True, names="all"), Cut(block_loss=0.1, names="prefi
 def make_settings(profile: Profile, start: int = 0) -> Settings:
     """Of the writer's `start`: the first is 0."""
     directories = tuple(f"{ROOT}/log{number}" for number in range(profile.logs))
+    partitions, columns = (choices[start % len(choices)] for choices in (profile.partitions, profile.columns))
     return Settings.model_validate(
         {
             "data": ROOT,
             "log": {"directories": directories, "segment_bytes": 4096, "backlog_bytes": profile.backlog_bytes},
             "flush": {"age_s": profile.flush_age_s, "rows": profile.flush_rows},
-            "tables": {"*": {"partition_by": profile.partitions[start % len(profile.partitions)]}},
+            "tables": {"*": {"partition_by": partitions, "columns": columns}},
             "warehouse": {"uri": f"file://{ROOT}/warehouse" if profile.local else "s3://lake/w"},
         }
     )

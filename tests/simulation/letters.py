@@ -1,0 +1,108 @@
+"""Dead letters as the checks see them come about: each event judged before its row could be there, once, and never otherwise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from dolake.iceberg.metadata import LoadedTable
+from dolake.parquet.letters import DEAD, REPLAYED
+from tests.simulation.invariants import Committed, Event, Journal
+from tests.simulation.sources import Fits
+
+Spot = tuple[str, int, int]
+"""Log, offset, index: where an event lies."""
+
+
+@dataclass
+class Letters:
+    """All verdicts in the order in which they were committed. `seen`: table → where the event lay that was judged → the verdict."""
+
+    history: Committed = field(default_factory=Committed)
+    seen: dict[str, dict[Spot, Mapping[str, Any]]] = field(default_factory=dict)
+    outcomes: dict[tuple[str, Spot], list[str]] = field(default_factory=dict)
+    by_event: dict[Event, list[str]] = field(default_factory=dict)
+    counted: dict[str, set[Spot]] = field(default_factory=dict)
+
+    def note(
+        self, rows: Sequence[Mapping[str, Any]], after: LoadedTable, journal: Journal, tables: Mapping[str, LoadedTable]
+    ) -> Iterator[str]:
+        """What the last commit brought; `tables` are as committed by now."""
+        for row in rows:
+            table, spot = row["table_name"], _spot(row)
+            known = self.seen.setdefault(table, {})
+            where = f"{after.name}: {table} {spot}"
+            taken_back = spot in known and (known[spot]["outcome"], row["outcome"]) == (REPLAYED, DEAD)  # No row could be made of it.
+            if spot in known and not taken_back:
+                yield f"I13: {where} is judged twice: {known[spot]['outcome']}, {row['outcome']}"
+            if spot[1] >= after.offsets().get(f"{table}/{spot[0]}", 0):
+                yield f"I7: {where} lies at or above the bound below which verdicts stand"
+            if table in tables and spot[1] < (committed := tables[table].offsets().get(spot[0], 0)):
+                yield f"I13: {where} is judged when {table} has committed up to {committed}"
+            known[spot] = row
+            yield from self._note_outcome(where, row, journal, taken_back=taken_back)
+
+    def _note_outcome(self, where: str, row: Mapping[str, Any], journal: Journal, *, taken_back: bool) -> Iterator[str]:
+        event, outcome = (row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"]), row["outcome"]
+        first = (row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])
+        before = self.outcomes.setdefault((row["table_name"], first), [])
+        self.by_event[event] = before
+        if taken_back:
+            before.remove(REPLAYED)
+        if (row["replayed_log"] is None) == bool(before):
+            yield f"I13: {where}: {outcome} comes after {before}"
+        if outcome == REPLAYED and before[-1:] != [DEAD]:
+            yield f"I13: {where} is applied again after {before}"
+        before.append(outcome)
+        sent = journal.sent.get(event)
+        if sent is None:
+            yield f"I13: {where}: {event} was never sent"
+            return
+        raw = orjson.loads(row["event"])
+        if sent["table"] != row["table_name"] or (raw.get("after") or raw.get("before")) != sent["row"]:
+            yield f"I13: {where} is said to be {raw}, sent was {sent}"
+        if sent["fits"] is (Fits.ALWAYS if outcome == DEAD else Fits.NEVER) and outcome in (DEAD, REPLAYED):
+            yield f"I13: {where} is {outcome}: {row['rule']}; it fits {sent['fits'].value}"
+
+    def kept_out(self, table: LoadedTable) -> set[Spot]:
+        """Of what the table has committed, the events that make no row of it."""
+        offsets = table.offsets()
+        judged = self.seen.get(str(table.name), {})
+        return {spot for spot, row in judged.items() if row["outcome"] != REPLAYED and spot[1] < offsets.get(spot[0], 0)}
+
+    def check_table(self, table: LoadedTable, rows: Mapping[Spot, Any]) -> Iterator[str]:
+        """After a commit of `table`: rows and letters are apart, and what was sent again and applied is a row."""
+        offsets = table.offsets()
+        for spot, row in self.seen.get(str(table.name), {}).items():
+            is_row, is_below = spot in rows, spot[1] < offsets.get(spot[0], 0)
+            if is_row != (is_below and row["outcome"] == REPLAYED):
+                yield f"I13: {table.name}: {spot} is {row['outcome']} and {'a row' if is_row else 'no row'}, committed is {offsets}"
+
+    def take_fresh(self, table: LoadedTable) -> set[Event]:
+        """The events that the last commit of `table` has passed and that are dead letters."""
+        counted = self.counted.setdefault(str(table.name), set())
+        fresh = self.kept_out(table) - counted
+        counted |= fresh
+        rows = [self.seen[str(table.name)][spot] for spot in fresh]
+        return {(row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"]) for row in rows}
+
+    def is_judged_again(self, table: str, first: Spot) -> bool:
+        return len(self.outcomes.get((table, first), ())) > 1
+
+    def came_again(self, table: str) -> set[Spot]:
+        """Places of rows that were dead letters once."""
+        return {spot for spot, row in self.seen.get(table, {}).items() if row["outcome"] == REPLAYED}
+
+    def counts(self) -> Counter[str]:
+        return Counter(f"verdicts: {row['outcome']}" for known in self.seen.values() for row in known.values())
+
+
+def _spot(row: Mapping[str, Any]) -> Spot:
+    """Where the event lay that was judged: where it was sent last."""
+    if row["replayed_log"] is None:
+        return (row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])
+    return (row["replayed_log"], row["replayed_offset"], row["replayed_index"])
