@@ -158,3 +158,23 @@ def stream_lines() -> list[bytes]:
 def load_event(raw: bytes) -> Any:
     """An event with decimals for every number that is not an integer: no float has touched it."""
     return json.loads(raw, parse_float=Decimal)
+
+
+def folded_sql(location: str, key: Mapping[str, str], names: Iterable[str]) -> str:
+    """The current rows of a table, these columns of them, from its changelog alone. `key`: the key's columns with their SQL types."""
+    keys = ", ".join(key)
+    old_key = ", ".join(f"(_cdc_key_before ->> '{name}')::{kind}" for name, kind in key.items())
+    columns = ", ".join(f"events.{name}" for name in names)
+    return f"""
+        WITH events AS (
+            SELECT *, row_number() OVER (ORDER BY _cdc_log, _cdc_offset, _cdc_index) AS place FROM iceberg_scan('{location}')
+        ),
+        touched AS (
+            SELECT {keys}, place, 1 AS step, _cdc_operation <> 'DELETE' AS present FROM events WHERE _cdc_operation <> 'TRUNCATE'
+            UNION ALL
+            SELECT {old_key}, place, 0, false FROM events WHERE _cdc_key_before IS NOT NULL
+        ),
+        last AS (SELECT * FROM touched QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY place DESC, step DESC) = 1)
+        SELECT {columns} FROM events JOIN last USING (place)
+        WHERE present AND place > (SELECT coalesce(max(place), 0) FROM events WHERE _cdc_operation = 'TRUNCATE')
+    """

@@ -19,7 +19,7 @@ from tests.debezium import OTHERS, Rewriter, without_schemas
 from tests.harness.daemon import Daemon
 from tests.harness.lake import Lake
 from tests.harness.shop_lake import changes
-from tests.shop import COLUMNS, EVENT_COUNT, EVENT_COUNTS, KEYS, STREAM, Row, assert_equals_final, by_key, fold, stream_lines
+from tests.shop import COLUMNS, EVENT_COUNT, EVENT_COUNTS, KEYS, STREAM, Row, assert_equals_final, by_key, fold, folded_sql, stream_lines
 
 SEND = ("send", str(STREAM), "--source", "shop-db", "--format", "wal2json", "--wait", "persisted", "--json")
 UUIDS = ("id", "order_id")
@@ -43,26 +43,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 def lake(shop: Daemon) -> Iterator[Lake]:
     with Lake(shop.data) as lake:
         yield lake
-
-
-def folded_sql(table: str, location: str) -> str:
-    """The current rows of a table, from its changelog alone."""
-    key = ", ".join(KEYS[table])
-    old_key = ", ".join(f"(_cdc_key_before ->> '{name}')::{kind}" for name, kind in zip(KEYS[table], KEY_TYPES[table], strict=True))
-    columns = ", ".join(f"events.{name}" for name in COLUMNS[table])
-    return f"""
-        WITH events AS (
-            SELECT *, row_number() OVER (ORDER BY _cdc_log, _cdc_offset, _cdc_index) AS place FROM iceberg_scan('{location}')
-        ),
-        touched AS (
-            SELECT {key}, place, 1 AS step, _cdc_operation <> 'DELETE' AS present FROM events WHERE _cdc_operation <> 'TRUNCATE'
-            UNION ALL
-            SELECT {old_key}, place, 0, false FROM events WHERE _cdc_key_before IS NOT NULL
-        ),
-        last AS (SELECT * FROM touched QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY place DESC, step DESC) = 1)
-        SELECT {columns} FROM events JOIN last USING (place)
-        WHERE present AND place > (SELECT coalesce(max(place), 0) FROM events WHERE _cdc_operation = 'TRUNCATE')
-    """
 
 
 def python_rows(table: pa.Table) -> list[Row]:
@@ -96,7 +76,11 @@ def test_every_change_is_a_row_once(lake: Lake) -> None:
 @pytest.mark.acceptance("AT-07")
 @pytest.mark.parametrize("table", list(KEYS))
 def test_folded_in_sql_a_changelog_is_the_final_table(lake: Lake, table: str) -> None:
-    result = lake.database().execute(folded_sql(table, location(lake, table))).to_arrow_table()
+    result = (
+        lake.database()
+        .execute(folded_sql(location(lake, table), dict(zip(KEYS[table], KEY_TYPES[table], strict=True)), COLUMNS[table]))
+        .to_arrow_table()
+    )
     assert_equals_final(table, by_key(table, python_rows(result)))
 
 

@@ -21,7 +21,7 @@ from dolake.cdc.formats import Event
 from dolake.cdc.formats.wal2json import Wal2json
 from tests.harness.daemon import Daemon
 from tests.harness.lake import Lake
-from tests.shop import COLUMNS, EVENT_COUNT, KEYS, as_float32, assert_equals_final, by_key, stream_lines
+from tests.shop import COLUMNS, EVENT_COUNT, KEYS, as_float32, assert_equals_final, by_key, folded_sql, stream_lines
 
 TABLES = "".join(f'[tables."public.{table}"]\nprimary_key = {json.dumps(key)}\n' for table, key in KEYS.items())
 INFERRED = {
@@ -92,28 +92,10 @@ def test_sensible_columns_are_inferred(lake: Lake, table: str) -> None:
 
 @pytest.mark.parametrize("table", list(KEYS))
 def test_folded_in_sql_no_value_is_lost(lake: Lake, table: str) -> None:
-    rows = lake.database().execute(folded_sql(table, f"{lake.metadata_location(f'public.{table}')}")).to_arrow_table().to_pylist()
+    kinds = {"long": "BIGINT", "string": "VARCHAR"}
+    key = {name: kinds[INFERRED[table][name]] for name in KEYS[table]}
+    folded = folded_sql(lake.metadata_location(f"public.{table}"), key, INFERRED[table])
+    rows = lake.database().execute(folded).to_arrow_table().to_pylist()
     # What is null in every event, `country`, nobody can infer.
     found = [{name: meaning(table, name, row.get(name)) for name in COLUMNS[table]} for row in rows]
     assert_equals_final(table, by_key(table, found))
-
-
-def folded_sql(table: str, location: str) -> str:
-    """The current rows of a table, from its changelog alone."""
-    kinds = {"long": "BIGINT", "string": "VARCHAR"}
-    key = ", ".join(KEYS[table])
-    old_key = ", ".join(f"(_cdc_key_before ->> '{name}')::{kinds[INFERRED[table][name]]}" for name in KEYS[table])
-    columns = ", ".join(f"events.{name}" for name in INFERRED[table])
-    return f"""
-        WITH events AS (
-            SELECT *, row_number() OVER (ORDER BY _cdc_log, _cdc_offset, _cdc_index) AS place FROM iceberg_scan('{location}')
-        ),
-        touched AS (
-            SELECT {key}, place, 1 AS step, _cdc_operation <> 'DELETE' AS present FROM events WHERE _cdc_operation <> 'TRUNCATE'
-            UNION ALL
-            SELECT {old_key}, place, 0, false FROM events WHERE _cdc_key_before IS NOT NULL
-        ),
-        last AS (SELECT * FROM touched QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY place DESC, step DESC) = 1)
-        SELECT {columns} FROM events JOIN last USING (place)
-        WHERE present AND place > (SELECT coalesce(max(place), 0) FROM events WHERE _cdc_operation = 'TRUNCATE')
-    """

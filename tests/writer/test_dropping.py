@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import random
@@ -21,8 +20,9 @@ from dolake.model import TableName
 from dolake.storage.disk import LocalDisk
 from dolake.writer.dropping import drop_here
 from tests.verify.test_lake import breaches
-from tests.writer.half import Half, half, letters, until
+from tests.writer.half import Half, half, letters
 from tests.writer.test_parking import low, park, play, said, state, stop_table
+from tests.writer.walk import trim, walk, writes
 
 T, U = TableName.parse("t"), TableName.parse("u")
 
@@ -249,27 +249,17 @@ def test_rows_are_there_once_or_were_dropped_whatever_dies_on_the_way(tmp_path: 
     earlier rows are there or none.
     """
     chance = random.Random(seed)
-    flushing = {"age_s": [3600, 0.02][seed % 2], "bytes": 3_000}
     kept: dict[str, list[int]] = {"t": [], "u": []}
     unsure: dict[str, list[list[int]]] = {"t": [], "u": []}  # accepted before each drop of which nobody knows
-    numbers = iter(range(10_000))
     points = ["drop.before_note", "drop.after_note", "drop.before_catalog", "drop.after_catalog", "park.before_unlink"]
-
-    def write(h: Half) -> None:
-        for _ in range(chance.randrange(1, 6)):
-            rows = [
-                (chance.choice("tu"), {"id": next(numbers), "note": "x" * chance.randrange(200)}) for _ in range(chance.randrange(1, 5))
-            ]
-            h.hand.batch(rows, source=chance.choice(["s", "other"]))
-            for table, row in rows:
-                kept[table].append(row["id"])
+    write = writes(chance, lambda table, number: kept[table].append(number))
 
     async def drop_one(h: Half) -> None:
         table = chance.choice("tu")
         unsure[table].append(kept[table])
         kept[table] = []
         with contextlib.suppress(RequestRefused):
-            await h.service.dropping.drop(TableName.parse(table), h.until())
+            await drop(h, TableName.parse(table))
             unsure[table].clear()
 
     async def step(h: Half) -> None:
@@ -285,48 +275,14 @@ def test_rows_are_there_once_or_were_dropped_whatever_dies_on_the_way(tmp_path: 
         elif action == "flush":
             await h.flush()
         elif action == "trim":
-            await until(lambda: h.log.log_id in said(h)["logs"])
-            h.log.trim(low(h))
+            await trim(h)
         else:
             failpoints.REGISTRY.arm(chance.choice(points), "1*raise")
 
-    async def life(h: Half, steps: int) -> None:
-        for _ in range(steps):
-            stepping = asyncio.get_running_loop().create_task(step(h))
-            await asyncio.wait({stepping, h.running}, return_when=asyncio.FIRST_COMPLETED)
-            stepping.cancel()
-            with contextlib.suppress(DolakeError, asyncio.CancelledError, failpoints.FailpointRaised):
-                await stepping
-            if h.running.done():
-                return
+    def check(h: Half) -> None:
+        for table in "tu":
+            there = h.values(f"default.{table}") if h.catalog().table_exists(f"default.{table}") else []
+            lots = [*unsure[table], kept[table]]
+            assert there in [list(itertools.chain(*lots[place:])) for place in range(len(lots))], table
 
-    def check(h: Half, table: str) -> None:
-        there = h.values(f"default.{table}") if h.catalog().table_exists(f"default.{table}") else []
-        lots = [*unsure[table], kept[table]]
-        assert there in [list(itertools.chain(*lots[place:])) for place in range(len(lots))], table
-
-    async def scenario() -> None:
-        async with half(tmp_path, flush=flushing) as h:
-            h.hand.declare("t")
-            h.hand.declare("u")
-            await h.flush()
-            sequences = h.hand.sequences, h.hand.numbers
-        for _ in range(5):
-            with contextlib.suppress(failpoints.FailpointRaised):
-                async with half(tmp_path, stop_cleanly=False, flush=flushing) as h:
-                    h.hand.sequences, h.hand.numbers = sequences
-                    await life(h, chance.randrange(3, 9))
-            failpoints.REGISTRY.disarm()
-        async with half(tmp_path) as h:
-            h.hand.sequences, h.hand.numbers = sequences
-            for name in (T, U):
-                await until(lambda: h.log.log_id in said(h)["logs"])
-                with contextlib.suppress(RequestRefused):
-                    await h.service.parking.unpark(name)
-            result = await h.flush()
-            assert result["success"], result
-            for table in "tu":
-                check(h, table)
-        assert breaches(tmp_path) == []
-
-    play(scenario)
+    play(lambda: walk(tmp_path, seed, chance, step, check))

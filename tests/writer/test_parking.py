@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,11 +12,12 @@ import pytest
 
 from dolake import failpoints
 from dolake.buffer.parked import parked_tables
-from dolake.errors import DolakeError, RequestRefused
+from dolake.errors import RequestRefused
 from dolake.model import TableName, TransactionMark
 from dolake.storage.disk import LocalDisk
 from tests.verify.test_lake import breaches
 from tests.writer.half import COLUMNS, Half, half, until
+from tests.writer.walk import trim, walk, writes
 
 T, U = TableName.parse("t"), TableName.parse("u")
 
@@ -242,18 +242,8 @@ def test_a_side_log_without_room_keeps_the_logs_pinned_and_goes_on_when_there_is
 def test_whatever_comes_in_whatever_order_every_row_is_there_once(tmp_path: Path, seed: int) -> None:
     """Rows of two tables, parking, coming back, flushes, trims; and the writer dropped at any of it, or at a failpoint in it."""
     chance = random.Random(seed)
-    flushing = {"age_s": [3600, 0.02][seed % 2], "bytes": 3_000}
     sent: dict[str, list[int]] = {"t": [], "u": []}
-    numbers = iter(range(10_000))
-
-    def write(h: Half) -> None:
-        for _ in range(chance.randrange(1, 6)):
-            rows = [
-                (chance.choice("tu"), {"id": next(numbers), "note": "x" * chance.randrange(200)}) for _ in range(chance.randrange(1, 5))
-            ]
-            h.hand.batch(rows, source=chance.choice(["s", "other"]))
-            for table, row in rows:
-                sent[table].append(row["id"])
+    write = writes(chance, lambda table, number: sent[table].append(number))
 
     async def step(h: Half) -> None:
         action = chance.choice(["write", "write", "park", "park", "unpark", "unpark", "flush", "trim", "fail"])
@@ -266,46 +256,14 @@ def test_whatever_comes_in_whatever_order_every_row_is_there_once(tmp_path: Path
         elif action == "flush":
             await h.flush()
         elif action == "trim":
-            await until(lambda: h.log.log_id in said(h)["logs"])
-            h.log.trim(low(h))
+            await trim(h)
         else:
             name = chance.choice(["park.before_switch", "park.before_append", "park.after_append", "park.before_unlink"])
             failpoints.REGISTRY.arm(name, f"{chance.randrange(3)}*off->1*raise" if chance.random() < 0.7 else "1*raise")
 
-    async def life(h: Half, steps: int) -> None:
-        """Until the steps are done, or the writer has died of one."""
-        for _ in range(steps):
-            stepping = asyncio.get_running_loop().create_task(step(h))
-            await asyncio.wait({stepping, h.running}, return_when=asyncio.FIRST_COMPLETED)
-            stepping.cancel()
-            with contextlib.suppress(DolakeError, asyncio.CancelledError, failpoints.FailpointRaised):
-                await stepping
-            if h.running.done():
-                return
+    def check(h: Half) -> None:
+        for table, ids in sent.items():
+            assert h.values(f"default.{table}") == ids, table
+        assert parked_tables(LocalDisk(), str(tmp_path)) == []
 
-    async def scenario() -> None:
-        async with half(tmp_path, flush=flushing) as h:
-            h.hand.declare("t")
-            h.hand.declare("u")
-            await h.flush()
-            sequences = h.hand.sequences, h.hand.numbers
-        for _ in range(5):
-            with contextlib.suppress(failpoints.FailpointRaised):
-                async with half(tmp_path, stop_cleanly=False, flush=flushing) as h:
-                    h.hand.sequences, h.hand.numbers = sequences
-                    await life(h, chance.randrange(3, 9))
-            failpoints.REGISTRY.disarm()
-        async with half(tmp_path) as h:
-            h.hand.sequences, h.hand.numbers = sequences
-            for name in (T, U):
-                await until(lambda: h.log.log_id in said(h)["logs"])
-                with contextlib.suppress(RequestRefused):
-                    await h.service.parking.unpark(name)
-            result = await h.flush()
-            assert result["success"], result
-            for table, ids in sent.items():
-                assert h.values(f"default.{table}") == ids, table
-            assert parked_tables(LocalDisk(), str(tmp_path)) == []
-        assert breaches(tmp_path) == []
-
-    play(scenario)
+    play(lambda: walk(tmp_path, seed, chance, step, check))

@@ -24,6 +24,7 @@ from dolake.cdc.formats import COMMIT, Declare, Event, Item
 from dolake.cdc.formats.connect import Reading
 from dolake.cdc.formats.envelope import Boundary, Change, PassedOver, key_names, read_line
 from dolake.cdc.formats.images import Image, Images, Shape, key_values, row_id
+from dolake.cdc.formats.lines import NumberedLines
 from dolake.cdc.formats.placeholders import Placeholders
 from dolake.cdc.formats.source_transactions import SourceTransactions
 from dolake.errors import InvalidInput
@@ -94,7 +95,8 @@ class Debezium:
         self._tables: dict[str, _Table] = {}
         self._transactions = SourceTransactions()
         self._held: tuple[int, _Ready] | None = None
-        self._line_number = self._sequence = 0
+        self._sequence = 0
+        self._lines = NumberedLines()
         self._without_time = False
         self.passed_over: Counter[str] = Counter()
 
@@ -111,18 +113,14 @@ class Debezium:
         return notes
 
     def items(self, lines: Iterable[bytes]) -> Iterator[Item]:
-        for text in lines:
-            self._line_number += 1
-            text = text.strip()
-            if not text:
-                continue
+        for text in self._lines.of(lines):
             try:
                 message = read_line(text)
                 ready = self._ready(message) if isinstance(message, Change) else None
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 self._sequence += 1
                 reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
-                raise InvalidInput(line=self._line_number, reason=reason) from error
+                raise InvalidInput(line=self._lines.number, reason=reason) from error
             if isinstance(message, Change):
                 assert ready is not None
                 yield from self._take(message, *ready)

@@ -7,6 +7,7 @@ import select
 import stat
 import sys
 import zlib
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import zstandard
@@ -123,3 +124,16 @@ class _Frames:
     def require_end(self) -> None:
         if self._frame is not None:
             raise zlib.error("it ends inside a frame")
+
+
+class NumberedLines:
+    """Lines that hold something, without the space around them; `number` is that of the last one, counted from 1."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def of(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        for text in lines:
+            self.number += 1
+            if text := text.strip():
+                yield text

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from dolake.cdc.formats import COMMIT, Declare, Event, Item
+from dolake.cdc.formats.lines import NumberedLines
 from dolake.errors import InvalidInput
 from dolake.model import DeclaredColumn, DeclaredSchema, TableName
 
@@ -71,7 +72,7 @@ class Native:
         self._batch = msgspec.json.Decoder(_Batch).decode
         self._schema = msgspec.json.Decoder(_Schema).decode
         self._tables: set[str] = set()
-        self._line_number = 0
+        self._lines = NumberedLines()
         self._last_sequence: int | None = None
         self._unread = 0  # lines since then that cannot be read: they keep their numbers, so that no other's depends on their mending
         self._passed_over: Counter[str] = Counter()
@@ -88,16 +89,12 @@ class Native:
         return ()
 
     def items(self, lines: Iterable[bytes]) -> Iterator[Item]:
-        for text in lines:
-            self._line_number += 1
-            text = text.strip()
-            if not text:
-                continue
+        for text in self._lines.of(lines):
             try:
                 found = list(self._line(text))
             except (msgspec.MsgspecError, ValueError) as error:
                 self._unread += 1
-                raise InvalidInput(line=self._line_number, reason=str(error)) from error
+                raise InvalidInput(line=self._lines.number, reason=str(error)) from error
             yield from found
 
     def _line(self, text: bytes) -> Iterator[Item]:

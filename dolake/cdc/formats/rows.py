@@ -13,6 +13,7 @@ import msgspec
 
 from dolake.cdc.formats import COMMIT, Declare, Event, Item
 from dolake.cdc.formats.images import row_id
+from dolake.cdc.formats.lines import NumberedLines
 from dolake.errors import InvalidInput
 from dolake.model import DeclaredColumn, DeclaredSchema
 
@@ -29,7 +30,7 @@ class Rows:
         self._table, self._key, self._types = table, tuple(key), dict(types or {})
         self._head = b',"timestamp":%d,"operation":"INSERT","table":"%b"' % (timestamp_ms, table.encode())
         self._require_object = msgspec.json.Decoder(_AnyObject).decode
-        self._line_number = 0
+        self._lines = NumberedLines()
         self._declared = not self._types
 
     @property
@@ -44,11 +45,7 @@ class Rows:
         return ()
 
     def items(self, lines: Iterable[bytes]) -> Iterator[Item]:
-        for text in lines:
-            self._line_number += 1
-            text = text.strip()
-            if not text:
-                continue
+        for text in self._lines.of(lines):
             try:
                 self._require_object(text)
                 if not text.isascii():
@@ -56,11 +53,11 @@ class Rows:
                 identity = b',"rowId":' + msgspec.json.encode(row_id(text, self._key)) if self._key else b""
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
-                raise InvalidInput(line=self._line_number, reason=reason) from error
+                raise InvalidInput(line=self._lines.number, reason=reason) from error
             if not self._declared:
                 self._declared = True
                 yield Declare(self._declaration())
-            number = self._line_number
+            number = self._lines.number
             yield Event(number, self._table, b'{"sequence":%d%b%b,"after":%b}' % (number, self._head, identity, text), "")
             yield COMMIT
 
