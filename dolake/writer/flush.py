@@ -133,16 +133,17 @@ class Flusher:
 
     async def _commit_letters(self, table: Table, flight: Flight, base: LoadedTable) -> LoadedTable | None:
         """The table, owned by this writer, once the flight's verdicts stand; None where it has to be read again."""
-        if table.epoch is None:
+        letters_epoch = await self.letters.own()
+        if table.epoch is None or table.letters_epoch != letters_epoch:
             epoch = base.owner_epoch + 1
             outcome = await self._commit(self._claim(table, flight, base, epoch))
             if not isinstance(outcome, Landed):
                 return None
-            table.epoch, table.base = epoch, outcome.base
+            table.epoch, table.base, table.letters_epoch = epoch, outcome.base, letters_epoch
             failpoints.hit("flush.after_claim")
         logs = {letter.seen.log for letter in flight.letters}
         ends = {log_id: range_.end for log_id, range_ in flight.frozen.ranges.items() if log_id in logs}
-        bounds = await self.letters.commit(table.name, flight.letters, ends, table.bounds)
+        bounds = await self.letters.commit(table.name, flight.letters, ends, table.bounds, letters_epoch)
         failpoints.hit("flush.after_letters")
         if bounds is None:
             return None

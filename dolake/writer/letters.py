@@ -10,6 +10,7 @@ Its own owner epoch fences writers that were replaced, as any table's does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,11 +38,12 @@ class Verdicts:
     """What has been decided of one table's events, and may not be in the table yet.
 
     `bounds`: log id → first offset that nothing was decided of. `places`: (log id, offset) → indexes → outcome, of records at
-    or above the table's own offsets.
+    or above the table's own offsets. `epoch`: that of this writer as the letters' owner when it looked; None where there were none.
     """
 
     bounds: Mapping[str, int] = field(default_factory=dict)
     places: Mapping[tuple[str, int], Mapping[int, str]] = field(default_factory=dict)
+    epoch: int | None = None
 
 
 class DeadLetters:
@@ -66,14 +68,15 @@ class DeadLetters:
     async def verdicts(self, table: TableName, committed: Mapping[str, int]) -> Verdicts:
         """What stands of `table`, for a writer that is about to read on from `committed`."""
         async with self._lock:
+            await self._forget_lost()
             base = await self._claimed()
+            epoch = self._epoch
         if base is None:
             return Verdicts()
         bounds = _bounds(base, table)
         behind = {log_id: committed.get(log_id, 0) for log_id, bound in bounds.items() if bound > committed.get(log_id, 0)}
-        if not behind:
-            return Verdicts(bounds)
-        return Verdicts(bounds, await self._until_answered("store", self._read_places, base, table, behind))
+        places = await self._until_answered("store", self._read_places, base, table, behind) if behind else {}
+        return Verdicts(bounds, places, epoch)
 
     async def states(self, table: TableName) -> dict[Place, str]:
         """The newest outcome of each of the table's letters."""
@@ -84,16 +87,32 @@ class DeadLetters:
         rows = await self._until_answered("store", read_letters, self._store, base, table, _PLACE_COLUMNS)
         return {Place(row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"]): row["outcome"] for row in rows}
 
-    async def commit(
-        self, table: TableName, letters: Sequence[Letter], ends: Mapping[str, int], bounds: Mapping[str, int]
-    ) -> Mapping[str, int] | None:
-        """Commits verdicts on events of `table` below `ends`; the bounds as they are then.
+    async def own(self) -> int:
+        """The epoch of this writer as the letters' owner: from here on verdicts of others stand already, or never land.
 
-        None if others than `bounds` stand: somebody decided first, and the table has to be read again. Raises TableStopped.
+        A table that is claimed after this, and verdicts that are committed under this epoch, cannot be in anybody's way: a
+        writer that did not see them has loaded the table before, and is fenced. Raises TableStopped.
         """
         async with self._lock:
-            base = await self._claimed() or await self._create()
-            epoch = self._epoch if self._epoch is not None else base.owner_epoch + 1
+            if await self._claimed() is None:
+                await self._create()
+                if await self._claimed() is None:
+                    raise TableStopped(str(DEAD_LETTERS_TABLE), "it was dropped while it was being created; restart the writer")
+            assert self._epoch is not None  # It goes with the base.
+            return self._epoch
+
+    async def commit(
+        self, table: TableName, letters: Sequence[Letter], ends: Mapping[str, int], bounds: Mapping[str, int], epoch: int
+    ) -> Mapping[str, int] | None:
+        """Commits verdicts on events of `table` below `ends`, as the owner that `own` said; the bounds as they are then.
+
+        None if others than `bounds` stand, or the epoch is over: somebody may have decided first, and the table has to be read
+        again. Raises TableStopped.
+        """
+        async with self._lock:
+            base = await self._claimed()
+            if base is None or self._epoch != epoch:
+                return None
             # Later than all before, whatever the clock does: the newest verdict is the one that holds.
             judged_at_ms = max(self._runtime.clock.now_ms(), base.metadata["last-updated-ms"] + 1)
             rows = letters_table(str(table), letters, judged_at_ms)
@@ -114,7 +133,14 @@ class DeadLetters:
             await self._commit(base, base.owner_epoch + 1, (), {})
         return self._base
 
-    async def _create(self) -> LoadedTable:
+    async def _forget_lost(self) -> None:
+        """Lets go of what we own no more: its verdicts are not all that stand."""
+        if self._base is not None:
+            base: LoadedTable | None = await self._until_answered("catalog", self._catalog.load, DEAD_LETTERS_TABLE)
+            if base is None or (base.uuid, base.owner_epoch, base.instance) != (self._base.uuid, self._epoch, self._instance):
+                self._base, self._epoch = None, None
+
+    async def _create(self) -> None:
         metadata = new_table(
             uuid=self._runtime.random.uuid(),
             location=f"{self._store.root}/{DEAD_LETTERS_TABLE.namespace}/{DEAD_LETTERS_TABLE.name}",
@@ -122,14 +148,8 @@ class DeadLetters:
             spec=_SPEC,
             now_ms=self._runtime.clock.now_ms(),
         )
-        try:
-            created: LoadedTable = await self._until_answered("catalog", self._catalog.create, DEAD_LETTERS_TABLE, metadata)
-        except CommitConflict:  # Ours, with its answer lost, or another writer's.
-            found = await self._claimed()
-            if found is None:
-                raise TableStopped(str(DEAD_LETTERS_TABLE), "it was dropped while it was being created; restart the writer") from None
-            return found
-        return created
+        with contextlib.suppress(CommitConflict):  # It is there: ours, with its answer lost, or another writer's.
+            await self._until_answered("catalog", self._catalog.create, DEAD_LETTERS_TABLE, metadata)
 
     async def _commit(
         self, base: LoadedTable, epoch: int, files: tuple[NewFile, ...], ranges: Mapping[str, OffsetRange]

@@ -82,6 +82,7 @@ class Table(Absence):
     letters: list[Letter] = field(default_factory=list)
     known: list[Place] = field(default_factory=list)  # of what waits: kept out before, by verdicts that stand
     bounds: dict[str, int] = field(default_factory=dict)
+    letters_epoch: int | None = None  # since it was claimed, or loaded, nobody has come between this owner of the letters and it
     verdicts: Mapping[tuple[str, int], Mapping[int, str]] = field(default_factory=dict)
     in_flight: Flight | None = None
     refused: dict[tuple[str, str], int] = field(default_factory=dict)  # first pinned offset by (log, source), once stopped
@@ -100,7 +101,7 @@ class Table(Absence):
         self.accepted, self.dead = int(properties.get(ACCEPTED_PROPERTY, "0")), int(properties.get(DEAD_PROPERTY, "0"))
         self.declared = {**dict(declared_schemas(self.dropped.declared if floors else {})), **dict(declared_schemas(properties))}
         self.renamed = renamed_columns(properties)
-        self.bounds, self.verdicts = dict(verdicts.bounds), verdicts.places
+        self.bounds, self.verdicts, self.letters_epoch = dict(verdicts.bounds), verdicts.places, verdicts.epoch
         self.clear()
         self.schema = schema_from_json(base.schema) if base else evolve_declared([], None).schema
         self._derive_schema()

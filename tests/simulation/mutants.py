@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -173,7 +173,7 @@ class _ForgetfulLetters(DeadLetters):
     """What was decided before is not looked at: every event that is read again is judged again."""
 
     async def verdicts(self, table: TableName, committed: Mapping[str, int]) -> Verdicts:
-        return Verdicts((await super().verdicts(table, committed)).bounds)
+        return replace(await super().verdicts(table, committed), places={})
 
 
 class _TardyFlusher(Flusher):

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dolake.errors import TableStopped
 from dolake.failpoints import REGISTRY
 from dolake.iceberg.lake import open_catalog, open_warehouse
+from dolake.iceberg.plan import CommitPolicy
 from dolake.model import Entry, RecordKind, TableName
 from dolake.parquet.letters import Letter, Place
 from dolake.storage.disk import LocalDisk
 from dolake.verify import verify_lake
+from dolake.writer.letters import Verdicts
+from dolake.writer.main import make_service
 from dolake.writer.replay import OVERTAKEN, SENT_AGAIN
-from tests.writer.half import Half, half, letters, until
+from tests.writer.half import Half, half, letters, settings_of, until
 
 T = TableName.parse("t")
 
@@ -159,8 +166,8 @@ def test_a_writer_that_dies_after_its_verdicts_leaves_them_standing(tmp_path: Pa
         async with half(tmp_path, stop_cleanly=False, limits={"columns": 1}) as h:
             h.hand.insert({"id": 0})
             h.hand.insert({"id": 1}, {"id": 2, "more": 2}, {"id": 3})
-            # The claim and the verdicts are commits too, and pass the commit's points first.
-            passes = 2 if point.startswith("commit.") else 0
+            # Both claims and the verdicts are commits too, and pass the commit's points first.
+            passes = 3 if point.startswith("commit.") else 0
             before = REGISTRY.hits[point]
             REGISTRY.arm(point, f"{passes}*off->raise" if passes else "raise")
             await until(lambda: h.service.tails and h.service.tails[h.log.log_id].position == 2)
@@ -498,9 +505,89 @@ def test_what_was_decided_further_on_stands_when_a_shorter_flush_decides_more(tm
             letter = h.service.flusher.letters  # the writer's own hand on the dead letters
             event = b'{"sequence":7,"timestamp":1767225600000,"operation":"INSERT","table":"t"}'
             late = Letter(Place(log, 3, 0), "s", "", "does_not_fit", "id", "a rule", "", event)
-            assert await letter.commit(name, [late], {log: 9}, h.service.tables[T].bounds) == {log: 9}
+            epoch = await letter.own()
+            assert await letter.commit(name, [late], {log: 9}, h.service.tables[T].bounds, epoch) == {log: 9}
             early = Letter(Place(log, 2, 0), "s", "", "does_not_fit", "id", "a rule", "", event)
-            assert await letter.commit(name, [early], {log: 3}, {log: 9}) == {log: 9}
+            assert await letter.commit(name, [early], {log: 3}, {log: 9}, epoch) == {log: 9}
             assert places(h) == [("default.t", 0, 1), ("default.t", 2, 0), ("default.t", 3, 0)]
+
+    run(work())
+
+
+@contextlib.asynccontextmanager
+async def other_writer(h: Half, **sections: Any) -> AsyncIterator[Half]:
+    """A second writer half over the same log, store and catalog: whichever commits last, the other was replaced by it."""
+    settings = settings_of(h.path, **sections)
+    store = open_warehouse(settings)
+    catalog = open_catalog(settings, store, h.runtime)
+    service = make_service(h.runtime, LocalDisk(), catalog, store, CommitPolicy(), settings)
+    running = asyncio.get_running_loop().create_task(service.run(asyncio.Event()))
+    try:
+        yield replace(h, settings=settings, service=service, running=running)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        catalog.close()
+
+
+def test_a_writer_that_was_replaced_puts_no_letter_beside_its_successor_s_row(tmp_path: Path):
+    """Nobody had had a letter yet, so that nobody owned the table of letters; and the replaced writer owned its table once."""
+
+    async def work() -> None:
+        async with half(tmp_path, stop_cleanly=False) as old:
+            old.hand.declare(columns=NARROW)
+            old.hand.insert({"id": 1, "n": 1})
+            assert (await old.flush())["success"]
+            old.hand.insert({"id": 2, "n": LARGE})
+            await until(lambda: old.service.tables[T].memtable.rows == 1)
+            async with other_writer(old, tables={"t": {"columns": {"n": "long"}}}) as new:
+                assert (await new.flush())["success"]
+                assert new.values() == [1, 2]
+                result = await old.flush()
+                assert (result["success"], "fenced" in result["error"]) == (False, True)
+                assert letters(old) == []
+                new.hand.insert({"id": 3, "n": "x"})
+                assert (await new.flush())["success"]
+                assert (new.values(), len(letters(new)), counts(new), breaches(new)) == ([1, 2], 1, (3, 1), [])
+
+    run(work())
+
+
+def test_verdicts_of_another_writer_are_not_taken_for_ours(tmp_path: Path):
+    """They reach as far as ours, under other bounds than we know: what we decided is not there, and nothing may go on as if it were."""
+
+    def letter(log: str, offset: int) -> Letter:
+        event = b'{"sequence":%d,"timestamp":1767225600000,"operation":"INSERT","table":"t"}' % offset
+        return Letter(Place(log, offset, 0), "s", "", "does_not_fit", "id", "a rule", "", event)
+
+    async def work() -> None:
+        async with half(tmp_path) as h, other_writer(h) as other:
+            log, ours, theirs = h.log.log_id, h.service.flusher.letters, other.service.flusher.letters
+            assert await ours.verdicts(T, {}) == Verdicts()
+            their_epoch = await theirs.own()
+            assert await theirs.commit(T, [letter(log, 2)], {log: 5}, {}, their_epoch) == {log: 5}
+            assert await ours.commit(T, [letter(log, 3)], {log: 5}, {}, await ours.own()) is None
+            assert places(h) == [("default.t", 2, 0)]
+            with pytest.raises(TableStopped, match="fenced"):
+                await theirs.commit(T, [letter(log, 4)], {log: 6}, {log: 5}, their_epoch)
+            seen = await ours.verdicts(T, {})
+            assert (seen.bounds, seen.places) == ({log: 5}, {(log, 2): {0: "dead"}})
+            assert await ours.commit(T, [letter(log, 6)], {log: 7}, seen.bounds, await ours.own()) == {log: 7}
+
+    run(work())
+
+
+def test_who_looks_at_the_verdicts_again_sees_those_of_a_writer_that_came_between(tmp_path: Path):
+    async def work() -> None:
+        async with half(tmp_path) as h, other_writer(h) as other:
+            log, ours, theirs = h.log.log_id, h.service.flusher.letters, other.service.flusher.letters
+            epoch = await ours.own()
+            assert (await ours.verdicts(T, {})).epoch == epoch
+            event = b'{"sequence":2,"timestamp":1767225600000,"operation":"INSERT","table":"t"}'
+            late = Letter(Place(log, 2, 0), "s", "", "does_not_fit", "id", "a rule", "", event)
+            assert await theirs.commit(T, [late], {log: 5}, {}, await theirs.own()) == {log: 5}
+            seen = await ours.verdicts(T, {})
+            assert (seen.bounds, seen.places, seen.epoch) == ({log: 5}, {(log, 2): {0: "dead"}}, epoch + 2)
+            assert await ours.commit(T, [late], {log: 9}, seen.bounds, epoch) is None, "what was owned then is not owned now"
 
     run(work())
