@@ -96,11 +96,13 @@ def replay(
     """
     from dolake.cli.replaying import dead_letters_producer, require, send_again
     from dolake.cli.send import url_of
+    from dolake.daemon.diagnostics import configure_logging
 
     letters = _letters(data, config, table)
     chosen = [letter for letter in (require(letters, ids) if ids else letters) if letter.state == "dead"]
     if not dry_run and chosen:
-        url = to or url_of(data)
+        configure_logging("dead-letters")
+        url = to or url_of(data, config)
         dial = dial_with(url, token, ca, certificate, certificate_key)
         producer = dead_letters_producer(url, unreachable_s_max=retry_s, dial=dial)
         asyncio.run(send_again(producer, chosen))

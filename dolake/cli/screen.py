@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 _PIPE_WIDTH = 4_000
 
 
+class _StdoutConsole(Console):
+    def on_broken_pipe(self) -> None:
+        """The library would end the program with 1; what it means that a reader has gone is decided in one place."""
+        raise
+
+
 def stdout_console() -> Console:
-    """Into a pipe nothing is cut or coloured."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+    """Into a pipe nothing is cut or coloured. Raises BrokenPipeError when its reader has gone."""
+    console = _StdoutConsole(highlight=False)
+    return console if console.is_terminal else _StdoutConsole(highlight=False, width=_PIPE_WIDTH)
 
 
 class Fitted:

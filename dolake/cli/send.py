@@ -100,9 +100,9 @@ async def _run(sending: Sending, connect: Callable[[], Producer], wait: Literal[
     await sending.run(connect(), wait)
 
 
-def url_of(data: str | None) -> str:
+def url_of(data: str | None, config: str | None = None) -> str:
     """Where the daemon of a data directory listens. Raises DaemonUnreachable."""
-    path = settings_from(data, None).ready_path
+    path = settings_from(data, config).ready_path
     try:
         with open(path, encoding="utf-8") as file:
             return str(json.load(file)["cdc"])

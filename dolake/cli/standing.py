@@ -56,7 +56,7 @@ def standing_from_files(settings: Settings, committed: Mapping[str, Mapping[str,
         log, its_sources, its_uncommitted = log_from_files(LocalDisk(), directory, committed, names.of)
         logs.append(log)
         sources += its_sources
-        uncommitted += its_uncommitted
+        uncommitted.update(its_uncommitted)  # `+=` would lose the tables that are level.
     reasons = ["no daemon answers on this data directory"]
     return {
         "time": now_ms,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,16 +42,21 @@ def status(
     if watch:
         asyncio.run(_watch(settings, runtime, interval, as_json))
     standing = asyncio.run(_look(settings, runtime))
-    if as_json:
-        _print_json(standing, indent=True)
-    else:
-        from dolake.cli.screen import stdout_console
-
-        stdout_console().print(_screen(standing))
+    with contextlib.suppress(BrokenPipeError):  # Its reader has seen enough; whether there is a daemon is said all the same.
+        _print(standing, as_json)
     if not standing["running"]:
         print(f"dolake: no daemon answers at {settings.control_path}; start one with `dolake serve`", file=sys.stderr)
         return _UNREACHABLE
     return 0
+
+
+def _print(standing: dict[str, Any], as_json: bool) -> None:
+    from dolake.cli.screen import stdout_console
+
+    if as_json:
+        _print_json(standing, indent=True)
+    else:
+        stdout_console().print(_screen(standing))
 
 
 async def _look(settings: Settings, runtime: Runtime) -> dict[str, Any]:

@@ -45,7 +45,10 @@ def verify(
     ):
         breaches.append(breach)
         if not as_json:
-            print(breach, flush=True)
+            try:
+                print(breach, flush=True)
+            except BrokenPipeError:  # Its reader has seen enough, of a lake that has a breach all the same.
+                return _BREACH
     if as_json:
         print(json.dumps([asdict(breach) for breach in breaches], ensure_ascii=False))
     elif not breaches:

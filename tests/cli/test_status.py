@@ -166,6 +166,9 @@ def test_how_far_a_table_is_behind_grows_with_what_is_not_committed_and_ends_wit
     wait_until(lambda: behind(daemon).get("default.ledger", (0, 0))[0] == 15, "another writer to read them again")
     asyncio.run(flush(ready.cdc))
     wait_until(lambda: behind(daemon) == {"default.ledger": (0, 0.0)}, "nothing to be behind")
+    daemon.kill()
+    assert behind(daemon, code=3) == {"default.ledger": (0, None)}, "a table that is level is shown too"
+    ready = daemon.start().wait_ready()
     asyncio.run(send(ready.cdc, "shop", 10, 1, declare=False))
     daemon.kill()
     assert behind(daemon, code=3) == {"default.ledger": (3, None)}, "counted from the files"
