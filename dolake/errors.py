@@ -126,13 +126,16 @@ class CommitConflict(DolakeError):
 
 
 class TableStopped(DolakeError):
-    """A table can take no more rows until somebody looks: fenced, rewound, recreated, or of columns that dolake does not write."""
+    """A table can take no more rows until somebody looks: fenced, rewound, recreated, or of columns that dolake does not write.
+
+    `field` is what of it is at fault: a column, a setting, a part of its metadata. `rule` is the reason without any row's value.
+    """
 
     exit_code = 5
 
-    def __init__(self, table: str, reason: str) -> None:
+    def __init__(self, table: str, reason: str, *, field: str = "table", rule: str = "") -> None:
         super().__init__(f"{table}: {reason}")
-        self.table, self.reason = table, reason
+        self.table, self.reason, self.field, self.rule = table, reason, field, rule or reason
 
 
 class DaemonUnreachable(DolakeError):

@@ -142,7 +142,9 @@ def _print_stop(console: Console, table: dict[str, Any]) -> None:
     if stopped is None:
         return
     what = stopped["reason"]
-    if stopped.get("log"):
+    if stopped.get("log") and stopped["index"] < 0:
+        what += f"; it takes nothing from log {stopped['log']}, offset {stopped['offset']} on"
+    elif stopped.get("log"):
         got = f" (got {stopped['value']})" if stopped.get("value") else ""
         what = f"log {stopped['log']}, offset {stopped['offset']}, event {stopped['index']}: {stopped['field']}: {stopped['rule']}{got}"
     console.print(f"[bold red]{table['table']} has stopped:[/] {escape(what)}", soft_wrap=True)

@@ -91,7 +91,7 @@ class _Specs:
         self.taken = {field["name"]: field["field-id"] for field in every}
 
     def stopped(self, reason: str) -> TableStopped:
-        return TableStopped(self.table, reason)
+        return TableStopped(self.table, reason, field="partition_by")
 
     def plan(self, partition_by: Sequence[Partition]) -> Spec:
         """The current spec if it says the same, else an older one that does, else a new one."""

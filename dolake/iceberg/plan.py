@@ -119,12 +119,18 @@ def judge(base: LoadedTable | None, delta: Delta) -> Verdict:
             f"it was dropped from the catalog; register it again, or let later events make it anew: `dolake tables drop {name}`",
         )
     if base.uuid != delta.table_uuid:
-        raise TableStopped(name, f"another table took its name (uuid {base.uuid}, not {delta.table_uuid}); restart the daemon to use it")
+        raise TableStopped(
+            name,
+            f"another table took its name (uuid {base.uuid}, not {delta.table_uuid}); restart the daemon to use it",
+            field="table-uuid",
+        )
     if base.metadata["format-version"] != FORMAT_VERSION:
-        raise TableStopped(name, f"its format version is {base.metadata['format-version']}; dolake writes version {FORMAT_VERSION}")
+        raise TableStopped(
+            name, f"its format version is {base.metadata['format-version']}; dolake writes version {FORMAT_VERSION}", field="format-version"
+        )
     _refuse_fenced(base, delta)
     if breach := rewound(base):
-        raise TableStopped(name, breach)
+        raise TableStopped(name, breach, field="snapshots")
     offsets = base.offsets()
     moving = {log: span for log, span in delta.ranges.items() if span.end > span.start}
     by_name = _latest_summary(base).get(COMMIT_ID) == delta.commit_id
@@ -135,7 +141,11 @@ def judge(base: LoadedTable | None, delta: Delta) -> Verdict:
         return Verdict.LANDED
     for log, span in delta.ranges.items():
         if (offset := offsets.get(log, 0)) < span.start:
-            raise TableStopped(name, f"somebody took it back: its offset in log {log} is {offset}, and {span.start} was committed")
+            raise TableStopped(
+                name,
+                f"somebody took it back: its offset in log {log} is {offset}, and {span.start} was committed",
+                field=OFFSET_PREFIX + log,
+            )
     if any(offsets.get(log, 0) != span.start for log, span in delta.ranges.items()):
         return Verdict.REPLAN
     if not same_schema(base.schema, delta.schema) and base.schema["schema-id"] != delta.base_schema_id:
@@ -153,11 +163,11 @@ def _spec_stands(base: LoadedTable, delta: Delta) -> bool:
 def _refuse_fenced(base: LoadedTable, delta: Delta) -> None:
     name = str(delta.table)
     if base.owner_epoch > delta.epoch:
-        raise TableStopped(name, f"fenced: a newer writer owns it (epoch {base.owner_epoch}, ours is {delta.epoch})")
+        raise TableStopped(name, f"fenced: a newer writer owns it (epoch {base.owner_epoch}, ours is {delta.epoch})", field=EPOCH)
     if base.owner_epoch == delta.epoch and base.instance != delta.instance:
-        raise TableStopped(name, f"fenced: writer {base.instance} claimed epoch {delta.epoch} first")
+        raise TableStopped(name, f"fenced: writer {base.instance} claimed epoch {delta.epoch} first", field=INSTANCE)
     if base.owner_epoch < delta.epoch - 1:
-        raise TableStopped(name, f"somebody took it back: its epoch is {base.owner_epoch}, ours is {delta.epoch}")
+        raise TableStopped(name, f"somebody took it back: its epoch is {base.owner_epoch}, ours is {delta.epoch}", field=EPOCH)
 
 
 def rewound(base: LoadedTable) -> str:

@@ -58,8 +58,9 @@ def _check_truncated(table: str, field: PartitionField, kind: IcebergType, befor
         return
     wrong = before.filter(outside)
     if len(wrong):
-        rule = f"{field.transform} rounds {wrong[0].as_py()} down below every {kind}"
-        raise TableStopped(table, f"no value of its partition field {field.name} for a row: {rule}; change partition_by")
+        reason = "no value of its partition field {} for a row: {} rounds {} down below every {}; change partition_by"
+        in_words, unsaid = (reason.format(field.name, field.transform, value, kind) for value in (wrong[0].as_py(), "it"))
+        raise TableStopped(table, in_words, field="partition_by", rule=unsaid)
 
 
 def _lowest(kind: DecimalType) -> Decimal:

@@ -95,7 +95,7 @@ class Redactor:
             before = verdict if column.renamed_from is None else self._verdict(column.renamed_from)
             if before not in ("keep", verdict):
                 rule = f"column {column.name} was {column.renamed_from}, which the settings {before}: {before} the new name as well"
-                raise TableStopped(declared.table, rule)
+                raise TableStopped(declared.table, rule, field=column.name)
             if verdict != "drop":
                 columns.append(self._masked_column(column) if verdict == "mask" else column)
             elif column.name in declared.primary_key:

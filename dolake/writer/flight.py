@@ -7,20 +7,27 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import pyarrow as pa
+import structlog
 from pyiceberg.schema import Schema
 
 from dolake.buffer.memtable import Frozen
 from dolake.buffer.parked import SideLog
 from dolake.buffer.plan import Pin
-from dolake.model import DeclaredSchema
+from dolake.errors import DolakeError, TableStopped
+from dolake.model import DeclaredSchema, TableName
 from dolake.parquet.align import align
 from dolake.parquet.letters import REPLAYED, Letter
 from dolake.partitioning import Partition
 
+logger = structlog.get_logger("dolake.writer")
+
 
 @dataclass(frozen=True)
 class Stopped:
-    """Why a table takes no more rows, and the first place it could not take. `log` is empty where no row is at fault."""
+    """Why a table takes no more rows, and the first place it could not take.
+
+    `log` is empty until there is such a place; `index` is -1 where no event of the record is at fault.
+    """
 
     reason: str
     log: str = ""
@@ -29,6 +36,23 @@ class Stopped:
     field: str = ""
     rule: str = ""
     value: str = ""
+
+
+def stopped_by(error: Exception, log: str = "", offset: int = -1, index: int = -1) -> Stopped:
+    """Why an error stops a table. What is no error of ours comes from columns of a kind that dolake does not write."""
+    if isinstance(error, TableStopped):
+        return Stopped(error.reason, log, offset, index, error.field, error.rule)
+    return Stopped(str(error), log, offset, index, "metadata" if isinstance(error, DolakeError) else "columns", str(error))
+
+
+def say_stopped(table: TableName, stopped: Stopped, first: Pin | None) -> Stopped:
+    """Logs it, once it is known which record is the `first` that the table does not take; the rejected value is not logged."""
+    if not stopped.log and first is not None:
+        stopped = replace(stopped, log=first.log_id, offset=first.offset)
+    if stopped.log:
+        where = {"table": str(table), "log": stopped.log, "offset": stopped.offset}
+        logger.error("table stopped", **where, field=stopped.field, rule=stopped.rule)
+    return stopped
 
 
 class Away(StrEnum):

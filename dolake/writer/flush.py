@@ -30,7 +30,7 @@ from dolake.parquet.encode import split_by_partition
 from dolake.parquet.letters import Place
 from dolake.storage.store import ObjectStore
 from dolake.writer.files import EncodedDataFile, encode_file
-from dolake.writer.flight import Flight, Stopped
+from dolake.writer.flight import Flight, stopped_by
 from dolake.writer.letters import DeadLetters, Verdicts
 from dolake.writer.replay import read_later
 from dolake.writer.table import Table
@@ -95,8 +95,7 @@ class Flusher:
             failpoints.hit("flush.before_commit")
             outcome = await self._commit(delta)
         except TableStopped as stopped:
-            logger.error("table stopped", table=str(table.name), reason=stopped.reason)
-            table.stop_whole(Stopped(stopped.reason))
+            table.stop_whole(stopped_by(stopped))
             return FlushResult(str(table.name), landed=False)
         if not isinstance(outcome, Landed) or not _exactly(outcome.base, flight):
             return FlushResult(str(table.name), landed=False)

@@ -23,7 +23,7 @@ from dolake.errors import DolakeError, LogFailed, RequestRefused
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import TableName
 from dolake.storage.disk import Disk
-from dolake.writer.flight import Away, Stopped
+from dolake.writer.flight import Away, stopped_by
 from dolake.writer.letters import Verdicts
 from dolake.writer.moving import HOLD_S_MAX, TICK_S, Movers
 from dolake.writer.table import Table
@@ -179,7 +179,7 @@ class Parking:
                     if table.memory_bytes() >= self._flush_from_bytes(table) and not await self._flush(table, open_):
                         return False
         except (DolakeError, ValueError) as error:  # ValueError: columns of a kind that dolake does not write
-            table.stop(Stopped(str(error)))
+            table.stop(stopped_by(error))
         if table.stopped is not None:
             await self._stay(table)
             return True

@@ -25,7 +25,7 @@ from dolake.parquet.layout import EventChunk
 from dolake.partitioning import parse_partition_by
 from dolake.storage.disk import Disk
 from dolake.writer.dropping import Dropping
-from dolake.writer.flight import Stopped
+from dolake.writer.flight import stopped_by
 from dolake.writer.flush import Flusher, FlushResult
 from dolake.writer.parking import Parking
 from dolake.writer.report import Reporter, state_of
@@ -227,7 +227,7 @@ class WriterService:
                 base = await self.flusher.load(name)
                 table.load(base, await self.flusher.verdicts(name, base))
             except (DolakeError, ValueError) as error:  # ValueError: columns of a kind that dolake does not write
-                table.stop(Stopped(str(error)))
+                table.stop(stopped_by(error))
             self.tables[name] = table
 
     def new_table(self, name: TableName) -> Table:
@@ -324,7 +324,7 @@ class WriterService:
         try:
             verdicts = await self.flusher.verdicts(table.name, base)
         except TableStopped as stopped:
-            table.stop_whole(Stopped(stopped.reason))
+            table.stop_whole(stopped_by(stopped))
             return
         table.rewind(base, verdicts, {tail.log_id: tail.position for tail in self.tails.values()})
         await self.read_up(table)

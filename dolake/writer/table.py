@@ -29,7 +29,7 @@ from dolake.parquet.rows import ChangelogDecoder, Decoded
 from dolake.parquet.schema import aliases_of, evolve_declared
 from dolake.partitioning import Partition
 from dolake.writer.declared import as_property, declared_schemas, renamed_as_property, renamed_columns
-from dolake.writer.flight import Absence, Flight, Stopped
+from dolake.writer.flight import Absence, Flight, Stopped, say_stopped, stopped_by
 from dolake.writer.letters import Verdicts
 from dolake.writer.replay import columns_compared, judge_again
 from dolake.writer.rows import read_rows
@@ -154,7 +154,7 @@ class Table(Absence):
             except SchemaRejected as rejected:
                 self.troubles[rejected.field] = rejected.rule
             except (DolakeError, ValueError) as error:
-                self.stop(Stopped(str(error), record.pin.log_id, record.pin.offset, 0, "columns", str(error)))
+                self.stop(stopped_by(error, record.pin.log_id, record.pin.offset, 0))
         self._note(record)
 
     def take(self, record: PendingRecord, chunk: EventChunk) -> None:
@@ -179,6 +179,8 @@ class Table(Absence):
         if self.stopped is None:
             self.memtable.note(record)
         else:
+            if not self.stopped.log:  # It had stopped before there was anything to refuse.
+                self.stopped = say_stopped(self.name, self.stopped, pin)
             self.refused.setdefault((pin.log_id, pin.source), pin.offset)
         self.consumed[pin.log_id] = pin.offset + 1
 
@@ -228,7 +230,7 @@ class Table(Absence):
     def stop(self, stopped: Stopped) -> None:
         """Takes no more rows; what waits decoded may still be flushed."""
         if self.stopped is None:
-            self.stopped = stopped
+            self.stopped = say_stopped(self.name, stopped, next(self.pins(), None))
 
     def stop_whole(self, stopped: Stopped) -> None:
         """Nothing of it can be committed any more: what waits goes from memory and stays in the log."""

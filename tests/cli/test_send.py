@@ -263,7 +263,15 @@ def test_waiting_for_a_table_that_has_stopped_ends_with_6_and_says_why(daemon: D
     listed = {table["table"]: table for table in json.loads(daemon.run("tables", "--json").stdout)}
     assert listed["default.halted"]["state"] == "stopped"
     assert "fenced: a newer writer owns it (epoch 99" in listed["default.halted"]["stopped"]["reason"]
-    assert "default.halted has stopped: fenced" in daemon.run("tables").stdout
+    stopped = listed["default.halted"]["stopped"]
+    assert "default.halted has stopped: fenced" in (shown := daemon.run("tables").stdout)
+    assert f"it takes nothing from log {stopped['log']}, offset {stopped['offset']} on" in shown
+    lines = [json.loads(line) for line in daemon.output.read_text().splitlines() if line.startswith("{")]
+    (line,) = (line for line in lines if line["event"] == "table stopped")
+    assert {key: line[key] for key in line.keys() - {"time", "level", "process", "pid", "event"}} == {
+        "table": "default.halted", **{name: stopped[name] for name in ("log", "offset", "field", "rule")}
+    }  # fmt: skip
+    assert (line["level"], line["process"], line["field"]) == ("error", "writer", "dolake.epoch")
 
 
 @pytest.mark.parametrize(
