@@ -58,7 +58,7 @@ class FlushRequest(Wire, tag="flush_request"):
 
 class Disconnect(Wire, tag="disconnect"):
     timestamp: TimeMs
-    reason: Text
+    reason: Text | UnsetType = UNSET
     source_do_id: Name | UnsetType = UNSET
 
 

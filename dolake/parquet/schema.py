@@ -51,6 +51,9 @@ DICTIONARY_NAMES = frozenset({"_cdc_operation", "_cdc_source", "_cdc_epoch", "_c
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 
+_RESERVED_TYPES = {column.name: str(column.field_type) for column in RESERVED}
+
+
 @dataclass(frozen=True)
 class Evolved:
     """What a table's schema has become. `troubles` are declared columns that could not be had: the table goes on without."""
@@ -75,8 +78,11 @@ def evolve_declared(
     """The schema that `declared` (one for each source of the table) and the table's `current` one make together.
 
     `current` itself when nothing changes. `last_column_id` is the table's, so that the id of a column somebody else has
-    dropped is not given again.
+    dropped is not given again. Raises ValueError where `current` has a column of ours that is of another type.
     """
+    for there in current.fields if current is not None else ():
+        if (wanted := _RESERVED_TYPES.get(there.name)) is not None and str(there.field_type) != wanted:
+            raise ValueError(f"{there.name} is of type {there.field_type}, and dolake writes {wanted}; give it another name")
     table = _Evolution(declared[0].table if declared else "", current, last_column_id, dict(renamed or {}))
     # Renames first, for every source: what another source still calls by the old name is the renamed column.
     for schema in declared:

@@ -72,7 +72,7 @@ WRONG: dict[str, dict[str, tuple[Any, ...]]] = {
     "disconnect": {
         "timestamp": BAD_TIMES,
         "sourceDoId": (*NOT_TEXT, ""),
-        "reason": (*NOT_TEXT, ABSENT, TOO_LONG),
+        "reason": (*NOT_TEXT, TOO_LONG),
         "correlationId": NOT_TEXT,
     },
     "schema": {

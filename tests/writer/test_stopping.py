@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pyiceberg.schema import Schema
-from pyiceberg.types import LongType, NestedField, TimestampType
+from pyiceberg.types import LongType, NestedField, StringType, TimestampType
 from structlog.testing import capture_logs
 
 from tests.harness.waiting import wait_until_async
@@ -65,6 +65,13 @@ def make_foreign_table(h: Half) -> None:
     metadata.write_text(metadata.read_text().replace('"timestamp"', '"timestamp_ns"'))  # PyIceberg cannot write it either.
 
 
+async def not_our_offset(h: Half) -> int:
+    """Somebody made it with a column named as one of ours, of another type."""
+    h.catalog().create_namespace("default")
+    h.catalog().create_table("default.t", Schema(NestedField(1, "id", LongType()), NestedField(2, "_cdc_offset", StringType())))
+    return h.hand.insert({"id": 1, "note": "a"})
+
+
 def by(partition: str) -> dict[str, Any]:
     return {"tables": {"t": {"partition_by": [partition]}}}
 
@@ -76,6 +83,7 @@ def by(partition: str) -> dict[str, Any]:
         (gone, {}, "table", "it was dropped from the catalog"),
         (not_truncated, by("truncate(10, id)"), "partition_by", "truncate[10] rounds it down below every long"),
         (renamed_away, {"tables": {"t": {"mask": ["note"]}}, "mask_key": "k" * 16}, "remark", "column remark was note"),
+        (not_our_offset, {}, "columns", "_cdc_offset is of type string, and dolake writes long"),
         (not_ours, {}, "columns", "columns of type timestamp_ns are not written by dolake"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
