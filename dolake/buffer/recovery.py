@@ -82,6 +82,9 @@ def recover(disk: Disk, directory: str, counter: SharedCounter) -> Recovered:
             recovered.segments.append(sealed)
     # Before the old file goes: without it a higher number would mean that a segment was lost (_lost).
     publish_end(counter, state.log_id, end)
+    if leftovers:
+        # Their sealed copies may have names that are in the cache alone: who made them may have died before it synced those.
+        disk.sync_directory(directory)
     old = [found.segment for found in kept if found.segment.name.state == OPEN] + leftovers
     for segment in old:
         hit("recover.unlink_old", segment.path)
