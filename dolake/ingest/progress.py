@@ -48,7 +48,8 @@ class WriterView:
         pending = said.get("pending")
         # An empty source stands for all of them: a table that is read again does not know yet whose rows it will find.
         pinned = [pending[name] for name in (source, "") if name in pending] if isinstance(pending, dict) else []
-        bounds = [bound for bound in map(_offset, pinned or [said.get("read")]) if bound is not None]
+        # A parked table may have been looked through further than its log was read by the writer that has started since.
+        bounds = [bound for bound in map(_offset, [said.get("read"), *pinned]) if bound is not None]
         return min(bounds, default=0)
 
     @property

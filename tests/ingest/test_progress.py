@@ -23,6 +23,15 @@ def test_what_is_committed_of_a_source_ends_at_its_first_pending_record_or_where
     assert view.reasons(1.0) == []
 
 
+def test_nothing_is_committed_beyond_what_was_read_though_a_parked_table_was_looked_through_further():
+    """A writer has just started: it has not read what lies between, where others' rows may be."""
+    view = WriterView()
+    view.hear(
+        {"type": "progress", "logs": {"a": {"low": 22, "read": 22, "pending": {"": 31, "parked": 1}}}, "store": "ok", "catalog": "ok"}, 1.0
+    )
+    assert (view.committed_bound("a", "other"), view.committed_bound("a", "parked")) == (22, 1)
+
+
 def test_what_is_down_is_said_and_a_silent_writer_is_not_ready():
     view = WriterView()
     view.hear({"type": "progress", "logs": {}, "store": "down", "catalog": "ok", "reason": "connection refused"}, 5.0)
