@@ -70,6 +70,8 @@ class Delta:
     were the table's when the flush was planned, and `spec` None is that one. `epoch` and `instance` are the writer's; its first
     flush of a table carries the table's epoch + 1, and claims it. `commit_id` names this delta through all attempts.
     `only_as_named`: the same offsets committed under another name were decided by somebody else, perhaps otherwise.
+    `known`: the table's offsets in all logs when the flush was planned, where what it says beside its rows (counts, schemas)
+    holds on top of exactly those; None where others' logs do not matter.
     """
 
     table: TableName
@@ -86,6 +88,7 @@ class Delta:
     properties: Mapping[str, str] = field(default_factory=dict)
     summary: Mapping[str, str] = field(default_factory=dict)
     only_as_named: bool = False
+    known: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,8 @@ def judge(base: LoadedTable | None, delta: Delta) -> Verdict:
             )
     if any(offsets.get(log, 0) != span.start for log, span in delta.ranges.items()):
         return Verdict.REPLAN
+    if delta.known is not None and any(offsets.get(log, 0) != delta.known.get(log, 0) for log in offsets.keys() | delta.known):
+        return Verdict.REPLAN  # A predecessor's commit came late, from another log.
     if not same_schema(base.schema, delta.schema) and base.schema["schema-id"] != delta.base_schema_id:
         return Verdict.REPLAN
     return Verdict.COMMIT if _spec_stands(base, delta) else Verdict.REPLAN

@@ -97,7 +97,7 @@ class Flusher:
         except TableStopped as stopped:
             table.stop_whole(stopped_by(stopped))
             return FlushResult(str(table.name), landed=False)
-        if not isinstance(outcome, Landed) or not _exactly(outcome.base, flight):
+        if not isinstance(outcome, Landed) or not _exactly(outcome.base, table, flight):
             return FlushResult(str(table.name), landed=False)
         failpoints.hit("flush.after_commit")
         table.epoch = epoch
@@ -219,6 +219,7 @@ class Flusher:
             epoch=epoch,
             instance=self.instance,
             commit_id=self.runtime.random.uuid(),
+            known=table.committed,
             properties=table.properties(flight),
             summary={f"dolake.lsn.{source}": lsn for source, lsn in flight.frozen.lsns().items()},
         )
@@ -257,10 +258,11 @@ class Flusher:
                 return result
 
 
-def _exactly(base: LoadedTable, flight: Flight) -> bool:
+def _exactly(base: LoadedTable, table: Table, flight: Flight) -> bool:
     """False where a predecessor's late commit took the table further than this flush: what is in memory is there already."""
     offsets = base.offsets()
-    return all(offsets.get(log_id, 0) == range_.end for log_id, range_ in flight.frozen.ranges.items())
+    expected = {**table.committed, **{log_id: range_.end for log_id, range_ in flight.frozen.ranges.items()}}
+    return all(offsets.get(log_id, 0) == expected.get(log_id, 0) for log_id in offsets.keys() | expected)
 
 
 def _split(name: str, rows: pa.Table, schema: Schema, spec: Spec) -> list[tuple[tuple[Any, ...], pa.Table]]:

@@ -91,6 +91,8 @@ def partitioned() -> LoadedTable:
         (grown(3), delta(3, 5, schema=OTHER_SCHEMA), Verdict.COMMIT),
         (land(grown(3), delta(3, 4, schema=OTHER_SCHEMA)), delta(4, 5), Verdict.REPLAN),
         (land(grown(3), delta(3, 4, schema=OTHER_SCHEMA)), delta(4, 5, schema=OTHER_SCHEMA), Verdict.COMMIT),
+        (grown(3), delta(3, 5, known={LOG: 3, "log-b": 0}), Verdict.COMMIT),
+        (land(grown(3), delta(3, 3, ranges={"log-b": OffsetRange(0, 2)})), delta(3, 5, known={LOG: 3}), Verdict.REPLAN),
         (grown(3), delta(3, 5, spec_id=1), Verdict.REPLAN),
         (grown(3), delta(3, 5, spec=UNPARTITIONED), Verdict.COMMIT),
         (grown(3), delta(3, 5, spec=BY_ID), Verdict.COMMIT),

@@ -151,6 +151,22 @@ async def half(path: Path, *, stop_cleanly: bool = True, clock_ahead_ms: int = 0
         catalog.close()
 
 
+@contextlib.asynccontextmanager
+async def other_writer(h: Half, **sections: Any) -> AsyncIterator[Half]:
+    """A second writer half over the same log, store and catalog: whichever commits last, the other was replaced by it."""
+    settings = settings_of(h.path, **sections)
+    store = open_warehouse(settings)
+    catalog = open_catalog(settings, store, h.runtime)
+    service = make_service(h.runtime, LocalDisk(), catalog, store, CommitPolicy(), settings)
+    running = asyncio.get_running_loop().create_task(service.run(asyncio.Event()))
+    try:
+        yield replace(h, settings=settings, service=service, running=running)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        catalog.close()
+
+
 async def until(condition: Any) -> None:
     """Waits for the writer to get there; a test that waits in vain is ended by its own time limit."""
     async with asyncio.timeout(20):

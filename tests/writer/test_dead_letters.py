@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,15 +15,13 @@ import pytest
 from dolake.errors import TableStopped
 from dolake.failpoints import REGISTRY
 from dolake.iceberg.lake import open_catalog, open_warehouse
-from dolake.iceberg.plan import CommitPolicy
 from dolake.model import Entry, RecordKind, TableName
 from dolake.parquet.letters import Letter, Place
 from dolake.storage.disk import LocalDisk
 from dolake.verify import verify_lake
 from dolake.writer.letters import Verdicts
-from dolake.writer.main import make_service
 from dolake.writer.replay import OVERTAKEN, SENT_AGAIN
-from tests.writer.half import Half, half, letters, settings_of, until
+from tests.writer.half import Half, half, letters, other_writer, until
 
 T = TableName.parse("t")
 
@@ -512,22 +507,6 @@ def test_what_was_decided_further_on_stands_when_a_shorter_flush_decides_more(tm
             assert places(h) == [("default.t", 0, 1), ("default.t", 2, 0), ("default.t", 3, 0)]
 
     run(work())
-
-
-@contextlib.asynccontextmanager
-async def other_writer(h: Half, **sections: Any) -> AsyncIterator[Half]:
-    """A second writer half over the same log, store and catalog: whichever commits last, the other was replaced by it."""
-    settings = settings_of(h.path, **sections)
-    store = open_warehouse(settings)
-    catalog = open_catalog(settings, store, h.runtime)
-    service = make_service(h.runtime, LocalDisk(), catalog, store, CommitPolicy(), settings)
-    running = asyncio.get_running_loop().create_task(service.run(asyncio.Event()))
-    try:
-        yield replace(h, settings=settings, service=service, running=running)
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        catalog.close()
 
 
 def test_a_writer_that_was_replaced_puts_no_letter_beside_its_successor_s_row(tmp_path: Path):
