@@ -65,6 +65,7 @@ class Profile:
     store_s: float
     catalog_s: float
     clocks_off_s: float
+    parkings: int
 
     @classmethod
     def draw(cls, draw: random.Random) -> Profile:
@@ -107,4 +108,5 @@ class Profile:
             store_s=draw.choice([0.0, 0.02, 0.2]),
             catalog_s=draw.choice([0.0, 0.02, 0.2]),
             clocks_off_s=draw.choice([0.0, 5.0, 600.0]),
+            parkings=draw.choice([0, 0, 2, 5]),
         )

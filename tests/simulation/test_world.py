@@ -38,6 +38,7 @@ EXPECTED = {
     *("load_lost", "swap_lost_before", "swap_lost_after", "swap_late", "swap_conflict_after_own", "swap_slow"),
     *("late request landed", "late request refused"),
     *("letters sent again", "verdicts: dead", "verdicts: replayed", "verdicts: superseded"),
+    *("tables parked", "tables unparked", "park refused", "side segments unlinked"),
 }
 
 

@@ -39,6 +39,7 @@ from tests.simulation.invariants import Committed, Journal, check_change, check_
 from tests.simulation.letters import Letters
 from tests.simulation.loop import Process, SimLoop, Stuck
 from tests.simulation.network import Wire
+from tests.simulation.operator import Operator, parked_on_platter, parked_records
 from tests.simulation.polite import PoliteSource, Producing
 from tests.simulation.profile import Profile
 from tests.simulation.replayer import Replayer
@@ -122,6 +123,7 @@ class World:
         self.zombies: list[Process] = []
         self.processes: list[Process] = []
         self.letters = Letters()
+        self.operator = Operator(self)
         self.sources: list[Source] = []
         self.breaches: list[str] = []
         self.strikes_left = self.profile.strikes
@@ -178,14 +180,16 @@ class World:
             )
         for source in self.sources:
             source.start(self.note)
-        upsets = asyncio.ensure_future(self._upset())
+        upsets = [asyncio.ensure_future(self._upset())]
+        if self.profile.parkings:
+            upsets.append(asyncio.ensure_future(self.operator.run()))
         await self._until(lambda: all(source.is_done for source in self.sources), CHAOS_S_MAX)
         await self._until(lambda: False, self.profile.linger_s)
         self._heal()
         await self._until(self._is_drained, DRAIN_S_MAX)
         if not self.breaches:
             self._check_end()
-        for task in (*halves, upsets):
+        for task in (*halves, *upsets):
             task.cancel()
 
     async def _until(self, reached: Callable[[], bool], seconds: float) -> None:
@@ -206,7 +210,8 @@ class World:
     def _is_drained(self) -> bool:
         """All is in the lake; and the logs are open, so that what of them is synced has been found out."""
         is_open = self.ingest is not None and self.ingest.service is not None and self.ingest.process.alive
-        return is_open and all(source.is_done for source in self.sources) and self.journal.acked <= self.journal.committed
+        is_done = all(source.is_done for source in self.sources) and self.operator.is_all_here()
+        return is_open and is_done and self.journal.acked <= self.journal.committed
 
     def note(self, breach: str) -> None:
         """A breach ends the world; the first is the one that counts."""
@@ -431,7 +436,9 @@ class World:
     def _check_unlink(self, path: str, node: Inode) -> None:
         """I6: a sealed segment goes only when every table with rows in it has committed past them."""
         name = parse_name(path.rsplit("/", 1)[-1])
-        if name is None or name.state != ".log":
+        if name is not None and path.startswith(f"{ROOT}/parked/"):
+            self._check_unlink_parked(path, node)
+        if name is None or name.state != ".log" or path.startswith(f"{ROOT}/parked/"):
             return
         needed: dict[TableName, int] = {}
 
@@ -444,10 +451,23 @@ class World:
         segment = scan_segment(bytes(node.cached), path, name, visit)
         for table, offset in needed.items():
             row = self.catalog.rows.get(table)
-            committed = row.offsets().get(segment.state.log_id, 0) if row else 0
-            if committed <= offset:
-                self.note(f"I6: {path} is unlinked, {table} is committed up to {committed} and has rows at {offset}")
+            log_id = segment.state.log_id
+            committed = row.offsets().get(log_id, 0) if row else 0
+            if committed <= offset and (log_id, offset) not in parked_on_platter(self.disk, ROOT, table):
+                self.note(f"I6: {path} is unlinked, {table} is committed up to {committed} and has rows at {offset}, not parked")
         self.chaos.count("segments trimmed")
+
+    def _check_unlink_parked(self, path: str, node: Inode) -> None:
+        """I6 for a side log: what is in it is committed, or in another segment of it (recovery copies the last one)."""
+        table = TableName(*path.split("/")[-3:-1])
+        row = self.catalog.rows.get(table)
+        offsets = row.offsets() if row else {}
+        kept = parked_on_platter(self.disk, ROOT, table, besides=path)
+        for log_id, offset in parked_records(path, bytes(node.cached)):
+            if offset >= offsets.get(log_id, 0) and (log_id, offset) not in kept:
+                self.note(f"I6: {path} is unlinked, offset {offset} of {log_id} is in it, {table} is committed up to {offsets}")
+                return
+        self.chaos.count("side segments unlinked")
 
     def _check_end(self) -> None:
         if not self._is_drained():
