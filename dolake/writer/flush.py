@@ -81,7 +81,10 @@ class Flusher:
             return None
         failpoints.hit("flush.after_freeze")
         try:
-            base = table.base = table.base or await self._create(table, flight)
+            base = table.base or await self._create(table, flight)
+            if table.base is None and base.owner_epoch:  # Somebody has written it since it was looked for, or is about to.
+                return FlushResult(str(table.name), landed=False)
+            table.base = base
             if flight.letters:
                 claimed = await self._commit_letters(table, flight, base)
                 if claimed is None:

@@ -532,6 +532,28 @@ def test_a_writer_that_was_replaced_puts_no_letter_beside_its_successor_s_row(tm
     run(work())
 
 
+def test_a_writer_that_looked_before_its_table_was_made_looks_again_at_the_verdicts(tmp_path: Path):
+    """Another one, whose settings differ, made and claimed both tables, and died when its verdicts stood and its rows did not."""
+
+    async def work() -> None:
+        async with half(tmp_path, tables={"t": {"columns": {"n": "long"}}}) as first:
+            first.hand.declare(columns=NARROW)
+            first.hand.insert({"id": 1, "n": 1}, {"id": 2, "n": LARGE})
+            await until(lambda: T in first.service.tables and first.service.tables[T].memtable.rows == 2)
+            before = REGISTRY.hits["flush.after_letters"]
+            REGISTRY.arm("flush.after_letters", "raise")
+            async with other_writer(first) as other:
+                await until(lambda: T in other.service.tables and other.service.tables[T].memtable.rows == 2)
+                other.service.tables[T].requested = True
+                await until(lambda: REGISTRY.hits["flush.after_letters"] > before)
+            REGISTRY.disarm()
+            assert places(first) == [("default.t", 1, 1)]
+            assert (await first.flush())["success"]
+            assert (first.values(), places(first), counts(first), breaches(first)) == ([1], [("default.t", 1, 1)], (2, 1), [])
+
+    run(work())
+
+
 def test_verdicts_of_another_writer_are_not_taken_for_ours(tmp_path: Path):
     """They reach as far as ours, under other bounds than we know: what we decided is not there, and nothing may go on as if it were."""
 
