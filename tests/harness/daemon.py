@@ -84,11 +84,15 @@ class Daemon:
         data: Path,
         settings: Mapping[str, str] | None = None,
         *,
+        mode: str | None = "changelog",
         table_settings: str = "",
         port: int = 0,
         files_max: int | None = None,
     ) -> None:
         """`settings` are environment variables (`DOLAKE_FLUSH_AGE_S`); `table_settings` is TOML, for `[tables."…"]`.
+
+        `mode` is that of every table for which `table_settings` says nothing more specific than `*.*`; None leaves it to the daemon's
+        own default, as a user has it who sets nothing. Both are written to `dolake.toml`, over what another Daemon left there.
 
         A `port` other than 0 stays the same when the whole daemon is started again. `files_max` is the system's hard limit of open
         files, for each process.
@@ -102,8 +106,8 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
         self._known: dict[int, str] = {}  # pid → when it started: a number may belong to somebody else later
         data.mkdir(parents=True, exist_ok=True)
-        if table_settings:
-            (data / "dolake.toml").write_text(table_settings, encoding="utf-8")
+        said = [table_settings, "" if mode is None else f'[tables."*.*"]\nmode = "{mode}"\n']
+        (data / "dolake.toml").write_text("\n".join(part for part in said if part), encoding="utf-8")
 
     def start(self, *arguments: str, wait: bool = True) -> Daemon:
         """Starts `dolake serve` on free ports and waits until it can ack."""

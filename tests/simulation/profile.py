@@ -66,6 +66,7 @@ class Profile:
     catalog_s: float
     clocks_off_s: float
     parkings: int
+    mode: str = "changelog"  # that of every table; no seed draws another
 
     @classmethod
     def draw(cls, draw: random.Random) -> Profile:

@@ -527,7 +527,7 @@ def make_settings(profile: Profile, start: int = 0) -> Settings:
             "data": ROOT,
             "log": {"directories": directories, "segment_bytes": 4096, "backlog_bytes": profile.backlog_bytes},
             "flush": {"age_s": profile.flush_age_s, "rows": profile.flush_rows},
-            "tables": {"*": {"partition_by": partitions, "columns": columns}},
+            "tables": {"*": {"mode": profile.mode, "partition_by": partitions, "columns": columns}},
             "warehouse": {"uri": f"file://{ROOT}/warehouse" if profile.local else "s3://lake/w"},
         }
     )

@@ -114,8 +114,10 @@ class ClockAhead(SystemClock):
         return super().now_ms() + self.ahead_ms
 
 
-def settings_of(path: Path, **sections: Any) -> Settings:
-    return Settings.model_validate({"data": str(path), "flush": {"age_s": 3600}, **sections})
+def settings_of(path: Path, *, mode: str | None = "changelog", **sections: Any) -> Settings:
+    """`mode` is that of every table for which `tables` says nothing more specific than `*.*`; None leaves it to the default."""
+    tables = {**({} if mode is None else {"*.*": {"mode": mode}}), **sections.pop("tables", {})}
+    return Settings.model_validate({"data": str(path), "flush": {"age_s": 3600}, "tables": tables, **sections})
 
 
 def open_log(path: Path) -> Log:
@@ -128,7 +130,7 @@ def open_log(path: Path) -> Log:
 async def half(path: Path, *, stop_cleanly: bool = True, clock_ahead_ms: int = 0, **sections: Any) -> AsyncIterator[Half]:
     """Starts on what is there. Leaves by flushing, or (`stop_cleanly` False) by dropping everything in memory.
 
-    `clock_ahead_ms`: how far its wall clock is off.
+    `clock_ahead_ms`: how far its wall clock is off. `sections`, and `mode` among them, as for `settings_of`.
     """
     settings, runtime = settings_of(path, **sections), replace(real_runtime(), clock=ClockAhead(clock_ahead_ms))
     log = open_log(path)
