@@ -91,6 +91,7 @@ ATTRIBUTE_DOORS: dict[str, tuple[str, ...]] = {
 PURE_NAMES = ("plan.py", "session.py", "schema.py", "placement.py")
 PURE_FILES = (
     *("errors.py", "model.py", "column_types.py", "partitioning.py", "iceberg/metadata.py", "iceberg/partition.py"),
+    *("iceberg/history.py", "iceberg/summary.py"),
     *("cdc/admission.py", "cdc/frames.py", "cdc/rates.py", "ingest/pressure.py"),
 )
 IMPURE_IMPORTS = {

@@ -16,7 +16,7 @@ from typing import TypeVar
 from pyiceberg.avro.codecs import AVRO_CODEC_KEY, AvroCompressionCodec
 from pyiceberg.avro.encoder import BinaryEncoder
 from pyiceberg.avro.file import MAGIC, META_SCHEMA, SYNC_SIZE, AvroFileHeader, AvroOutputFile
-from pyiceberg.avro.resolver import construct_writer
+from pyiceberg.avro.resolver import construct_writer, resolve_writer
 from pyiceberg.avro.writer import Writer
 from pyiceberg.io import OutputFile
 from pyiceberg.schema import Schema
@@ -38,9 +38,10 @@ class AvroLayout:
     avro_schema: str
 
     @classmethod
-    def of(cls, schema: Schema, name: str) -> AvroLayout:
-        """`name` is what the Avro schema calls the record."""
-        return cls(schema, construct_writer(schema), json.dumps(AvroSchemaConversion().iceberg_to_avro(schema, schema_name=name)))
+    def of(cls, schema: Schema, name: str, record: Schema | None = None) -> AvroLayout:
+        """`name` is what the Avro schema calls the record; `record` is the schema of what is given to it, if it has more fields."""
+        writer = construct_writer(schema) if record is None else resolve_writer(record, schema)
+        return cls(schema, writer, json.dumps(AvroSchemaConversion().iceberg_to_avro(schema, schema_name=name)))
 
 
 class OneBlockFile(AvroOutputFile[D]):

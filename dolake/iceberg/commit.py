@@ -11,32 +11,31 @@ Every step that waits is one `tasks.run`, so that whatever else runs may come be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from pyiceberg.manifest import ManifestFile
+from pyiceberg.manifest import ManifestContent, ManifestEntry, ManifestFile
 
 from dolake import failpoints
 from dolake.clock import Runtime
 from dolake.errors import CommitConflict, ObjectMissing, StoreUnreachable, TableStopped
 from dolake.iceberg.catalog import TableCatalog
+from dolake.iceberg.entries import TableShape, added_delete_entries, added_entries, count_files, settled_entries
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.manifests import (
     TableMemory,
-    added_entries,
     head_manifests,
     live_file_count,
     plan_merge,
+    plan_removal,
     read_entries,
-    settled_entries,
     write_manifest,
     write_manifest_list,
 )
 from dolake.iceberg.metadata import LoadedTable, snapshots_by_id
 from dolake.iceberg.names import attempt_prefix
-from dolake.iceberg.partition import schema_of_spec
-from dolake.iceberg.plan import CommitPlan, CommitPolicy, Delta, Verdict, judge, plan_commit, plan_schema, plan_spec
+from dolake.iceberg.plan import CommitPlan, CommitPolicy, Delta, Verdict, judge, plan_commit, plan_schema, plan_spec, shape_of_spec
+from dolake.iceberg.summary import NO_FILES, FileCounts
 from dolake.model import TableName
 from dolake.storage.store import ObjectStore
 
@@ -55,10 +54,14 @@ class Landed:
 
 @dataclass(frozen=True)
 class Replan:
-    """The delta does not fit the table any more: drop it and its files, read on from `base`'s offsets."""
+    """The delta does not fit the table any more: drop it and its files, read on from `base`'s offsets.
+
+    `moved`: they are where the delta expects them, but what it deletes was looked up in another snapshot than `base`'s head.
+    """
 
     base: LoadedTable
     reason: str
+    moved: bool = False
 
 
 CommitOutcome = Landed | Replan
@@ -80,11 +83,28 @@ def _unwatched(_trouble: Trouble) -> None:
 
 @dataclass
 class _Manifests:
-    """What one attempt wrote, in the order of its list: everything to settle before the swap names it."""
+    """What one attempt writes: `manifests` in the order of its list, and all `written` objects, to settle before the swap names one."""
 
-    list_location: str
-    manifests: list[ManifestFile]
+    base: LoadedTable
+    delta: Delta
+    snapshot_id: int
+    prefix: str
+    memory: TableMemory
+    manifests: list[ManifestFile] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
+    removed: FileCounts = NO_FILES
+
+    @property
+    def sequence_number(self) -> int:
+        return int(self.base.metadata["last-sequence-number"]) + 1
+
+    @property
+    def list_location(self) -> str:
+        return f"{self.prefix}-list.avro"
+
+    def next_location(self) -> str:
+        self.written.append(f"{self.prefix}-m{len(self.written)}.avro")
+        return self.written[-1]
 
 
 class Committer:
@@ -117,8 +137,8 @@ class Committer:
                 assert base is not None  # Or the judgement had stopped the table.
                 if verdict is Verdict.LANDED:
                     return Landed(base)
-                if verdict is Verdict.REPLAN:
-                    return Replan(base, verdict.value)
+                if verdict in (Verdict.REPLAN, Verdict.MOVED):
+                    return Replan(base, verdict.value, moved=verdict is Verdict.MOVED)
                 if not files_checked and (reason := await self._runtime.tasks.run(self._check_files, delta)):
                     return Replan(base, reason)
                 files_checked = True
@@ -144,13 +164,13 @@ class Committer:
 
     def _check_files(self, delta: Delta) -> str:
         """What is wrong with the delta's files in the store: an upload cut short must not get into a snapshot."""
-        for file in delta.files:
+        for location, size_bytes in delta.objects().items():
             try:
-                size_bytes = self._store.size(file.location)
+                found_bytes = self._store.size(location)
             except ObjectMissing:
-                return f"{file.location} is not in the store"
-            if size_bytes != file.size_bytes:
-                return f"{file.location} has {size_bytes} bytes in the store, not {file.size_bytes}"
+                return f"{location} is not in the store"
+            if found_bytes != size_bytes:
+                return f"{location} has {found_bytes} bytes in the store, not {size_bytes}"
         return ""
 
     async def _commit_once(self, base: LoadedTable, delta: Delta) -> CommitOutcome:
@@ -158,10 +178,10 @@ class Committer:
         run = self._runtime.tasks.run
         snapshot_id = self._new_snapshot_id(base)
         written = await self._write_manifests(base, delta, snapshot_id)
-        plan = self._plan(base, delta, snapshot_id, written.list_location)
+        plan = self._plan(base, delta, snapshot_id, written)
         failpoints.hit("commit.before_settle")
         try:
-            await run(self._store.settle, [file.location for file in delta.files])
+            await run(self._store.settle, list(delta.objects()))
         except StoreUnreachable as error:
             # Their names may be lost, and a second sync that succeeds would not prove the contrary: write them anew.
             return Replan(base, str(error))
@@ -171,9 +191,16 @@ class Committer:
         failpoints.hit("commit.after_swap")
         return Landed(landed)
 
-    def _plan(self, base: LoadedTable, delta: Delta, snapshot_id: int, manifest_list: str) -> CommitPlan:
-        now_ms = self._runtime.clock.now_ms()
-        return plan_commit(base, delta, snapshot_id=snapshot_id, manifest_list=manifest_list, now_ms=now_ms, policy=self._policy)
+    def _plan(self, base: LoadedTable, delta: Delta, snapshot_id: int, written: _Manifests) -> CommitPlan:
+        return plan_commit(
+            base,
+            delta,
+            snapshot_id=snapshot_id,
+            manifest_list=written.list_location,
+            now_ms=self._runtime.clock.now_ms(),
+            policy=self._policy,
+            removed=written.removed,
+        )
 
     async def _swap(self, base: LoadedTable, plan: CommitPlan) -> LoadedTable:
         return await self._runtime.tasks.run(self._catalog.swap, base, plan.requirements, plan.updates)
@@ -181,63 +208,79 @@ class Committer:
     async def _write_manifests(self, base: LoadedTable, delta: Delta, snapshot_id: int) -> _Manifests:
         run = self._runtime.tasks.run
         memory = self._memories.setdefault(base.uuid, TableMemory())
-        attempt = attempt_prefix(base.location, delta.epoch, self._runtime.random.uuid())
-        result = _Manifests(f"{attempt}-list.avro", [])
+        prefix = attempt_prefix(base.location, delta.epoch, self._runtime.random.uuid())
+        made = _Manifests(base, delta, snapshot_id, prefix, memory)
         failpoints.hit("commit.before_manifest")
         before = await run(head_manifests, memory, self._io, base)
         if delta.files:
-            result.written.append(f"{attempt}-m0.avro")
-            result.manifests.append(await run(self._write_added, memory, base, delta, snapshot_id, result.written[-1]))
-        merged = self._plan_merge(base, delta, before)
-        if merged:
-            result.written.append(f"{attempt}-m1.avro")
-            result.manifests.append(await run(self._write_merged, memory, base, delta, snapshot_id, result.written[-1], merged))
+            await run(self._write_added, made)
+        for spec_id in sorted({deletes.spec_id for deletes in delta.deletes}):
+            await run(self._write_added_deletes, made, spec_id)
+        if delta.removes_all:
+            for group in plan_removal(before):
+                await run(self._write_removed, made, group)
+        else:
+            merged = self._plan_merge(base, delta, before)
+            if merged:
+                await run(self._write_merged, made, merged)
+            gone = {manifest.manifest_path for manifest in merged}
+            made.manifests += [kept for kept in before if kept.manifest_path not in gone and live_file_count(kept)]
         failpoints.hit("commit.after_manifest")
-        gone = {manifest.manifest_path for manifest in merged}
-        result.manifests += [kept for kept in before if kept.manifest_path not in gone and live_file_count(kept)]
-        sequence_number = base.metadata["last-sequence-number"] + 1
-        result.written.append(result.list_location)
+        made.written.append(made.list_location)
         listed = await run(
-            write_manifest_list, self._io, result.list_location, snapshot_id, base.head_id, sequence_number, result.manifests
+            write_manifest_list, self._io, made.list_location, snapshot_id, base.head_id, made.sequence_number, made.manifests
         )
-        memory.remember_list(result.list_location, listed)
+        memory.remember_list(made.list_location, listed)
         failpoints.hit("commit.after_list")
-        return result
+        return made
 
-    def _write_added(self, memory: TableMemory, base: LoadedTable, delta: Delta, snapshot_id: int, location: str) -> ManifestFile:
-        schema, _ = plan_schema(base, delta)
-        spec, _ = plan_spec(base, delta)
-        shape = memory.shape_of(schema, spec, base.properties)
-        entries = added_entries(shape, delta.files, snapshot_id)
-        manifest = write_manifest(self._io, location, shape, snapshot_id, added=entries)
-        memory.remember_entries(manifest, settled_entries(entries, base.metadata["last-sequence-number"] + 1))
-        return manifest
+    def _write_added(self, made: _Manifests) -> None:
+        schema, spec = plan_schema(made.base, made.delta)[0], plan_spec(made.base, made.delta)[0]
+        shape = made.memory.shape_of(schema, spec, made.base.properties)
+        self._put_added(made, shape, ManifestContent.DATA, added_entries(shape, made.delta.files, made.snapshot_id))
+
+    def _write_added_deletes(self, made: _Manifests, spec_id: int) -> None:
+        shape = self._shape(made, spec_id)
+        files = [deletes for deletes in made.delta.deletes if deletes.spec_id == spec_id]
+        self._put_added(made, shape, ManifestContent.DELETES, added_delete_entries(shape, files, made.snapshot_id))
+
+    def _put_added(self, made: _Manifests, shape: TableShape, content: ManifestContent, entries: list[ManifestEntry]) -> None:
+        manifest = write_manifest(self._io, made.next_location(), shape, made.snapshot_id, content, added=entries)
+        made.manifests.append(manifest)
+        made.memory.remember_entries(manifest, settled_entries(entries, made.sequence_number))
 
     def _plan_merge(self, base: LoadedTable, delta: Delta, manifests: tuple[ManifestFile, ...]) -> tuple[ManifestFile, ...]:
         """Manifests of a spec whose columns are gone without a trace stay as they are: nobody knows its values' types."""
         while merged := plan_merge(manifests):
             spec_id = merged[0].partition_spec_id
-            if self._shape_to_merge(base, delta, spec_id) is not None:
+            if shape_of_spec(base, delta, spec_id) is not None:
                 return merged
             manifests = tuple(manifest for manifest in manifests if manifest.partition_spec_id != spec_id)
         return ()
 
-    def _shape_to_merge(self, base: LoadedTable, delta: Delta, spec_id: int) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
-        """Schema and spec."""
-        spec = next(spec for spec in base.metadata["partition-specs"] if spec["spec-id"] == spec_id)
-        schema = schema_of_spec(base.metadata, spec, plan_schema(base, delta)[0])
-        return None if schema is None else (schema, spec)
+    def _write_merged(self, made: _Manifests, merged: tuple[ManifestFile, ...]) -> None:
+        shape = self._shape(made, merged[0].partition_spec_id)
+        entries = self._read(made, merged)
+        manifest = write_manifest(self._io, made.next_location(), shape, made.snapshot_id, merged[0].content, existing=entries)
+        made.manifests.append(manifest)
+        made.memory.remember_entries(manifest, entries)
 
-    def _write_merged(
-        self, memory: TableMemory, base: LoadedTable, delta: Delta, snapshot_id: int, location: str, merged: tuple[ManifestFile, ...]
-    ) -> ManifestFile:
-        found = self._shape_to_merge(base, delta, merged[0].partition_spec_id)
-        assert found is not None  # Or they would not have been chosen.
-        shape = memory.shape_of(*found, base.properties)
-        entries = [entry for manifest in merged for entry in read_entries(memory, self._io, manifest)]
-        manifest = write_manifest(self._io, location, shape, snapshot_id, existing=entries)
-        memory.remember_entries(manifest, entries)
-        return manifest
+    def _write_removed(self, made: _Manifests, group: tuple[ManifestFile, ...]) -> None:
+        """Records that these manifests' files left the table. Where nobody knows their values' types they just leave the list."""
+        entries = self._read(made, group)
+        made.removed += count_files(entries)
+        if shape_of_spec(made.base, made.delta, group[0].partition_spec_id) is not None:
+            shape = self._shape(made, group[0].partition_spec_id)
+            manifest = write_manifest(self._io, made.next_location(), shape, made.snapshot_id, group[0].content, removed=entries)
+            made.manifests.append(manifest)
+
+    def _read(self, made: _Manifests, manifests: tuple[ManifestFile, ...]) -> list[ManifestEntry]:
+        return [entry for manifest in manifests for entry in read_entries(made.memory, self._io, manifest)]
+
+    def _shape(self, made: _Manifests, spec_id: int) -> TableShape:
+        found = shape_of_spec(made.base, made.delta, spec_id)
+        assert found is not None  # Or there would be nothing to write with it.
+        return made.memory.shape_of(*found, made.base.properties)
 
     def _new_snapshot_id(self, base: LoadedTable) -> int:
         taken = snapshots_by_id(base.metadata)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyiceberg.manifest import DataFileContent, read_manifest_list
+from pyiceberg.manifest import DataFileContent, ManifestEntry, read_manifest_list
 
+from dolake.iceberg.entries import fetch_entries, is_live, partition_of
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.storage.store import ObjectStore
 
@@ -16,7 +17,8 @@ from dolake.storage.store import ObjectStore
 class LiveFile:
     """A data or delete file as a manifest names it. `kind` is data, position deletes or equality deletes.
 
-    `partition` and bounds (by field id) are as stored.
+    `partition`, in the order of the fields of spec `spec_id`, and bounds (by field id) are as stored. `sequence_number` is that
+    of its data: position deletes speak of data files whose number is theirs or lower, equality deletes of lower ones only.
     """
 
     location: str
@@ -24,7 +26,10 @@ class LiveFile:
     size_bytes: int
     row_count: int
     partition: tuple[Any, ...] = ()
+    lower_bounds: Mapping[int, bytes] = field(default_factory=dict)
     upper_bounds: Mapping[int, bytes] = field(default_factory=dict)
+    spec_id: int = 0
+    sequence_number: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,16 +64,22 @@ class ContentsReader:
         for manifest in read_manifest_list(self._io.new_input(location)):
             metadata[manifest.manifest_path] = manifest.manifest_length
             if manifest.manifest_path not in self._manifests:
-                self._manifests[manifest.manifest_path] = tuple(
-                    LiveFile(
-                        location=entry.data_file.file_path,
-                        kind=_KINDS[entry.data_file.content],
-                        size_bytes=entry.data_file.file_size_in_bytes,
-                        row_count=entry.data_file.record_count,
-                        partition=tuple(entry.data_file.partition[place] for place in range(len(entry.data_file.partition))),
-                        upper_bounds=entry.data_file.upper_bounds or {},
-                    )
-                    for entry in manifest.fetch_manifest_entry(self._io, discard_deleted=True)
-                )
+                entries = fetch_entries(self._io, manifest)
+                self._manifests[manifest.manifest_path] = tuple(_live_file(entry) for entry in entries if is_live(entry))
             files += self._manifests[manifest.manifest_path]
         return Contents(metadata, tuple(files))
+
+
+def _live_file(entry: ManifestEntry) -> LiveFile:
+    file = entry.data_file
+    return LiveFile(
+        location=file.file_path,
+        kind=_KINDS[file.content],
+        size_bytes=file.file_size_in_bytes,
+        row_count=file.record_count,
+        partition=partition_of(file),
+        lower_bounds=file.lower_bounds or {},
+        upper_bounds=file.upper_bounds or {},
+        spec_id=file.spec_id,
+        sequence_number=entry.sequence_number or 0,
+    )

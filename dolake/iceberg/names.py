@@ -1,7 +1,8 @@
 """Names of a table's objects. Each is used once, and says which epoch may still commit it.
 
     data/e0000002a-<uuid>-<crc32c of the whole file>.parquet
-    metadata/e0000002a-<uuid of the attempt>-m0.avro            new files; -m1 is a merge
+    data/e0000002a-<uuid>-<crc32c of the whole file>-deletes.parquet
+    metadata/e0000002a-<uuid of the attempt>-m0.avro            a manifest: as many as it wrote, counted from 0
     metadata/e0000002a-<uuid of the attempt>-list.avro
     metadata/00017-<uuid>.metadata.json                         as every Iceberg program names it
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_DATA_FILE = re.compile(r"e(?P<epoch>[0-9a-f]{8})-(?P<uuid>[0-9a-f-]{36})-(?P<digest>[0-9a-f]{8})\.parquet")
+_DATA_FILE = re.compile(r"e(?P<epoch>[0-9a-f]{8})-(?P<uuid>[0-9a-f-]{36})-(?P<digest>[0-9a-f]{8})(-deletes)?\.parquet")
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,13 @@ def data_file_location(table_location: str, epoch: int, uuid: str, digest: int) 
     return f"{table_location}/data/e{epoch:08x}-{uuid}-{digest:08x}.parquet"
 
 
+def delete_file_location(table_location: str, epoch: int, uuid: str, digest: int) -> str:
+    """The same for a file of position deletes."""
+    return data_file_location(table_location, epoch, uuid, digest).removesuffix(".parquet") + "-deletes.parquet"
+
+
 def parse_data_file_location(location: str) -> DataFileName | None:
-    """None for a file that dolake did not name."""
+    """Of a data or delete file; None for one that dolake did not name."""
     match = _DATA_FILE.fullmatch(location.rsplit("/", 1)[-1])
     return DataFileName(int(match["epoch"], 16), match["uuid"], int(match["digest"], 16)) if match else None
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+import orjson
+from pyiceberg.partitioning import PartitionField, PartitionSpec, partition_record_value
 from pyiceberg.schema import Schema
-from pyiceberg.transforms import VoidTransform, parse_transform
-from pyiceberg.types import NestedField, StructType
+from pyiceberg.transforms import IdentityTransform, TruncateTransform, VoidTransform, parse_transform
+from pyiceberg.types import NestedField, StructType, UUIDType
 
 from dolake.errors import TableStopped
 from dolake.iceberg.metadata import LoadedTable, Metadata, field_ids
@@ -73,6 +76,37 @@ def schema_of_spec(metadata: Metadata, spec: Spec, schema: Mapping[str, Any]) ->
         return None
     sources = {field["source-id"] for field in spec["fields"]}
     return next((known for known in (schema, *reversed(metadata["schemas"])) if sources <= set(field_ids(known))), None)
+
+
+def stored_partition(schema: Mapping[str, Any], spec: Spec, values: Sequence[Any]) -> tuple[Any, ...]:
+    """Partition values as manifests store them, a date as days, a timestamp as microseconds: what a `LiveFile` will say.
+
+    `schema` and `spec` as Iceberg JSON, `values` as a `NewFile` has them. Raises ValueError where there are not as many as fields.
+    """
+    if not spec["fields"] and not values:
+        return ()
+    return stored_values(*_parsed(orjson.dumps(schema), orjson.dumps(spec)), values)
+
+
+def stored_values(schema: Schema, spec: PartitionSpec, values: Sequence[Any]) -> tuple[Any, ...]:
+    """The same for parsed ones."""
+    if len(values) != len(spec.fields):
+        raise ValueError(f"{len(values)} partition values for a spec of {len(spec.fields)} fields")
+    return tuple(_stored(schema, part, value) for part, value in zip(spec.fields, values, strict=True))
+
+
+@lru_cache(maxsize=64)
+def _parsed(schema: bytes, spec: bytes) -> tuple[Schema, PartitionSpec]:
+    return Schema.model_validate_json(schema), PartitionSpec.model_validate_json(spec)
+
+
+def _stored(schema: Schema, part: PartitionField, value: Any) -> Any:
+    """Values of these two are of the source column's type; the others' are integers, or nothing."""
+    if not isinstance(part.transform, IdentityTransform | TruncateTransform):
+        return value
+    if isinstance(schema.find_field(part.source_id).field_type, UUIDType):
+        return value  # It is read back as it is given, and not as the bytes that PyIceberg would make of it.
+    return partition_record_value(part, value, schema)
 
 
 def source_of(schema: Schema, field_id: int) -> tuple[NestedField, ...] | None:

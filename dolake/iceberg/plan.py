@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
 from dolake.errors import TableStopped
+from dolake.iceberg.history import plan_history
 from dolake.iceberg.metadata import (
     COMMIT_ID,
     EPOCH,
@@ -27,23 +27,10 @@ from dolake.iceberg.metadata import (
     ancestry,
     offsets_in,
     same_schema,
-    snapshots_by_id,
 )
-from dolake.iceberg.partition import same_spec, spec_fits
+from dolake.iceberg.partition import same_spec, schema_of_spec, spec_fits, stored_partition
+from dolake.iceberg.summary import NO_FILES, FileCounts, summarize
 from dolake.model import OffsetRange, TableName
-
-HOUR_TAG_PREFIX = "dolake-hour-"
-_HOUR_TAG_FORMAT = HOUR_TAG_PREFIX + "%Y%m%dT%H"
-_DAY_MS = 24 * 60 * 60 * 1000
-# A snapshot's running totals, and what of a commit is added to each. An append adds nothing to the rest.
-_TOTALS = {
-    "total-data-files": "added-data-files",
-    "total-records": "added-records",
-    "total-files-size": "added-files-size",
-    "total-delete-files": "",
-    "total-position-deletes": "",
-    "total-equality-deletes": "",
-}
 
 
 @dataclass(frozen=True)
@@ -62,6 +49,24 @@ class NewFile:
 
 
 @dataclass(frozen=True)
+class NewDeletes:
+    """A Parquet file of position deletes that lies in the store and is in no snapshot yet.
+
+    All data files that it names are of one spec and partition: the table's spec `spec_id`, and `partition` as manifests store it
+    (`LiveFile.partition`, `stored_partition`), not in Python values. `first_path` and `last_path` are the lowest and the highest
+    `file_path` in it, whole; `row_count` is how many rows it deletes.
+    """
+
+    location: str
+    size_bytes: int
+    row_count: int
+    first_path: str
+    last_path: str
+    spec_id: int
+    partition: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
 class Delta:
     """One flush of one table: the rows of `ranges`, to be applied once.
 
@@ -72,6 +77,9 @@ class Delta:
     `only_as_named`: the same offsets committed under another name were decided by somebody else, perhaps otherwise.
     `known`: the table's offsets in all logs when the flush was planned, where what it says beside its rows (counts, schemas)
     holds on top of exactly those; None where others' logs do not matter.
+    `deletes` come in with `files`, in one snapshot. `removes_all`: whatever is live in the base leaves the table with it.
+    `on_head_only`: what is deleted was looked up in snapshot `head_id` (None: in a table without one), and is right on top of
+    no other.
     """
 
     table: TableName
@@ -89,6 +97,15 @@ class Delta:
     summary: Mapping[str, str] = field(default_factory=dict)
     only_as_named: bool = False
     known: Mapping[str, int] | None = None
+    deletes: tuple[NewDeletes, ...] = ()
+    removes_all: bool = False
+    on_head_only: bool = False
+    head_id: int | None = None
+
+    def objects(self) -> dict[str, int]:
+        """Location → size in bytes of every file that it brings."""
+        data = {file.location: file.size_bytes for file in self.files}
+        return data | {deletes.location: deletes.size_bytes for deletes in self.deletes}
 
 
 @dataclass(frozen=True)
@@ -111,6 +128,7 @@ class Verdict(Enum):
     LANDED = "its rows are in the table"
     COMMIT = "the table is where the delta expects it"
     REPLAN = "the table has moved under the delta: read on from the table's offsets"
+    MOVED = "somebody else committed to it meanwhile: plan again on top of that"
 
 
 def judge(base: LoadedTable | None, delta: Delta) -> Verdict:
@@ -155,7 +173,9 @@ def judge(base: LoadedTable | None, delta: Delta) -> Verdict:
         return Verdict.REPLAN  # A predecessor's commit came late, from another log.
     if not same_schema(base.schema, delta.schema) and base.schema["schema-id"] != delta.base_schema_id:
         return Verdict.REPLAN
-    return Verdict.COMMIT if _spec_stands(base, delta) else Verdict.REPLAN
+    if not _spec_stands(base, delta) or not _has_specs_of_deletes(base, delta):
+        return Verdict.REPLAN
+    return Verdict.MOVED if delta.on_head_only and base.head_id != delta.head_id else Verdict.COMMIT
 
 
 def _spec_stands(base: LoadedTable, delta: Delta) -> bool:
@@ -163,6 +183,30 @@ def _spec_stands(base: LoadedTable, delta: Delta) -> bool:
     if delta.spec is not None and same_spec(base.spec, delta.spec):
         return True
     return bool(base.spec["spec-id"] == delta.spec_id) and (delta.spec is None or spec_fits(base.metadata, delta.spec))
+
+
+def _has_specs_of_deletes(base: LoadedTable, delta: Delta) -> bool:
+    """Whether the table has every spec that deletes are of: somebody may have dropped one that no file is left of."""
+    for spec_id in {deletes.spec_id for deletes in delta.deletes}:
+        if find_spec(base, delta, spec_id) is None:
+            return False
+        if shape_of_spec(base, delta, spec_id) is None:
+            reason = f"rows are to be deleted from files of its partition spec {spec_id}, whose columns no schema of it has any more"
+            raise TableStopped(str(delta.table), f"{reason}; rewrite these files (Spark: rewrite_data_files)", field="partition-specs")
+    return True
+
+
+def find_spec(base: LoadedTable, delta: Delta, spec_id: int) -> Mapping[str, Any] | None:
+    """Of the table's, or the one that the delta brings."""
+    specs = (*base.metadata["partition-specs"], plan_spec(base, delta)[0])
+    return next((spec for spec in specs if spec["spec-id"] == spec_id), None)
+
+
+def shape_of_spec(base: LoadedTable, delta: Delta, spec_id: int) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+    """A schema that tells the types of the spec's partition values, and the spec. None where nobody knows them any more."""
+    spec = find_spec(base, delta, spec_id)
+    schema = None if spec is None else schema_of_spec(base.metadata, spec, plan_schema(base, delta)[0])
+    return None if spec is None or schema is None else (schema, spec)
 
 
 def _refuse_fenced(base: LoadedTable, delta: Delta) -> None:
@@ -224,8 +268,20 @@ def plan_spec(base: LoadedTable, delta: Delta) -> tuple[Mapping[str, Any], list[
     return spec, [{"action": "add-spec", "spec": spec}, {"action": "set-default-spec", "spec-id": -1}]
 
 
-def plan_commit(base: LoadedTable, delta: Delta, *, snapshot_id: int, manifest_list: str, now_ms: int, policy: CommitPolicy) -> CommitPlan:
-    """One append snapshot with the delta's files, its offsets and its claim, and with it the history that has had its time."""
+def plan_commit(
+    base: LoadedTable,
+    delta: Delta,
+    *,
+    snapshot_id: int,
+    manifest_list: str,
+    now_ms: int,
+    policy: CommitPolicy,
+    removed: FileCounts = NO_FILES,
+) -> CommitPlan:
+    """One snapshot with the delta's files, its offsets and its claim, and with it the history that has had its time.
+
+    `removed` are the files that the snapshot's manifests take out of the table.
+    """
     schema, schema_updates = plan_schema(base, delta)
     _, spec_updates = plan_spec(base, delta)
     # Never backwards, whatever the clock does: Spark refuses a table whose snapshots go back in time.
@@ -242,7 +298,7 @@ def plan_commit(base: LoadedTable, delta: Delta, *, snapshot_id: int, manifest_l
         "timestamp-ms": timestamp_ms,
         "manifest-list": manifest_list,
         "schema-id": schema["schema-id"],
-        "summary": {**delta.summary, **_counts(base, delta), **stated, COMMIT_ID: delta.commit_id},
+        "summary": {**delta.summary, **_counts(base, delta, removed), **stated, COMMIT_ID: delta.commit_id},
     }
     if base.head_id is not None:
         snapshot["parent-snapshot-id"] = base.head_id
@@ -251,7 +307,7 @@ def plan_commit(base: LoadedTable, delta: Delta, *, snapshot_id: int, manifest_l
         *spec_updates,
         {"action": "add-snapshot", "snapshot": snapshot},
         {"action": "set-snapshot-ref", "ref-name": MAIN, "type": "branch", **_branch_retention(base), "snapshot-id": snapshot_id},
-        *_plan_history(base, snapshot, policy),
+        *plan_history(base, snapshot, snapshots_kept=policy.snapshots_kept, tags_kept_days=policy.tags_kept_days),
         {"action": "set-properties", "updates": {**delta.properties, **stated}},
     ]
     requirements: list[Requirement] = [
@@ -266,66 +322,23 @@ def plan_commit(base: LoadedTable, delta: Delta, *, snapshot_id: int, manifest_l
     return CommitPlan(tuple(requirements), tuple(updates))
 
 
-def _counts(base: LoadedTable, delta: Delta) -> dict[str, str]:
-    """The summary's counts: what this snapshot adds, and the totals where the one before states them."""
-    added = {
-        "added-data-files": len(delta.files),
-        "added-records": sum(file.row_count for file in delta.files),
-        "added-files-size": sum(file.size_bytes for file in delta.files),
-        "changed-partition-count": len({file.partition for file in delta.files}),
-    }
-    counts = {key: str(value) for key, value in added.items() if value}
-    before: Mapping[str, str] = dict.fromkeys(_TOTALS, "0") if base.head is None else base.head["summary"]
-    for total, part in _TOTALS.items():
-        if total in before:  # A foreign snapshot may state none; a made-up total would be worse than none.
-            counts[total] = str(int(before[total]) + added.get(part, 0))
-    return {"operation": "append", **counts}
+def _counts(base: LoadedTable, delta: Delta, removed: FileCounts) -> dict[str, str]:
+    schema, spec = plan_schema(base, delta)[0], plan_spec(base, delta)[0]
+    partitions = {(spec["spec-id"], stored_partition(schema, spec, file.partition)) for file in delta.files}
+    added = FileCounts(
+        data_files=len(delta.files),
+        rows=sum(file.row_count for file in delta.files),
+        size_bytes=sum(delta.objects().values()),
+        position_delete_files=len(delta.deletes),
+        position_deletes=sum(deletes.row_count for deletes in delta.deletes),
+        partitions=frozenset(partitions | {(deletes.spec_id, deletes.partition) for deletes in delta.deletes}),
+    )
+    if base.head is None or delta.removes_all:  # What is removed is all that there was, whatever the snapshot before says.
+        return summarize(added, removed, removed.totals())
+    return summarize(added, removed, base.head["summary"])
 
 
 def _branch_retention(base: LoadedTable) -> dict[str, Any]:
     """What somebody set for how long `main`'s snapshots live: setting the ref anew must not lose it."""
     ref = (base.metadata.get("refs") or {}).get(MAIN, {})
     return {key: value for key, value in ref.items() if key not in ("snapshot-id", "type")}
-
-
-def _plan_history(base: LoadedTable, snapshot: Mapping[str, Any], policy: CommitPolicy) -> list[Update]:
-    """Tags the first snapshot of an hour; removes tags that are too old, then the snapshots that nothing keeps."""
-    refs: dict[str, Mapping[str, Any]] = {name: ref for name, ref in (base.metadata.get("refs") or {}).items() if name != MAIN}
-    updates: list[Update] = []
-    oldest_ms = snapshot["timestamp-ms"] - policy.tags_kept_days * _DAY_MS
-    hour = _hour_tag(snapshot["timestamp-ms"])
-    if policy.tags_kept_days > 0 and hour not in refs:
-        tag = {"type": "tag", "snapshot-id": snapshot["snapshot-id"], "max-ref-age-ms": policy.tags_kept_days * _DAY_MS}
-        updates.append({"action": "set-snapshot-ref", "ref-name": hour, **tag})
-    for name in sorted(refs):
-        if name.startswith(HOUR_TAG_PREFIX) and name < _hour_tag(oldest_ms):
-            updates.append({"action": "remove-snapshot-ref", "ref-name": name})
-            del refs[name]
-    if expired := _expired(base, refs, policy.snapshots_kept):
-        updates.append({"action": "remove-snapshots", "snapshot-ids": expired})
-    return updates
-
-
-def _expired(base: LoadedTable, refs: Mapping[str, Mapping[str, Any]], snapshots_kept: int) -> list[int]:
-    """Snapshots that neither the newest of `main` (with the one to come) nor any other ref keeps.
-
-    One that is on no branch is somebody's (staged, or rolled back): it goes only once it is older than everything kept of `main`.
-    """
-    history = list(ancestry(base.metadata, base.head_id))
-    newest = history[: snapshots_kept - 1]
-    kept = {snapshot["snapshot-id"] for snapshot in newest}
-    for ref in refs.values():
-        if ref["type"] == "tag":
-            kept.add(ref["snapshot-id"])
-        else:
-            kept.update(snapshot["snapshot-id"] for snapshot in ancestry(base.metadata, ref["snapshot-id"]))
-    kept_since_ms = min((snapshot["timestamp-ms"] for snapshot in newest), default=base.metadata["last-updated-ms"] + 1)
-    return [
-        snapshot_id
-        for snapshot_id, snapshot in snapshots_by_id(base.metadata).items()
-        if snapshot_id not in kept and snapshot["timestamp-ms"] < kept_since_ms
-    ]
-
-
-def _hour_tag(timestamp_ms: int) -> str:
-    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime(_HOUR_TAG_FORMAT)

@@ -17,9 +17,9 @@ def column_names(data: bytes) -> list[str]:
     return list(_open(data).schema_arrow.names)
 
 
-def read_columns(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """A whole file, or those columns of it in the file's order. Raises pa.ArrowException."""
-    return _open(data).read(None if columns is None else list(columns), use_threads=False)
+def read_columns(data: bytes, columns: Sequence[str] | None = None, dictionaries: Sequence[str] = ()) -> pa.Table:
+    """A whole file, or those columns of it in the file's order; `dictionaries` come as such. Raises pa.ArrowException."""
+    return _open(data, dictionaries=dictionaries).read(None if columns is None else list(columns), use_threads=False)
 
 
 def read_checked(data: bytes) -> Iterator[pa.RecordBatch]:
@@ -27,5 +27,10 @@ def read_checked(data: bytes) -> Iterator[pa.RecordBatch]:
     yield from _open(data, page_checksum_verification=True).iter_batches(use_threads=False)
 
 
-def _open(data: bytes, *, page_checksum_verification: bool = False) -> pq.ParquetFile:
-    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, page_checksum_verification=page_checksum_verification)
+def _open(data: bytes, *, dictionaries: Sequence[str] = (), page_checksum_verification: bool = False) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        pa.BufferReader(data),
+        read_dictionary=list(dictionaries),
+        pre_buffer=False,
+        page_checksum_verification=page_checksum_verification,
+    )

@@ -17,8 +17,9 @@ from pyiceberg.expressions import EqualTo, IsNull
 from pyiceberg.manifest import ManifestContent, ManifestEntryStatus, ManifestFile
 
 from dolake.iceberg.commit import Landed
+from dolake.iceberg.entries import TableShape, added_entries, partition_record
 from dolake.iceberg.file_io import StoreFileIO
-from dolake.iceberg.manifests import MERGE_COUNT, TableShape, added_entries, live_file_count, partition_record, plan_merge, write_manifest
+from dolake.iceberg.manifests import MERGE_COUNT, live_file_count, plan_merge, write_manifest
 from dolake.iceberg.metadata import LoadedTable, snapshots_by_id
 from tests.iceberg.lake import TABLE, Lake, hand_runtime, make_metadata, put_file
 from tests.storage.power import PowerCutStore
@@ -42,6 +43,7 @@ def manifest(
 
 
 ONE_EACH = [manifest(1, sequence=number) for number in range(12, 0, -1)]
+DELETES = [manifest(1, sequence=number, content=ManifestContent.DELETES) for number in range(18, 0, -1)]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,8 @@ ONE_EACH = [manifest(1, sequence=number) for number in range(12, 0, -1)]
         (ONE_EACH, ONE_EACH[:1:-1]),
         ([*ONE_EACH[:5], *[manifest(12, sequence=20 + number) for number in range(5)]], []),
         ([manifest(1, sequence=number, spec=number % 2) for number in range(18)], []),
-        ([manifest(1, sequence=number, content=ManifestContent.DELETES) for number in range(18)], []),
+        (DELETES, DELETES[:7:-1]),
+        ([*ONE_EACH[:9], *DELETES[:9]], []),
         ([manifest(1000, sequence=number) for number in range(18)], []),
         ([manifest(0, sequence=number) for number in range(18)], []),
     ],

@@ -8,6 +8,7 @@ from dolake.iceberg.names import (
     DataFileName,
     attempt_prefix,
     data_file_location,
+    delete_file_location,
     metadata_location,
     metadata_version,
     parse_data_file_location,
@@ -22,7 +23,23 @@ def test_a_data_files_name_carries_its_epoch_and_digest() -> None:
     assert parse_data_file_location(location) == DataFileName(epoch=42, uuid=UUID, digest=0xDEADBEEF)
 
 
-@pytest.mark.parametrize("name", [f"{UUID}.parquet", f"e0000002a-{UUID}.parquet", f"e2a-{UUID}-deadbeef.parquet", "", "data/"])
+def test_so_does_a_delete_files() -> None:
+    location = delete_file_location("s3://b/p/t", 42, UUID, 0xDEADBEEF)
+    assert location == f"s3://b/p/t/data/e0000002a-{UUID}-deadbeef-deletes.parquet"
+    assert parse_data_file_location(location) == DataFileName(epoch=42, uuid=UUID, digest=0xDEADBEEF)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"e0000002a-{UUID}-deadbeef-other.parquet",
+        f"{UUID}.parquet",
+        f"e0000002a-{UUID}.parquet",
+        f"e2a-{UUID}-deadbeef.parquet",
+        "",
+        "data/",
+    ],
+)
 def test_a_foreign_files_name_is_not_parsed(name: str) -> None:
     assert parse_data_file_location(f"s3://b/p/t/data/{name}") is None
 

@@ -9,7 +9,7 @@ import pytest
 
 from dolake.errors import TableStopped
 from dolake.iceberg.metadata import LoadedTable, apply_updates, new_table, snapshots_by_id, unmet_requirements
-from dolake.iceberg.plan import CommitPlan, CommitPolicy, Delta, NewFile, Verdict, judge, plan_commit
+from dolake.iceberg.plan import CommitPlan, CommitPolicy, Delta, NewDeletes, NewFile, Verdict, judge, plan_commit
 from dolake.model import OffsetRange
 from tests.iceberg.lake import LOG, SCHEMA, START_MS, TABLE
 
@@ -25,11 +25,12 @@ def empty_table(**other: Any) -> LoadedTable:
 
 
 def delta(start: int, end: int, **other: Any) -> Delta:
+    partition = (None,) * len(other.get("spec", UNPARTITIONED)["fields"])
     settings: dict[str, Any] = {
         "table": TABLE,
         "table_uuid": UUID,
         "ranges": {LOG: OffsetRange(start, end)},
-        "files": (NewFile(f"file:///w/t/data/{start}.parquet", 100, end - start, None),),
+        "files": (NewFile(f"file:///w/t/data/{start}.parquet", 100, end - start, None, partition),),
         "schema": SCHEMA,
         "base_schema_id": 0,
         "spec_id": 0,
@@ -38,6 +39,10 @@ def delta(start: int, end: int, **other: Any) -> Delta:
         "commit_id": f"commit-{start}",
     }
     return Delta(**{**settings, **other})
+
+
+def deletes_of(spec_id: int, *partition: Any, rows: int = 7) -> NewDeletes:
+    return NewDeletes(f"file:///w/t/data/{spec_id}-{rows}-deletes.parquet", 10, rows, "a", "b", spec_id, partition)
 
 
 def plan(base: LoadedTable, change: Delta, *, snapshot_id: int = 0, now_ms: int = START_MS, policy: CommitPolicy = POLICY) -> CommitPlan:
@@ -105,6 +110,18 @@ def partitioned() -> LoadedTable:
         (partitioned(), delta(4, 5, spec=BY_NAME, spec_id=1), Verdict.REPLAN),
         (grown(3), delta(0, 0, ranges={}, commit_id="commit-2"), Verdict.LANDED),
         (grown(3), delta(0, 0, ranges={}, commit_id="new"), Verdict.COMMIT),
+        (grown(3), delta(3, 5, on_head_only=True, head_id=3), Verdict.COMMIT),
+        (grown(3), delta(3, 5, on_head_only=True, head_id=2), Verdict.MOVED),
+        (grown(3), delta(3, 5, on_head_only=True), Verdict.MOVED),
+        (grown(3), delta(3, 5, head_id=2), Verdict.COMMIT),
+        (empty_table(), delta(0, 3, on_head_only=True), Verdict.COMMIT),
+        (empty_table(), delta(0, 3, on_head_only=True, head_id=2), Verdict.MOVED),
+        (grown(3), delta(0, 3, on_head_only=True, head_id=2), Verdict.LANDED),
+        (grown(3), delta(2, 5, on_head_only=True, head_id=2), Verdict.REPLAN),
+        (grown(3), delta(3, 5, deletes=(deletes_of(0),)), Verdict.COMMIT),
+        (grown(3), delta(3, 5, deletes=(deletes_of(0), deletes_of(1))), Verdict.REPLAN),
+        (grown(3), delta(3, 5, deletes=(deletes_of(0), deletes_of(1, None)), spec=BY_ID), Verdict.COMMIT),
+        (partitioned(), delta(4, 5, deletes=(deletes_of(0), deletes_of(1, None)), spec=BY_ID), Verdict.COMMIT),
     ],
 )
 def test_a_loaded_table_means_one_thing_for_a_delta(base: LoadedTable, change: Delta, verdict: Verdict) -> None:

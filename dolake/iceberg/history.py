@@ -1,0 +1,56 @@
+"""How much history a commit leaves a table: the newest snapshots of `main`, one tagged snapshot an hour, what others' refs keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from dolake.iceberg.metadata import MAIN, LoadedTable, Update, ancestry, snapshots_by_id
+
+HOUR_TAG_PREFIX = "dolake-hour-"
+_HOUR_TAG_FORMAT = HOUR_TAG_PREFIX + "%Y%m%dT%H"
+_DAY_MS = 24 * 60 * 60 * 1000
+
+
+def plan_history(base: LoadedTable, snapshot: Mapping[str, Any], *, snapshots_kept: int, tags_kept_days: int) -> list[Update]:
+    """Tags the first snapshot of an hour; removes tags that are too old, then the snapshots that nothing keeps."""
+    refs: dict[str, Mapping[str, Any]] = {name: ref for name, ref in (base.metadata.get("refs") or {}).items() if name != MAIN}
+    updates: list[Update] = []
+    oldest_ms = snapshot["timestamp-ms"] - tags_kept_days * _DAY_MS
+    hour = _hour_tag(snapshot["timestamp-ms"])
+    if tags_kept_days > 0 and hour not in refs:
+        tag = {"type": "tag", "snapshot-id": snapshot["snapshot-id"], "max-ref-age-ms": tags_kept_days * _DAY_MS}
+        updates.append({"action": "set-snapshot-ref", "ref-name": hour, **tag})
+    for name in sorted(refs):
+        if name.startswith(HOUR_TAG_PREFIX) and name < _hour_tag(oldest_ms):
+            updates.append({"action": "remove-snapshot-ref", "ref-name": name})
+            del refs[name]
+    if expired := _expired(base, refs, snapshots_kept):
+        updates.append({"action": "remove-snapshots", "snapshot-ids": expired})
+    return updates
+
+
+def _expired(base: LoadedTable, refs: Mapping[str, Mapping[str, Any]], snapshots_kept: int) -> list[int]:
+    """Snapshots that neither the newest of `main` (with the one to come) nor any other ref keeps.
+
+    One that is on no branch is somebody's (staged, or rolled back): it goes only once it is older than everything kept of `main`.
+    """
+    history = list(ancestry(base.metadata, base.head_id))
+    newest = history[: snapshots_kept - 1]
+    kept = {snapshot["snapshot-id"] for snapshot in newest}
+    for ref in refs.values():
+        if ref["type"] == "tag":
+            kept.add(ref["snapshot-id"])
+        else:
+            kept.update(snapshot["snapshot-id"] for snapshot in ancestry(base.metadata, ref["snapshot-id"]))
+    kept_since_ms = min((snapshot["timestamp-ms"] for snapshot in newest), default=base.metadata["last-updated-ms"] + 1)
+    return [
+        snapshot_id
+        for snapshot_id, snapshot in snapshots_by_id(base.metadata).items()
+        if snapshot_id not in kept and snapshot["timestamp-ms"] < kept_since_ms
+    ]
+
+
+def _hour_tag(timestamp_ms: int) -> str:
+    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime(_HOUR_TAG_FORMAT)
