@@ -125,12 +125,15 @@ def _name(text: str) -> TableName:
 
 def _loss(lake: Lake, name: TableName, purge: bool) -> str:
     """What dropping it means, for whoever has to decide."""
+    from dolake.iceberg.summary import count_rows
+
     loaded = lake.catalog.load(name) if lake.catalog is not None else None
     uncommitted = "its events in the log that are not committed yet are lost"
     if loaded is None:
         return f"{name} was never committed: {uncommitted}"
     summary = loaded.head["summary"] if loaded.head is not None else {}
-    rows, files = int(summary.get("total-records", 0)), int(summary.get("total-data-files", 0))
+    rows = count_rows(summary).total
+    files = int(summary.get("total-data-files", 0)) + int(summary.get("total-delete-files", 0))
     what = "are deleted with it" if purge else "stay, but no table names them any more"
     return f"{name} goes from the catalog with {rows:,} rows; {files:,} files below {loaded.location} {what}, and {uncommitted}"
 

@@ -59,13 +59,17 @@ def _described(table: LoadedTable, store: ObjectStore) -> dict[str, Any]:
 
 
 def _snapshot(snapshot: Any) -> dict[str, Any]:
+    from dolake.iceberg.summary import count_rows
+
     summary = snapshot["summary"]
+    rows = count_rows(summary)
     return {
         "id": snapshot["snapshot-id"],
         "time": snapshot["timestamp-ms"],
         "operation": summary.get("operation"),
-        "addedRows": int(summary.get("added-records", 0)),
-        "totalRows": int(summary.get("total-records", 0)),
+        "addedRows": rows.added,
+        "deletedRows": rows.deleted,
+        "totalRows": rows.total,
         "dolake": {key.removeprefix("dolake."): value for key, value in summary.items() if key.startswith("dolake.")},
     }
 
@@ -104,11 +108,11 @@ def _print(table: dict[str, Any]) -> None:
         columns.add_row(str(column["id"]), column["name"], column["type"], "yes" if column["required"] else "")
     console.print(columns)
 
-    headers = ["snapshot", "time", "operation", "rows added", "rows", "dolake"]
-    snapshots = plain_table(headers, right=["rows added", "rows"], title="snapshots")
+    headers = ["snapshot", "time", "operation", "rows added", "deleted", "rows", "dolake"]
+    snapshots = plain_table(headers, right=["rows added", "deleted", "rows"], title="snapshots")
     for snapshot in table["snapshots"]:
         notes = "\n".join(f"{key}={value}" for key, value in sorted(snapshot["dolake"].items()))
-        counts = f"{snapshot['addedRows']:,}", f"{snapshot['totalRows']:,}"
+        counts = [f"{snapshot[key]:,}" for key in ("addedRows", "deletedRows", "totalRows")]
         snapshots.add_row(str(snapshot["id"]), moment(snapshot["time"]), snapshot["operation"] or "", *counts, notes)
     console.print(snapshots)
 

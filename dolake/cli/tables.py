@@ -47,12 +47,15 @@ def tables(context: typer.Context, data: Data = None, config: Config = None, as_
 
 def _committed(table: LoadedTable) -> dict[str, Any]:
     """What the catalog says of a table."""
+    from dolake.iceberg.summary import count_rows
+
     head = table.head
     summary = head["summary"] if head is not None else {}
     return {
-        "rows": int(summary.get("total-records", 0)),
+        "rows": count_rows(summary).total,
         "snapshots": len(table.metadata.get("snapshots") or ()),
         "files": int(summary.get("total-data-files", 0)),
+        "deleteFiles": int(summary.get("total-delete-files", 0)),
         "bytes": int(summary.get("total-files-size", 0)),
         "offsets": table.offsets(),
         "lastCommitTime": head["timestamp-ms"] if head is not None else None,
@@ -64,7 +67,8 @@ def _committed(table: LoadedTable) -> dict[str, Any]:
 def _described(name: str, committed: dict[str, Any] | None, live: dict[str, Any] | None) -> dict[str, Any]:
     """`live` is what the writer says of all tables; None without one. A table may be in either alone."""
     nothing: dict[str, Any] = {
-        "rows": 0, "snapshots": 0, "files": 0, "bytes": 0, "offsets": {}, "lastCommitTime": None, "ownerEpoch": 0, "deadLetters": 0,
+        "rows": 0, "snapshots": 0, "files": 0, "deleteFiles": 0, "bytes": 0, "offsets": {}, "lastCommitTime": None, "ownerEpoch": 0,
+        "deadLetters": 0,
     }  # fmt: skip
     said = (live or {}).get(name) or {}
     return {

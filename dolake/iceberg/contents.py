@@ -34,10 +34,14 @@ class LiveFile:
 
 @dataclass(frozen=True)
 class Contents:
-    """`metadata` maps the snapshot's manifest list (size 0: nothing records it) and manifests to their sizes in bytes."""
+    """`metadata` maps the snapshot's manifest list (size 0: nothing records it) and manifests to their sizes in bytes.
+
+    `removed` are the locations of files that its manifests say left the table, with it or not long before.
+    """
 
     metadata: Mapping[str, int]
     files: tuple[LiveFile, ...]
+    removed: tuple[str, ...] = ()
 
 
 _KINDS = {
@@ -55,19 +59,24 @@ class ContentsReader:
 
     def __init__(self, store: ObjectStore) -> None:
         self._io = StoreFileIO(store)
-        self._manifests: dict[str, tuple[LiveFile, ...]] = {}
+        self._manifests: dict[str, tuple[tuple[LiveFile, ...], tuple[str, ...]]] = {}
 
     def read(self, snapshot: Mapping[str, Any]) -> Contents:
         location = str(snapshot["manifest-list"])
         metadata = {location: 0}
         files: list[LiveFile] = []
+        removed: list[str] = []
         for manifest in read_manifest_list(self._io.new_input(location)):
             metadata[manifest.manifest_path] = manifest.manifest_length
             if manifest.manifest_path not in self._manifests:
                 entries = fetch_entries(self._io, manifest)
-                self._manifests[manifest.manifest_path] = tuple(_live_file(entry) for entry in entries if is_live(entry))
-            files += self._manifests[manifest.manifest_path]
-        return Contents(metadata, tuple(files))
+                live = tuple(_live_file(entry) for entry in entries if is_live(entry))
+                gone = tuple(entry.data_file.file_path for entry in entries if not is_live(entry))
+                self._manifests[manifest.manifest_path] = live, gone
+            live, gone = self._manifests[manifest.manifest_path]
+            files += live
+            removed += gone
+        return Contents(metadata, tuple(files), tuple(removed))
 
 
 def _live_file(entry: ManifestEntry) -> LiveFile:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pyiceberg.avro.file import AvroFile
 from pyiceberg.io.pyarrow import (
     StatisticsCollector,
     compute_statistics_plan,
@@ -36,7 +35,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.typedef import Record
 from pyiceberg.types import IntegerType, ListType, NestedField, StructType
 
-from dolake.iceberg.avro import AvroLayout
+from dolake.iceberg.avro import AvroLayout, ExactAvroFile
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.partition import stored_values
 from dolake.iceberg.plan import NewDeletes, NewFile
@@ -177,7 +176,7 @@ def fetch_entries(io: StoreFileIO, manifest: ManifestFile) -> list[ManifestEntry
 
     Blocks. Raises what the store raises, and ValueError where the file is no manifest.
     """
-    with AvroFile[ManifestEntry](
+    with ExactAvroFile[ManifestEntry](
         io.new_input(manifest.manifest_path),
         MANIFEST_ENTRY_SCHEMAS[_VERSIONS[manifest.content]],
         read_types={-1: ManifestEntry, 2: DataFile},

@@ -42,6 +42,7 @@ def _contents(store: ObjectStore, metadata: Metadata) -> Iterator[str]:
         except ObjectMissing:  # An earlier purge came this far: what the missing file named went before it.
             continue
         yield from (file.location for file in contents.files)
+        yield from contents.removed  # The snapshots that they were live in may have expired.
         # Manifests before their list.
         names.update(dict.fromkeys(location for location, size in contents.metadata.items() if size))
         names.update(dict.fromkeys(location for location, size in contents.metadata.items() if not size))

@@ -73,6 +73,29 @@ def summarize(added: FileCounts, removed: FileCounts, before: Mapping[str, str])
     return {"operation": _operation(added, removed), **{name: str(count) for name, count in (counts | totals).items()}}
 
 
+@dataclass(frozen=True)
+class RowCounts:
+    """A snapshot's rows as a reader sees them."""
+
+    added: int
+    deleted: int
+    total: int
+
+
+def count_rows(summary: Mapping[str, str]) -> RowCounts:
+    """Rows that a snapshot added and deleted, and that there are, from its summary alone.
+
+    Exact where no row is deleted twice and none by its value: dolake does neither, a foreign equality delete counts for nothing.
+    """
+    number = {name: int(summary.get(name, 0)) for names in _NAMES.values() for name in names if name}
+    gone_with_files = number["deleted-records"] - number["removed-position-deletes"]
+    return RowCounts(
+        added=number["added-records"],
+        deleted=number["added-position-deletes"] + max(0, gone_with_files),
+        total=max(0, number["total-records"] - number["total-position-deletes"]),
+    )
+
+
 def _operation(added: FileCounts, removed: FileCounts) -> str:
     takes_out = bool(added.delete_files or removed.data_files or removed.delete_files)
     if not takes_out:

@@ -6,7 +6,7 @@ Positions are encoded plainly: every reader knows that, and compressed they take
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,3 +64,23 @@ def encode_deletes(paths: Sequence[str], file_places: npt.NDArray[np.integer[Any
 def decode_deletes(data: bytes) -> pa.Table:
     """`file_path` as a dictionary and `pos`, of a file by whatever program. Raises pa.ArrowException."""
     return read_columns(data, [_PATH, _POSITION], dictionaries=[_PATH]).select([_PATH, _POSITION])
+
+
+def positions_by_file(deletes: Iterable[pa.Table]) -> dict[str, npt.NDArray[np.int64]]:
+    """Data file → positions of the rows that are gone from it, rising, each once. `deletes` as `decode_deletes` gives them."""
+    found: dict[str, list[npt.NDArray[np.int64]]] = {}
+    for table in deletes:
+        paths = table.unify_dictionaries().column(_PATH).combine_chunks()
+        codes, positions = paths.indices.to_numpy(), table.column(_POSITION).to_numpy()
+        order = np.argsort(codes, kind="stable")
+        bounds = np.searchsorted(codes[order], np.arange(len(paths.dictionary) + 1))
+        for code, path in enumerate(paths.dictionary.to_pylist()):
+            found.setdefault(path, []).append(positions[order[bounds[code] : bounds[code + 1]]])
+    return {path: np.unique(np.concatenate(pieces)) for path, pieces in found.items()}
+
+
+def without_rows(table: pa.Table, positions: npt.NDArray[np.int64]) -> pa.Table:
+    """The rows of a whole data file that are not at these positions."""
+    kept = np.ones(table.num_rows, np.bool_)
+    kept[positions[positions < table.num_rows]] = False
+    return table.filter(pa.array(kept))

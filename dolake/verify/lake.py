@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dolake.errors import DolakeError
@@ -12,6 +14,7 @@ from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import DEAD_LETTERS_TABLE, TableName
 from dolake.parquet.decode import column_names, read_columns
+from dolake.parquet.deletes import decode_deletes, positions_by_file, without_rows
 from dolake.storage.disk import Disk
 from dolake.storage.store import ObjectStore
 from dolake.verify.breach import Breach
@@ -75,7 +78,8 @@ def _judged(store: ObjectStore, letters: LoadedTable | None) -> JudgedEvents:
     if letters is None or letters.head is None:
         return JudgedEvents()
     files = ContentsReader(store).read(letters.head).files
-    rows = [row for file in files for row in read_columns(store.get(file.location), LETTER_COLUMNS).to_pylist()]
+    data = [store.get(file.location) for file in files if file.kind == "data"]
+    rows = [row for one in data for row in read_columns(one, LETTER_COLUMNS).to_pylist()]
     return JudgedEvents.of(rows)
 
 
@@ -89,14 +93,19 @@ def _verify_table(table: LoadedTable, store: ObjectStore, views: Sequence[LogVie
         return
     pieces: list[pa.Table] = []
     whole = True
-    for file in reader.read(head).files:
+    gone: dict[str, npt.NDArray[np.int64]] = {}
+    for file in sorted(reader.read(head).files, key=lambda file: file.kind == "data"):  # What is deleted, then what there is.
         data = store.get(file.location)
         breaches = list(verify_file(file, data, subject))
         yield from breaches
         whole = whole and not breaches
+        if file.kind == "position deletes" and whole:
+            for path, positions in positions_by_file([decode_deletes(data)]).items():
+                gone[path] = np.union1d(gone.get(path, positions), positions)
         if file.kind == "data" and whole:
             columns = [name for name in PLACE_COLUMNS if name in column_names(data)]
-            pieces.append(read_columns(data, columns))
+            rows = read_columns(data, columns)
+            pieces.append(without_rows(rows, gone[file.location]) if file.location in gone else rows)
     if table.name == DEAD_LETTERS_TABLE:
         yield from verify_letters(table, judged)
         return

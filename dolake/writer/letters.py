@@ -194,7 +194,7 @@ def read_letters(store: ObjectStore, base: LoadedTable, table: TableName | None,
     wanted = list(dict.fromkeys([*columns, "judged_at"]))
     rows: list[dict[str, Any]] = []
     for file in ContentsReader(store).read(base.head).files:
-        if table is None or file.partition == (str(table),):
+        if file.kind == "data" and (table is None or file.partition == (str(table),)):
             rows += read_columns(store.get(file.location), wanted).to_pylist()
     return sorted(rows, key=lambda row: row["judged_at"])
 

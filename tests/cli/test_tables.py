@@ -36,6 +36,7 @@ def test_tables_says_how_far_each_is_committed(data: Path, capsys: pytest.Captur
         "rows": 3,
         "snapshots": 2,
         "files": 2,
+        "deleteFiles": 0,
         "offsets": {"log-a": 12},
         "ownerEpoch": 3,
         "pendingRows": None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,13 +130,15 @@ class Mirror:
         self.rows, self.places = read_rows(self.lake.store, ContentsReader(self.lake.store).read(base.head).files)
         self.note()
 
-    def breaches(self) -> list[str]:
+    def breaches(self, among: Collection[int] | None = None) -> list[str]:
         """Every snapshot that is left, as PyIceberg and as DuckDB read it, against what was noted; and its totals against its files."""
         base = self.lake.current()
         plain = self.lake.plain_table()
         reader = ContentsReader(self.lake.store)
         said = []
         for number, snapshot in snapshots_by_id(base.metadata).items():
+            if among is not None and number not in among:
+                continue
             wanted = sorted(self.at[number].items())
             found = plain.scan(snapshot_id=number).to_arrow()
             if sorted(zip(found["id"].to_pylist(), found["name"].to_pylist(), strict=True)) != wanted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.metadata import LoadedTable, Update
 from dolake.iceberg.plan import CommitPlan, Delta, Verdict
 from tests.iceberg.lake import TABLE, Lake, hand_runtime, make_delta, make_metadata
+from tests.iceberg.mirror import Place, put_deletes
 from tests.iceberg.unreliable import UnreliableCatalog, breaches, commit_meanwhile
 from tests.storage.power import PowerCutStore
 
@@ -101,6 +103,11 @@ class ForgetsToSettleData(PowerCutStore):
         super().settle([location for location in locations if not location.endswith(".parquet")])
 
 
+class ForgetsToSettleDeletes(PowerCutStore):
+    def settle(self, locations: Sequence[str]) -> None:
+        super().settle([location for location in locations if not location.endswith("-deletes.parquet")])
+
+
 class ForgetsToSettleManifests(PowerCutStore):
     def settle(self, locations: Sequence[str]) -> None:
         super().settle([location for location in locations if not location.endswith(".avro")])
@@ -117,6 +124,7 @@ class ForgetsToSettleMetadata(PowerCutStore):
         (PowerCutStore, False),
         (ForgetsToSettle, True),
         (ForgetsToSettleData, True),
+        (ForgetsToSettleDeletes, True),
         (ForgetsToSettleManifests, True),
         (ForgetsToSettleMetadata, True),
     ],
@@ -126,8 +134,10 @@ def test_all_that_a_landed_commit_names_survives_a_power_cut(tmp_path: Path, kin
     catalog = SqlTableCatalog(f"sqlite:///{tmp_path}/catalog.db", store, runtime)
     table = catalog.create(TABLE, make_metadata(store, runtime))
     committer = Committer(runtime, catalog, store)
-    for start in range(12):  # Far enough for a merged manifest.
-        asyncio.run(committer.commit(make_delta(store, table, start, start + 1, rows=[{"id": start, "name": ""}])))
+    for start in range(12):  # Far enough for merged manifests, and for all that leaves the table again.
+        delta = make_delta(store, table, start, start + 1, rows=[{"id": start, "name": ""}])
+        deletes = put_deletes(store, table, [Place(delta.files[0].location, 0, 0, ())])
+        asyncio.run(committer.commit(replace(delta, deletes=deletes, removes_all=start == 11)))
     catalog.close()
     store.cut_power()
     after = SqlTableCatalog(f"sqlite:///{tmp_path}/catalog.db", store, runtime)

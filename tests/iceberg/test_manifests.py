@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
 import decimal
-import sqlite3
 import uuid
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from dolake.iceberg.entries import TableShape, added_entries, partition_record
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.manifests import MERGE_COUNT, live_file_count, plan_merge, write_manifest
 from dolake.iceberg.metadata import LoadedTable, snapshots_by_id
-from tests.iceberg.lake import TABLE, Lake, hand_runtime, make_metadata, put_file
+from tests.iceberg.lake import TABLE, Lake, hand_runtime, make_metadata, put_file, replace_metadata
 from tests.storage.power import PowerCutStore
 
 
@@ -234,16 +232,6 @@ def test_manifests_whose_partition_values_have_no_type_any_more_are_left_as_they
     assert (specs.count(1), specs.count(0)) == (15, 12)
     assert sorted(lake.plain_table().scan().to_arrow()["id"].to_pylist()) == list(range(45))
     lake.close()
-
-
-def replace_metadata(lake: Lake, change: Any) -> None:
-    """As a program does that writes a metadata file of its own and names it in the catalog."""
-    location = lake.current().metadata_location
-    theirs = location.replace(".metadata.json", "-theirs.metadata.json")
-    lake.store.put(theirs, change(lake.store.get(location).decode()).encode())
-    with contextlib.closing(sqlite3.connect(lake.uri.removeprefix("sqlite:///"))) as catalog:
-        catalog.execute("UPDATE iceberg_tables SET metadata_location = ?", (theirs,))
-        catalog.commit()
 
 
 def test_as_many_partition_values_as_the_spec_has_fields() -> None:

@@ -10,6 +10,7 @@ import pytest
 from dolake.errors import TableStopped
 from dolake.iceberg.metadata import LoadedTable, apply_updates, new_table, snapshots_by_id, unmet_requirements
 from dolake.iceberg.plan import CommitPlan, CommitPolicy, Delta, NewDeletes, NewFile, Verdict, judge, plan_commit
+from dolake.iceberg.summary import FileCounts
 from dolake.model import OffsetRange
 from tests.iceberg.lake import LOG, SCHEMA, START_MS, TABLE
 
@@ -214,6 +215,41 @@ def test_totals_are_left_out_where_the_snapshot_before_states_none() -> None:
     after = land(replace(table, metadata={**table.metadata, "snapshots": [bare]}), delta(1, 2))
     assert after.head is not None
     assert not [key for key in after.head["summary"] if key.startswith("total-")]
+
+
+def test_where_everything_goes_the_totals_are_known_whatever_was_stated_before() -> None:
+    table = grown(1)
+    bare = {**table.metadata["snapshots"][0], "summary": {"operation": "append", "dolake.epoch": "1", f"dolake.offset.{LOG}": "1"}}
+    base = replace(table, metadata={**table.metadata, "snapshots": [bare]})
+    removed = FileCounts(data_files=9, rows=90, size_bytes=900, position_delete_files=1, position_deletes=2)
+    change = delta(1, 3, removes_all=True, deletes=(deletes_of(0, rows=1),))
+    (snapshot,) = [
+        update["snapshot"]
+        for update in plan_commit(base, change, snapshot_id=2, manifest_list="l", now_ms=START_MS, policy=POLICY, removed=removed).updates
+        if update["action"] == "add-snapshot"
+    ]
+    assert {key: value for key, value in snapshot["summary"].items() if not key.startswith("dolake.")} == {
+        "operation": "overwrite",
+        "changed-partition-count": "1",
+        "added-data-files": "1",
+        "added-records": "2",
+        "added-files-size": "110",
+        "added-delete-files": "1",
+        "added-position-delete-files": "1",
+        "added-position-deletes": "1",
+        "deleted-data-files": "9",
+        "deleted-records": "90",
+        "removed-files-size": "900",
+        "removed-delete-files": "1",
+        "removed-position-delete-files": "1",
+        "removed-position-deletes": "2",
+        "total-data-files": "1",
+        "total-records": "2",
+        "total-files-size": "110",
+        "total-delete-files": "1",
+        "total-position-deletes": "1",
+        "total-equality-deletes": "0",
+    }
 
 
 @pytest.mark.parametrize(

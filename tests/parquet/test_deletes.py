@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dolake.parquet.decode import read_checked
-from dolake.parquet.deletes import decode_deletes, encode_deletes
+from dolake.parquet.deletes import decode_deletes, encode_deletes, positions_by_file, without_rows
 
 PATHS = ["s3://b/t/ü.parquet", "s3://b/t/\U0001f600.parquet", "s3://b/t/\uffee.parquet", "s3://b/t/a.parquet", "s3://b/t/unused.parquet"]
 
@@ -71,3 +71,20 @@ def test_a_file_by_another_program_is_read_whatever_else_it_holds() -> None:
 def test_what_cannot_be_deleted_is_refused(places: list[int], positions: list[int]) -> None:
     with pytest.raises(ValueError, match="places"):
         encode_deletes(PATHS, np.array(places, np.int64), np.array(positions, np.int64))
+
+
+def test_positions_of_several_files_are_gathered_by_data_file_each_once() -> None:
+    drawn = [deletes(seed, 1000) for seed in (1, 2, 1)]
+    wanted: dict[str, set[int]] = {}
+    for places, positions in drawn:
+        for place, position in zip(places.tolist(), positions.tolist(), strict=True):
+            wanted.setdefault(PATHS[place], set()).add(position)
+    found = positions_by_file([decode_deletes(bytes(encode_deletes(PATHS, *one).data)) for one in drawn])
+    assert {path: positions.tolist() for path, positions in found.items()} == {path: sorted(gone) for path, gone in wanted.items()}
+    assert positions_by_file([]) == {}
+
+
+def test_rows_at_these_positions_are_left_out() -> None:
+    table = pa.table({"n": pa.chunked_array([[0, 1], [2, 3, 4]])})
+    assert without_rows(table, np.array([0, 3, 17]))["n"].to_pylist() == [1, 2, 4]
+    assert without_rows(table, np.array([], np.int64)) == table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from dolake.model import TableName
 from dolake.storage.disk import LocalDisk
 from dolake.verify import Breach, verify_lake
 from tests.buffer.logtools import SMALL
+from tests.iceberg import foreign
 from tests.writer.half import Half, half, settings_of
 
 
@@ -144,6 +146,23 @@ def test_rows_that_are_gone_are_i7_by_the_log_and_i13_by_the_count(tmp_path: Pat
     h.catalog().load_table("default.t").delete("id = 7")
     assert found(tmp_path) == [("I13", "default.t"), ("I7", "default.t")]
     assert any("offset 8 of log" in breach.sentence and "committed are 0" in breach.sentence for breach in breaches(tmp_path))
+
+
+def test_rows_that_are_gone_by_position_deletes_are_too(tmp_path: Path):
+    h = lake(tmp_path)
+    store = open_warehouse(settings_of(tmp_path))
+    catalog = open_catalog(settings_of(tmp_path), store, real_runtime())
+    table = SimpleNamespace(store=store, catalog=catalog, current=lambda: catalog.load(TableName("default", "t")))
+    (first, *_) = [task.file.file_path for task in h.catalog().load_table("default.t").scan(row_filter="id = 7").plan_files()]
+    deletes = foreign.position_delete(table, first, [3, 7])
+    catalog.close()
+    assert found(tmp_path) == [("I13", "default.t"), ("I7", "default.t")]
+    assert sum("committed are 0" in breach.sentence for breach in breaches(tmp_path)) == 2
+    file = Path(deletes.removeprefix("file://"))
+    flip(file, 20)
+    assert ("I15", "default.t") in found(tmp_path)
+    file.unlink()
+    assert ("I10", "default.t") in found(tmp_path)
 
 
 def test_a_missing_file_is_i10(tmp_path: Path):
