@@ -270,15 +270,17 @@ def test_a_purge_finds_delete_files_and_what_a_truncate_took_out(tmp_path: Path)
 
 def test_readers_pass_by_a_delete_file_that_cannot_speak_of_a_data_file(lake: Lake) -> None:
     mirror = Mirror(lake)
-    for number in range(4):
+    for number in range(5):
         mirror.change({number: "x", number + 10: "y"})
-    deleted = {mirror.places[key].location for key in (1, 3)}
-    mirror.change({}, [1])
-    mirror.change({}, [3])
-    tasks = list(lake.plain_table().scan().plan_files())
-    assert {task.file.file_path: len(task.delete_files) for task in tasks} == {
-        task.file.file_path: int(task.file.file_path in deleted) for task in tasks
-    }
+    paths = {key: mirror.places[key].location for key in range(5)}
+    by_path = sorted(range(5), key=lambda key: paths[key])
+    mirror.change({}, [by_path[0], by_path[2]])
+    mirror.change({}, [by_path[3]])
+    tasks = {task.file.file_path: len(task.delete_files) for task in lake.plain_table().scan().plan_files()}
+    assert [tasks[path] for path in sorted(tasks)] == [1, 1, 1, 1, 0]
+    bounds = [(file.lower_bounds, file.upper_bounds) for file in files_of(lake) if file.kind == "position deletes"]
+    wanted = [[paths[by_path[place]] for place in places] for places in ((3, 3), (0, 2))]
+    assert bounds == [tuple({2147483546: path.encode()} for path in pair) for pair in wanted]
 
 
 def test_what_a_snapshot_changed_is_counted_by_partition(tmp_path: Path) -> None:
