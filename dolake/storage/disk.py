@@ -61,6 +61,10 @@ class Disk(Protocol):
         """An existing file, to read."""
         ...
 
+    def map(self, path: str) -> memoryview:
+        """An existing file's bytes, read where they are needed; it must not be written any more. An empty one has none."""
+        ...
+
     def list(self, directory: str) -> list[str]:
         """Names in a directory, sorted; FileNotFoundError if there is none."""
         ...
@@ -164,6 +168,14 @@ class LocalDisk:
 
     def open(self, path: str) -> LocalFile:
         return LocalFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+    def map(self, path: str) -> memoryview:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(descriptor).st_size
+            return memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+        finally:
+            os.close(descriptor)
 
     def list(self, directory: str) -> list[str]:
         return sorted(os.listdir(directory))

@@ -205,6 +205,14 @@ class DiskDoor:
             raise _error(errno.ENOENT, path)
         return SimFile(self, path, inode, writable=False)
 
+    def map(self, path: str) -> memoryview:
+        self.enter("map", path)
+        inode = self.disk.names.get(path)
+        if not isinstance(inode, Inode):
+            raise _error(errno.ENOENT, path)
+        self.disk.chaos.fail_maybe("read_eio", path)
+        return memoryview(bytes(inode.cached))
+
     def list(self, directory: str) -> list[str]:
         self.enter("list", directory)
         if not isinstance(self._node(directory), DirectoryNode):

@@ -1,0 +1,204 @@
+"""The key index of a mirror table: key hash → the data file and the row that hold it.
+
+It is derived: what it says follows from the data and delete files of one snapshot, so it can be brought to another snapshot by
+the files that the two do not share, and made anew from the table at any time. Every row of every indexed file has a number; an
+entry is a hash and such a number, and one flag a row says whether a position delete has taken it out. Entries of rows that are
+gone are passed over, and dropped when their run is merged: nothing has to be found by its place to be deleted.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dolake.iceberg.index_runs import Flags, Places, Run, Words, find, joined, merged, sorted_run
+
+# A run is merged into the one before it unless that is this many times as long: the fewer runs, the more often entries move.
+GROWTH = 4
+# A merge of more than this goes to disk.
+MEMORY_ENTRIES_MAX = 1 << 19
+_FIRST_SPACE = 1 << 10
+
+RowNumbers = npt.NDArray[np.int64]
+# Writes the pieces of one run somewhere they need no memory. Raises OSError.
+Spill = Callable[[Iterator[Run]], Run]
+
+
+@dataclass(frozen=True)
+class IndexedFile:
+    """A data file: where its rows' numbers begin, and where it stands in its table (`partition` as manifests store it).
+
+    `sources`: the rows from which on another source's begin, and that source's name; empty where nobody knows.
+    """
+
+    location: str
+    row_count: int
+    spec_id: int
+    partition: tuple[Any, ...] = ()
+    sources: tuple[tuple[int, str], ...] = ()
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Living rows of keys that were looked up: which of the keys, and the row's number."""
+
+    keys: Places
+    rows: RowNumbers
+
+
+@dataclass
+class KeyIndex:
+    """One table's index. `key` names the key's columns by field id, `seed` is that of the hashes. Not for two threads at once."""
+
+    table_uuid: str
+    key: tuple[int, ...]
+    seed: int
+    snapshot_id: int | None = None
+    spill: Spill | None = None
+    runs: list[Run] = field(default_factory=list)
+    files: dict[str, IndexedFile] = field(default_factory=dict)
+    delete_files: set[str] = field(default_factory=set)
+    space: int = 0  # row numbers that were given so far
+    dead: Flags = field(default_factory=lambda: np.zeros(_FIRST_SPACE, np.bool_))
+    dead_count: int = 0
+    unspilled: str = ""  # why the last merge stayed in memory
+    _order: list[IndexedFile] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._order = sorted(self.files.values(), key=lambda file: file.first)
+
+    @property
+    def live_count(self) -> int:
+        return self.space - self.dead_count
+
+    @property
+    def size_bytes(self) -> int:
+        """What runs and flags take, in memory and in mapped files."""
+        return sum(run.size_bytes for run in self.runs) + self.space
+
+    @property
+    def memory_bytes(self) -> int:
+        """What of it is in memory."""
+        return sum(run.size_bytes for run in self.runs if not run.name) + len(self.dead)
+
+    # -- asking
+
+    def lookup(self, high: Words, low: Words) -> Hits:
+        """The living rows of these keys; a key may have none, and several where others have written the table too."""
+        order = np.argsort(high)
+        high, low = high[order], low[order]
+        keys: list[Places] = [order[:0]]
+        rows: list[RowNumbers] = [np.zeros(0, np.int64)]
+        for run in self.runs:
+            found, its_rows = find(run, high, low)
+            living = ~self.dead[its_rows]
+            keys.append(order[found[living]])
+            rows.append(its_rows[living].astype(np.int64))
+        return Hits(np.concatenate(keys), np.concatenate(rows))
+
+    def located(self, rows: RowNumbers) -> Iterator[tuple[IndexedFile, Places]]:
+        """Row numbers by file, in the files' order: each file with the rows' places in it, rising."""
+        rows = np.sort(rows)
+        starts = np.array([file.first for file in self._order], np.int64)
+        owners = np.searchsorted(starts, rows, side="right") - 1
+        bounds = np.flatnonzero(np.diff(owners, prepend=-1))
+        for begin, end in zip(bounds, [*bounds[1:], len(rows)], strict=True):
+            file = self._order[owners[begin]]
+            yield file, rows[begin:end] - file.first
+
+    def sources_of(self, rows: RowNumbers) -> list[str]:
+        """Who wrote each row, as far as it is known."""
+        starts: list[int] = []
+        names: list[str] = []
+        for file in self._order:
+            for first, name in file.sources or ((0, ""),):
+                starts.append(file.first + first)
+                names.append(name)
+        owners = np.searchsorted(np.array(starts, np.int64), rows, side="right") - 1
+        return [names[owner] for owner in owners]
+
+    def numbers_of(self, location: str, places: Places) -> RowNumbers:
+        """The numbers of a file's rows; none if it is not indexed."""
+        file = self.files.get(location)
+        if file is None:
+            return np.zeros(0, np.int64)
+        return places[(places >= 0) & (places < file.row_count)].astype(np.int64) + file.first
+
+    # -- changing
+
+    def add(self, file: IndexedFile, high: Words, low: Words) -> None:
+        """A file with one hash for each of its rows."""
+        self.add_files([(file, high, low)])
+
+    def add_files(self, files: Sequence[tuple[IndexedFile, Words, Words]]) -> None:
+        """Files whose entries become one run."""
+        highs, lows, rows = [], [], []
+        for file, high, low in files:
+            placed = replace(file, first=self.space)
+            self._grow(file.row_count)
+            self.files[file.location] = placed
+            self._order.append(placed)
+            highs.append(high)
+            lows.append(low)
+            rows.append(np.arange(placed.first, self.space, dtype=np.uint64))
+        if rows and sum(map(len, rows)):
+            pieces = merged([sorted_run(np.concatenate(highs), np.concatenate(lows), np.concatenate(rows))], self.dead, self.space)
+            self.runs.append(joined(pieces, self.space))
+            self._settle()
+
+    def delete(self, rows: RowNumbers) -> int:
+        """Position deletes took these rows out; how many of them were not out before."""
+        fresh = np.unique(rows[~self.dead[rows]])
+        self.dead[fresh] = True
+        self.dead_count += len(fresh)
+        return len(fresh)
+
+    def remove(self, locations: Iterable[str]) -> None:
+        """Files that are not in the table any more."""
+        gone = [self.files.pop(location) for location in locations]
+        for file in gone:
+            self.delete(np.arange(file.first, file.first + file.row_count, dtype=np.int64))
+        self._order = [file for file in self._order if file.location in self.files]
+
+    def clear(self) -> None:
+        """All files have left the table."""
+        self.runs, self.files, self.delete_files, self._order = [], {}, set(), []
+        self.space, self.dead, self.dead_count = 0, np.zeros(_FIRST_SPACE, np.bool_), 0
+
+    def _grow(self, row_count: int) -> None:
+        self.space += row_count
+        if self.space > len(self.dead):
+            grown = np.zeros(max(self.space, len(self.dead) * 3 // 2), np.bool_)
+            grown[: len(self.dead)] = self.dead
+            self.dead = grown
+
+    def _settle(self) -> None:
+        """Merges the youngest runs until each is much longer than all that are younger."""
+        together = self.runs[-1].count
+        first = len(self.runs) - 1
+        while first and self.runs[first - 1].count < GROWTH * together:
+            first -= 1
+            together += self.runs[first].count
+        if first < len(self.runs) - 1:
+            self.runs[first:] = [self._merge(self.runs[first:], together)]
+
+    def _merge(self, runs: Sequence[Run], entries: int) -> Run:
+        if entries > MEMORY_ENTRIES_MAX and self.spill is not None:
+            try:
+                run = self.spill(merged(runs, self.dead, self.space))
+            except OSError as error:
+                self.unspilled = error.strerror or str(error)
+            else:
+                self.unspilled = ""
+                return run
+        return joined(merged(runs, self.dead, self.space), self.space)
+
+    def file_at(self, row: int) -> IndexedFile:
+        """The file that a row number is of."""
+        return self._order[bisect.bisect_right(self._order, row, key=lambda file: file.first) - 1]
