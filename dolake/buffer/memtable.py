@@ -47,6 +47,10 @@ class Frozen:
     def size_bytes(self) -> int:
         return sum(record.size_bytes for record in self.records)
 
+    def sources(self) -> set[str]:
+        """Sources of the rows in this flush."""
+        return {record.pin.source for record in self.records if record.rows}
+
     def lsns(self) -> dict[str, str]:
         """The last lsn of each source in this flush."""
         return {record.pin.source: record.lsn for record in self.records if record.lsn}

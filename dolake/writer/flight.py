@@ -17,7 +17,9 @@ from dolake.errors import DolakeError, TableStopped
 from dolake.model import DeclaredSchema, TableName
 from dolake.parquet.align import align
 from dolake.parquet.letters import REPLAYED, Letter
+from dolake.parquet.mirror import MirrorKey
 from dolake.partitioning import Partition
+from dolake.writer.kinds import Counts, Kind
 
 logger = structlog.get_logger("dolake.writer")
 
@@ -92,30 +94,47 @@ class Absence:
 class Flight:
     """What a flush took, under the schema that held then: a `schema` record that comes meanwhile belongs to the next.
 
-    `letters` are its new verdicts, `known_count` the events on which there were verdicts before.
+    `schema` is that of the events' rows, `table_schema` the table's. `letters` are its new verdicts, `known_count` the events on
+    which there were verdicts before. `change` is what folding made of a mirror's events.
     """
 
     frozen: Frozen
+    kind: Kind
+    key: MirrorKey
     schema: Schema
+    table_schema: Schema
     declared: Mapping[str, DeclaredSchema]
     renamed: Mapping[str, int]
     letters: tuple[Letter, ...]
     known_count: int
+    keyless: bool = False
+    change: Counts = field(default_factory=Counts)
 
     @property
     def dead_count(self) -> int:
         """Events that make no row."""
         return self.known_count + sum(letter.outcome != REPLAYED for letter in self.letters)
 
+    @property
+    def counts(self) -> Counts:
+        """What it adds to the table's running counts."""
+        return self.change.plus(Counts(accepted=self.frozen.rows, dead=self.dead_count))
+
+    def with_letters(self, letters: Iterable[Letter]) -> Flight:
+        """With verdicts that stand in the place of those it had on the same events."""
+        newer = {letter.seen: letter for letter in letters}
+        kept = [letter for letter in self.letters if letter.seen not in newer]
+        return replace(self, letters=(*kept, *newer.values()))
+
     def partition_by(self, wanted: tuple[Partition, ...] | None) -> tuple[Partition, ...] | None:
         """What of the setting can be had: where nobody declares anything, a column may still be to come."""
         if wanted is None or self.declared:
             return wanted
-        names = {column.name for column in self.schema.fields}
+        names = {column.name for column in self.table_schema.fields}
         return tuple(one for one in wanted if one.column[0] in names)
 
     def rows(self) -> pa.Table | None:
-        """None where there are none: it only declares, or all was kept out."""
+        """Every event's row, under `schema`; None where there are none: it only declares, or all was kept out."""
         if not self.frozen.pieces:
             return None
         return pa.concat_tables([align(piece, self.schema) for piece in self.frozen.pieces])

@@ -18,12 +18,17 @@ def read_rows(
     if redactor is None:
         return decoder.decode(chunks, aliases)
     letters: list[Letter] = []
-    redacted = [_redacted(redactor, chunk, letters) for chunk in chunks]
-    found = decoder.decode(redacted, aliases)
+    clean = [_readable(redactor, chunk, letters) for chunk in chunks]
+    found = decoder.decode(clean, aliases)
     return replace(found, letters=(*letters, *found.letters))
 
 
-def _redacted(redactor: Redactor, chunk: EventChunk, letters: list[Letter]) -> EventChunk:
+def redacted(redactor: Redactor, chunk: EventChunk) -> EventChunk:
+    """All the events, without what must not be seen."""
+    return replace(chunk, events=redactor.events(chunk.events, replayed=bool(chunk.originals)).events, batch=None)
+
+
+def _readable(redactor: Redactor, chunk: EventChunk, letters: list[Letter]) -> EventChunk:
     found = redactor.events(chunk.events, replayed=bool(chunk.originals))
     for place, rule in found.refused.items():
         where = Place(chunk.log, chunk.offset, chunk.indexes[place])

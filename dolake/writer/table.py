@@ -37,8 +37,6 @@ from dolake.writer.rules import TableRules
 
 # Raw events are decoded in groups: large enough to be worth a call, small enough to bound what waits undecoded.
 DECODE_BYTES = 4 << 20  # More takes more memory and no less time (measured).
-ACCEPTED_PROPERTY = "dolake.count.accepted"
-DEAD_PROPERTY = "dolake.count.dead-lettered"
 
 _Item = TypeVar("_Item")
 # What the catalog says of a table's letters (their newest outcomes) and of its rows above a sequence (these columns of them).
@@ -57,19 +55,17 @@ class Table(Absence):
     policy: FlushPolicy
     partition_by: tuple[Partition, ...] | None = None  # None leaves it to the table
     rules: TableRules = field(default_factory=TableRules)
+    mode: WantedMode = field(default_factory=WantedMode)
     looker: Looker = field(default=_sees_nothing)
     dropped: Dropped = field(default_factory=Dropped)  # what is noted of tables of this name that were dropped
     base: LoadedTable | None = None
-    schema: Schema = field(default_factory=lambda: evolve_declared([], None).schema)
-    declared: dict[str, DeclaredSchema] = field(default_factory=dict)
-    renamed: dict[str, int] = field(default_factory=dict)
-    primary_key: tuple[str, ...] = ()
-    troubles: dict[str, str] = field(default_factory=dict)  # what of the declarations could not be had, by column
+    reading: EventReader = field(init=False)
+    kind: Kind = Kind.UNDECIDED
     committed: dict[str, int] = field(default_factory=dict)
     begins: dict[str, int] = field(default_factory=dict)  # by log: events below are of a table that was dropped
     consumed: dict[str, int] = field(default_factory=dict)
-    accepted: int = 0
-    dead: int = 0
+    counts: Counts = field(default_factory=Counts)
+    writers: tuple[str, ...] = ()  # sources that have written a mirror, as far as it matters
     epoch: int | None = None
     stopped: Stopped | None = None
     behind: bool = False  # being read again, apart from the logs' tails
@@ -88,6 +84,9 @@ class Table(Absence):
     refused: dict[tuple[str, str], int] = field(default_factory=dict)  # first pinned offset by (log, source), once stopped
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    def __post_init__(self) -> None:
+        self.reading = EventReader(str(self.name), self.rules)
+
     # -- what the catalog says
 
     def load(self, base: LoadedTable | None, verdicts: Verdicts) -> None:
@@ -98,35 +97,19 @@ class Table(Absence):
         self.begins = _higher(base.begins() if base else {}, floors)
         self.consumed = _higher(self.committed, self.begins)
         properties: Mapping[str, str] = base.properties if base else {}
-        self.accepted, self.dead = int(properties.get(ACCEPTED_PROPERTY, "0")), int(properties.get(DEAD_PROPERTY, "0"))
-        self.declared = {**dict(declared_schemas(self.dropped.declared if floors else {})), **dict(declared_schemas(properties))}
-        self.renamed = renamed_columns(properties)
+        self.counts = Counts.of(properties)
+        self.writers = writers_in(properties)
         self.bounds, self.verdicts, self.letters_epoch = dict(verdicts.bounds), verdicts.places, verdicts.epoch
         self.clear()
-        self.schema = schema_from_json(base.schema) if base else evolve_declared([], None).schema
-        self._derive_schema()
+        self.reading.load(base, self.dropped.declared if floors else {})
+        try:
+            self.kind = kind_of(str(self.name), self.mode, base)
+        except TableStopped as stopped:
+            self.stop(stopped_by(stopped))
 
     def clear(self) -> None:
         self.memtable, self.waiting, self.waiting_bytes, self.in_flight = Memtable(), [], 0, None
         self.letters, self.known = [], []
-
-    def _derive_schema(self) -> None:
-        """The schema that the declarations make of the present one: ids given to columns that are not committed yet stay theirs."""
-        declarations = [*self.rules.declared(str(self.name)), *self.declared.values()]
-        last_id = self.base.metadata["last-column-id"] if self.base else 0
-        evolved = evolve_declared(declarations, self.schema, renamed=self.renamed, last_column_id=last_id)
-        key = self.rules.primary_key
-        if not key and self.declared:
-            newest = list(self.declared.values())[-1]
-            names = aliases_of(newest, evolved.schema, evolved.renamed)
-            key = tuple(names.get(name, name) for name in newest.primary_key)
-        defaults = {column.name: column.default for schema in declarations for column in schema.columns if column.default is not None}
-        self._decoder = ChangelogDecoder(
-            str(self.name), evolved.schema, key, defaults=defaults, columns_max=self.rules.columns_max, last_column_id=last_id
-        )
-        self._redactor = self.rules.redactor(key)
-        self.schema, self.renamed, self.primary_key = evolved.schema, dict(evolved.renamed), key
-        self.troubles = {trouble.field: trouble.rule for trouble in evolved.troubles}
 
     # -- what the log says
 
@@ -146,13 +129,9 @@ class Table(Absence):
             await self.decode(runtime)  # what came before was written under the older schema
         if self.stopped is None:
             try:
-                seen = self._redactor.schema(declared) if self._redactor else declared
-                # The newest declaration goes last: where sources disagree on the key, it is the one that holds.
-                self.declared.pop(record.pin.source, None)
-                self.declared[record.pin.source] = seen
-                self._derive_schema()
+                self.reading.declare(record.pin.source, declared)
             except SchemaRejected as rejected:
-                self.troubles[rejected.field] = rejected.rule
+                self.reading.troubles[rejected.field] = rejected.rule
             except (DolakeError, ValueError) as error:
                 self.stop(stopped_by(error, record.pin.log_id, record.pin.offset, 0))
         self._note(record)
@@ -193,9 +172,8 @@ class Table(Absence):
         chunks, self.waiting, self.waiting_bytes = self.waiting, [], 0
         if not chunks or self.stopped is not None:
             return
-        for together in _runs(chunks):
-            found = await runtime.tasks.run(read_rows, self._decoder, self._redactor, together, self._aliases(together))
-            self.schema = found.schema
+        for together in runs_of(chunks):
+            found = await runtime.tasks.run(self.reading.read, together)
             rows, letters = found.rows, found.letters
             if together[0].originals:
                 rows, letters = await self._judge_again(runtime, together[0], found)
@@ -205,7 +183,7 @@ class Table(Absence):
 
     async def _judge_again(self, runtime: Runtime, chunk: EventChunk, found: Decoded) -> tuple[pa.Table, tuple[Letter, ...]]:
         """Of letters that are sent again, those that still count."""
-        wanted = pa.schema([found.rows.schema.field(name) for name in columns_compared(self.primary_key)])
+        wanted = pa.schema([found.rows.schema.field(name) for name in columns_compared(self.reading.primary_key)])
         sequence_min = pc.min(found.rows["_cdc_sequence"]).as_py() or 0
         states, committed = await self.looker(self.name, self.base, wanted, sequence_min)
         pending = [*self.letters, *(self.in_flight.letters if self.in_flight else ())]
@@ -217,15 +195,9 @@ class Table(Absence):
             {**states, **{letter.place: letter.outcome for letter in pending}},
             self.verdicts.get((chunk.log, chunk.offset), {}),
             [*committed, *(align_columns(piece, wanted) for piece in pieces)],
-            self.primary_key,
+            self.reading.primary_key,
         )
         return judged.rows, judged.letters
-
-    def _aliases(self, chunks: Sequence[EventChunk]) -> dict[str, Mapping[str, str]]:
-        if not self.renamed:
-            return {}
-        sources = {chunk.source for chunk in chunks}
-        return {source: aliases_of(self.declared.get(source), self.schema, self.renamed) for source in sources}
 
     def stop(self, stopped: Stopped) -> None:
         """Takes no more rows; what waits decoded may still be flushed."""
@@ -283,14 +255,31 @@ class Table(Absence):
             letters, self.letters = _split(self.letters, cuts, lambda letter: letter.seen)
             known, self.known = _split(self.known, cuts, lambda place: place)
             frozen = self.memtable.freeze(self.committed, cuts)
-            self.in_flight = Flight(frozen, self.schema, dict(self.declared), dict(self.renamed), tuple(letters), len(known))
+            self.kind, keyless = _decided(self.kind, frozen, self.reading)
+            reading = self.reading
+            self.in_flight = Flight(
+                frozen=frozen,
+                kind=self.kind,
+                key=reading.key,
+                schema=reading.schema,
+                table_schema=_table_schema(self.kind, reading, self.base),
+                declared=dict(reading.declared),
+                renamed=dict(reading.renamed),
+                letters=tuple(letters),
+                known_count=len(known),
+                keyless=keyless,
+            )
             return self.in_flight
 
     def properties(self, flight: Flight) -> dict[str, str]:
         """What the writer needs to know beyond the log, set in the same commit as the rows."""
-        properties = {ACCEPTED_PROPERTY: str(self.accepted + flight.frozen.rows)}
-        if dead := self.dead + flight.dead_count:
-            properties[DEAD_PROPERTY] = str(dead)
+        properties = self.counts.plus(flight.counts).as_properties()
+        if flight.kind is not Kind.UNDECIDED:
+            properties[MODE_PROPERTY] = flight.kind.value
+        if flight.keyless:
+            properties[KEYLESS_PROPERTY] = "true"
+        if flight.kind is not Kind.CHANGELOG:
+            properties[WRITERS_PROPERTY] = json.dumps(with_writers(self.writers, flight.frozen.sources()), ensure_ascii=False)
         properties.update({BEGIN_PREFIX + log_id: str(offset) for log_id, offset in self.begins.items()})
         if flight.renamed:
             properties.update(renamed_as_property(flight.renamed))
@@ -298,11 +287,12 @@ class Table(Absence):
             properties.update(as_property(source, declared))
         return properties
 
-    def landed(self, base: LoadedTable) -> None:
+    def landed(self, base: LoadedTable, flight: Flight) -> None:
+        """`flight` is the one that was frozen, with what became of it since."""
         assert self.in_flight is not None
         self.base = base
-        self.accepted += self.in_flight.frozen.rows
-        self.dead += self.in_flight.dead_count
+        self.counts = self.counts.plus(flight.counts)
+        self.writers = with_writers(self.writers, flight.frozen.sources())
         for log_id, range_ in self.in_flight.frozen.ranges.items():
             self.committed[log_id] = range_.end
         self.in_flight = None
@@ -356,20 +346,24 @@ def _higher(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
     return {log_id: max(one.get(log_id, 0), other.get(log_id, 0)) for log_id in {*one, *other}}
 
 
-def _runs(chunks: Sequence[EventChunk]) -> Iterator[Sequence[EventChunk]]:
-    """Chunks to be decoded together, in order: letters that are sent again by themselves, after everything before them."""
-    run: list[EventChunk] = []
-    for chunk in chunks:
-        if not chunk.originals:
-            run.append(chunk)
-            continue
-        if run:
-            yield run
-            run = []
-        if len(chunk.events):
-            yield [chunk]
-    if run:
-        yield run
+def _decided(kind: Kind, frozen: Frozen, reading: EventReader) -> tuple[Kind, bool]:
+    """What the first rows make of a table that is to be a mirror, and whether it cannot be one for want of a key."""
+    if kind is not Kind.UNDECIDED or reading.key.names != (ROW_ID_COLUMN,):
+        return Kind.MIRROR if kind is Kind.UNDECIDED and frozen.pieces else kind, False
+    rows = [piece for piece in frozen.pieces if pc.any(pc.not_equal(piece["_cdc_operation"], "TRUNCATE")).as_py()]
+    if any(piece[ROW_ID_COLUMN].null_count < piece.num_rows for piece in rows):
+        return Kind.MIRROR, False
+    return (Kind.CHANGELOG, True) if rows else (kind, False)
+
+
+def _table_schema(kind: Kind, reading: EventReader, base: LoadedTable | None) -> Schema:
+    if kind is Kind.CHANGELOG:
+        return reading.schema
+    ids = {column.name: column.field_id for column in reading.schema.fields}
+    required = {*reading.key.ids, *(ids[name] for name in reading.never_null() if name in ids)}
+    if base is not None:  # What may be null somewhere stays so.
+        required &= {column["id"] for column in base.schema["fields"] if column["required"]}
+    return mirror_schema(reading.schema, reading.key, required)
 
 
 def _split(items: Sequence[_Item], cuts: Mapping[str, int], place: Callable[[_Item], Place]) -> tuple[list[_Item], list[_Item]]:

@@ -1,0 +1,119 @@
+"""What kind of table it is, and its running counts: what a table's properties say beside offsets and schemas.
+
+A table is made a mirror or a changelog once, by its first rows, and says which in `dolake.mode`. The setting decides for new tables;
+for one that is there it may turn the changelog beside a mirror on and off, and nothing else: a mirror does not know what was before,
+and a changelog's rows are no rows of a mirror.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+
+from dolake.errors import TableStopped
+from dolake.iceberg.metadata import LoadedTable
+from dolake.parquet.align import schema_from_json
+from dolake.parquet.mirror import is_mirror
+
+MODE_PROPERTY = "dolake.mode"
+# Of a changelog that should have been a mirror, and had no key.
+KEYLESS_PROPERTY = "dolake.keyless"
+# Sources that have written a mirror, as a JSON array of at most two: more are not asked for.
+WRITERS_PROPERTY = "dolake.writers"
+_COUNT_PREFIX = "dolake.count."
+_WRITERS_MAX = 2
+
+
+class Kind(StrEnum):
+    """`UNDECIDED`: a mirror, if its first rows have a key."""
+
+    MIRROR = "mirror"
+    CHANGELOG = "changelog"
+    UNDECIDED = ""
+
+
+@dataclass(frozen=True)
+class WantedMode:
+    """What the settings want a table to be; `said` where somebody has written it down."""
+
+    kind: Kind = Kind.CHANGELOG
+    said: bool = False
+
+
+def kind_of(table: str, wanted: WantedMode, base: LoadedTable | None) -> Kind:
+    """Raises TableStopped where the table cannot become what is wanted, and somebody has said so."""
+    there = _kind_there(base)
+    if there is Kind.UNDECIDED:
+        return Kind.UNDECIDED if wanted.kind is Kind.MIRROR else Kind.CHANGELOG
+    if there is wanted.kind or not wanted.said:
+        return there
+    assert base is not None  # Or nothing would be there.
+    if there is Kind.CHANGELOG:
+        if KEYLESS_PROPERTY in base.properties:
+            return there
+        reason = (
+            f'it is a changelog, and a mirror of it cannot be made in place; set mode = "changelog" for it, or drop it '
+            f"(`dolake tables drop {table}`) and send its rows again"
+        )
+    else:
+        reason = (
+            'it is a mirror, and what was before is not known; set mode = "both" to have a changelog beside it, or drop it '
+            f"(`dolake tables drop {table}`) to begin one"
+        )
+    raise TableStopped(table, reason, field="mode")
+
+
+def _kind_there(base: LoadedTable | None) -> Kind:
+    if base is None:
+        return Kind.UNDECIDED
+    stated = base.properties.get(MODE_PROPERTY, "")
+    if stated in (Kind.MIRROR, Kind.CHANGELOG):
+        return Kind(stated)
+    return Kind.UNDECIDED if is_mirror(schema_from_json(base.schema)) else Kind.CHANGELOG
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of a table's events since it was made. Accepted ones are rows, dead letters, or folded away; of a mirror's rows some were removed.
+
+    `folded`: events that left no row (a later one of their key did, or they are deletes); `removed`: rows taken out again;
+    `foreign`: rows that others put in, less those they took out; `contested`: keys that were found written by two sources.
+    """
+
+    accepted: int = 0
+    dead: int = 0
+    folded: int = 0
+    removed: int = 0
+    foreign: int = 0
+    contested: int = 0
+
+    @classmethod
+    def of(cls, properties: Mapping[str, str]) -> Counts:
+        return cls(**{one.name: int(properties.get(_property(one.name), "0")) for one in fields(cls)})
+
+    def plus(self, other: Counts) -> Counts:
+        return replace(self, **{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
+
+    @property
+    def rows(self) -> int:
+        """Rows that are in the table."""
+        return self.accepted - self.dead - self.folded - self.removed + self.foreign
+
+    def as_properties(self) -> dict[str, str]:
+        found = {_property(one.name): str(getattr(self, one.name)) for one in fields(self) if getattr(self, one.name)}
+        return {_property("accepted"): str(self.accepted), **found}
+
+
+def _property(name: str) -> str:
+    return _COUNT_PREFIX + ("dead-lettered" if name == "dead" else name)
+
+
+def writers_in(properties: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(json.loads(properties.get(WRITERS_PROPERTY, "[]")))
+
+
+def with_writers(known: Collection[str], more: Collection[str]) -> tuple[str, ...]:
+    """As many as tell whether somebody else than any one source writes the table."""
+    return tuple(dict.fromkeys([*known, *sorted(more)]))[:_WRITERS_MAX]
