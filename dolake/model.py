@@ -30,23 +30,33 @@ TOKEN_PREFIX = "dlk_"  # What every bearer token begins with, so that it is know
 
 @dataclass(frozen=True, order=True)
 class TableName:
-    """`namespace.name`; a bare name is in `default`. Only made by `parse`, which is the allow-list."""
+    """`namespace.name`; a bare name is in `default`. Only made by `parse` and `in_lake`, which are the allow-list."""
 
     namespace: str
     name: str
 
     @classmethod
     def parse(cls, text: str) -> TableName:
-        """Raises ValueError with the rule broken; nothing is cleaned up."""
+        """A name that a source may use. Raises ValueError with the rule broken; nothing is cleaned up."""
+        name = cls.in_lake(text)
+        if name.namespace == RESERVED_NAMESPACE or name.name.endswith(RESERVED_SUFFIX):
+            raise ValueError(f"the namespace `{RESERVED_NAMESPACE}` and names ending in `{RESERVED_SUFFIX}` are dolake's own")
+        return name
+
+    @classmethod
+    def in_lake(cls, text: str) -> TableName:
+        """The name of any table that there may be, dolake's own too. Raises ValueError with the rule broken."""
         parts = text.split(".")
         if len(parts) == 1:
             parts = [DEFAULT_NAMESPACE, *parts]
         if len(parts) != 2 or not all(TABLE_PART.fullmatch(part) for part in parts):
             raise ValueError("a table is `name` or `namespace.name`, each part [A-Za-z0-9_]{1,128}")
-        namespace, name = parts
-        if namespace == RESERVED_NAMESPACE or name.endswith(RESERVED_SUFFIX):
-            raise ValueError(f"the namespace `{RESERVED_NAMESPACE}` and names ending in `{RESERVED_SUFFIX}` are dolake's own")
-        return cls(namespace, name)
+        return cls(*parts)
+
+    @property
+    def sent(self) -> str:
+        """What the sources whose events it has call it: a changelog beside a mirror has its mirror's."""
+        return str(self).removesuffix(RESERVED_SUFFIX)
 
     def __str__(self) -> str:
         return f"{self.namespace}.{self.name}"

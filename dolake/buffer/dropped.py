@@ -50,7 +50,7 @@ def dropped_tables(disk: Disk, data: str) -> dict[TableName, Dropped]:
         file.close()
     try:
         notes: dict[str, dict[str, Any]] = orjson.loads(content)
-        return {TableName.parse(name): _dropped(note) for name, note in notes.items()}
+        return {TableName.in_lake(name): _dropped(note) for name, note in notes.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"this is no list of dropped tables ({error}); without it the events of dropped tables would come back: restore it"
         raise LogCorrupt(path=path, position=0, end=size, reason=reason) from None

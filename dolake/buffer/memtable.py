@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dolake.buffer.plan import Pin
-from dolake.model import OffsetRange
+from dolake.model import DEAD_LETTERS_SOURCE, OffsetRange
 
 LOG_COLUMN = "_cdc_log"
 OFFSET_COLUMN = "_cdc_offset"
@@ -49,7 +49,7 @@ class Frozen:
 
     def sources(self) -> set[str]:
         """Sources of the rows in this flush."""
-        return {record.pin.source for record in self.records if record.rows}
+        return {record.pin.source for record in self.records if record.rows and record.pin.source != DEAD_LETTERS_SOURCE}
 
     def lsns(self) -> dict[str, str]:
         """The last lsn of each source in this flush."""

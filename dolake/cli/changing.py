@@ -118,7 +118,7 @@ def _ask(settings: Settings, what: str, table: str) -> dict[str, Any]:
 
 def _name(text: str) -> TableName:
     try:
-        return TableName.parse(text)
+        return TableName.in_lake(text)
     except ValueError as error:
         raise ConfigurationError([Mistake("TABLE", text, str(error))]) from None
 

@@ -38,7 +38,7 @@ def flush(
 
 def _table(text: str) -> str:
     try:
-        return str(TableName.parse(text))
+        return str(TableName.in_lake(text))
     except ValueError as error:
         raise ConfigurationError([Mistake("TABLE", text, str(error))]) from None
 

@@ -130,7 +130,7 @@ def _table(text: str | None) -> TableName | None:
     from dolake.model import TableName
 
     try:
-        return None if text is None else TableName.parse(text)
+        return None if text is None else TableName.in_lake(text)
     except ValueError as error:
         raise ConfigurationError([Mistake("--table", str(text), str(error))]) from None
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from dolake.config.settings import Settings
 from dolake.errors import Mistake
-from dolake.model import DEAD_LETTERS_SOURCE, TableName
+from dolake.model import DEAD_LETTERS_SOURCE, RESERVED_SUFFIX, TableName
 
 
 def mapped_name(text: str, namespace: str | None) -> TableName:
@@ -37,6 +37,7 @@ class TableNames:
         self._settings = settings
         self._namespace = functools.lru_cache(maxsize=4096)(self._find_namespace)
         self.of = functools.lru_cache(maxsize=16_384)(self._find)
+        self.fed_by = functools.lru_cache(maxsize=16_384)(self._find_fed)
 
     def mistakes(self, source: str, tables: Iterable[str]) -> list[Mistake]:
         """Tables of a message that the settings give no name that a table can have."""
@@ -49,6 +50,15 @@ class TableNames:
             except ValueError as error:
                 found.append(Mistake("table", text, str(error)))
         return found
+
+    def _find_fed(self, name: TableName) -> tuple[TableName, ...]:
+        """The tables that a table's events go to: itself, and with `mode = "both"` the changelog beside it."""
+        if self._settings.settings_for(name).mode != "both":
+            return (name,)
+        try:
+            return (name, TableName.in_lake(f"{name}{RESERVED_SUFFIX}"))
+        except ValueError:  # Too long a name for another one.
+            return (name,)
 
     def _find(self, source: str, text: str) -> TableName:
         return mapped_name(text, self._namespace(source))

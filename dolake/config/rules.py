@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from dolake.config.access import TOKEN_NAME
 from dolake.config.settings import Settings
 from dolake.errors import ConfigurationError, Mistake
-from dolake.model import normal_pattern
+from dolake.model import RESERVED_SUFFIX, normal_pattern
 
 SOURCE_NAME_MAX = 256
 
@@ -147,6 +147,9 @@ def _patterns(settings: Settings) -> Iterator[Breach]:
         except ValueError as rule:
             yield Breach((), Mistake(f"tables.{pattern}", pattern, str(rule)))
             continue
+        if normal.endswith(RESERVED_SUFFIX):
+            rule_text = f"must name the table itself: a changelog beside it has the settings of {normal.removesuffix(RESERVED_SUFFIX)}"
+            yield Breach((), Mistake(f"tables.{pattern}", pattern, rule_text))
         if normal in seen:
             rule_text = f"must not be given beside tables.{seen[normal]}: both mean {normal}"
             yield Breach((), Mistake(f"tables.{pattern}", pattern, rule_text))

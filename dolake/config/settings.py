@@ -22,6 +22,7 @@ from dolake.model import (
     COLUMN_NAME_RULE,
     RESERVED_COLUMN_PREFIX,
     RESERVED_NAMESPACE,
+    RESERVED_SUFFIX,
     ROW_ID_COLUMN,
     TableName,
     is_column_name,
@@ -123,7 +124,17 @@ ColumnName = Annotated[str, Field(min_length=1)]
 class TableOverrides(Section):
     """One `[tables."pattern"]`. What is absent is left to less specific patterns, then to [flush]."""
 
-    mode: Literal["changelog"] | None = Field(default=None, description="`changelog`: every event is a row; the only mode so far")
+    mode: Literal["mirror", "changelog", "both"] | None = Field(
+        default=None,
+        description="`mirror`: the current row of each key, and a changelog where there is no key; `changelog`: every event is a row; "
+        "`both`: a mirror, and beside it a changelog whose name ends in `__changes`. mirror unless set; a table that is there stays what "
+        "it is, but for the changelog beside it",
+    )
+    truncate: Literal["source", "table"] | None = Field(
+        default=None,
+        description="what a TRUNCATE of a mirror may empty: `source`: a table that only its own source writes, and it is a dead letter "
+        "otherwise; `table`: any. source unless set",
+    )
     flush: FlushOverrides = FlushOverrides()
     partition_by: tuple[Annotated[str, AfterValidator(_partition)], ...] | None = Field(
         default=None,
@@ -151,13 +162,6 @@ class TableOverrides(Section):
                 raise ValueError(f"must give each column a type: {name}: {error}") from None
         return value
 
-    @field_validator("mode", mode="before")
-    @classmethod
-    def _only_changelog(cls, value: object) -> object:
-        if value in ("mirror", "both"):
-            raise ValueError('must be "changelog": mirror tables do not exist yet')
-        return value
-
     @field_validator("primary_key")
     @classmethod
     def _distinct(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -183,7 +187,9 @@ class TableOverrides(Section):
 class TableSettings(Section):
     """What holds for one table, every value decided."""
 
-    mode: Literal["changelog"]
+    mode: Literal["mirror", "changelog", "both"]
+    mode_is_said: bool  # by somebody, not by default
+    truncate: Literal["source", "table"]
     flush_age_s: float
     flush_bytes: int
     flush_rows: int
@@ -302,11 +308,16 @@ class Settings(Section):
         return os.path.join(self.data, "ready.json")
 
     def settings_for(self, table: TableName | str) -> TableSettings:
-        """Each setting comes from the most specific pattern that sets it: the exact name, then the longest literal prefix."""
-        name = str(table) if isinstance(table, TableName) else normal_pattern(table)
+        """Each setting comes from the most specific pattern that sets it: the exact name, then the longest literal prefix.
+
+        A changelog beside a mirror has the settings of its mirror: what is hidden there is hidden here.
+        """
+        name = (str(table) if isinstance(table, TableName) else normal_pattern(table)).removesuffix(RESERVED_SUFFIX)
         chosen = [self.tables[pattern] for pattern in sorted(self.tables, key=_specificity) if _matches(pattern, name)]
         return TableSettings(
-            mode=_first("changelog", *(table.mode for table in chosen)),
+            mode=_first("mirror", *(table.mode for table in chosen)),
+            mode_is_said=any(table.mode is not None for table in chosen),
+            truncate=_first("source", *(table.truncate for table in chosen)),
             flush_age_s=_first(self.flush.age_s, *(table.flush.age_s for table in chosen)),
             flush_bytes=_first(self.flush.bytes, *(table.flush.bytes for table in chosen)),
             flush_rows=_first(self.flush.rows, *(table.flush.rows for table in chosen)),

@@ -69,6 +69,7 @@ class KeyIndex:
     dead_count: int = 0
     unspilled: str = ""  # why the last merge stayed in memory
     _order: list[IndexedFile] = field(default_factory=list)
+    _source_codes: dict[str, int] = field(default_factory=lambda: {"": 0})
 
     def __post_init__(self) -> None:
         self._order = sorted(self.files.values(), key=lambda file: file.first)
@@ -112,16 +113,16 @@ class KeyIndex:
             file = self._order[owners[begin]]
             yield file, rows[begin:end] - file.first
 
-    def sources_of(self, rows: RowNumbers) -> list[str]:
-        """Who wrote each row, as far as it is known."""
-        starts: list[int] = []
-        names: list[str] = []
-        for file in self._order:
-            for first, name in file.sources or ((0, ""),):
-                starts.append(file.first + first)
-                names.append(name)
-        owners = np.searchsorted(np.array(starts, np.int64), rows, side="right") - 1
-        return [names[owner] for owner in owners]
+    def owners(self, rows: RowNumbers) -> npt.NDArray[np.int32]:
+        """Who wrote each row, as a `source_code`; 0 where it is not known."""
+        starts = [file.first + first for file in self._order for first, _ in file.sources or ((0, ""),)]
+        codes = [self.source_code(name) for file in self._order for _, name in file.sources or ((0, ""),)]
+        places = np.searchsorted(np.array(starts, np.int64), rows, side="right") - 1
+        return np.array(codes, np.int32)[places]
+
+    def source_code(self, name: str) -> int:
+        """A number that stands for a source as long as this index lives; 0 for the empty name."""
+        return self._source_codes.setdefault(name, len(self._source_codes))
 
     def numbers_of(self, location: str, places: Places) -> RowNumbers:
         """The numbers of a file's rows; none if it is not indexed."""

@@ -6,7 +6,7 @@ aborts or hangs, with all its work done (apache/arrow 34314, 50482). So no Pytho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,21 @@ def column_names(data: bytes) -> list[str]:
 def read_columns(data: bytes, columns: Sequence[str] | None = None, dictionaries: Sequence[str] = ()) -> pa.Table:
     """A whole file, or those columns of it in the file's order; `dictionaries` come as such. Raises pa.ArrowException."""
     return _open(data, dictionaries=dictionaries).read(None if columns is None else list(columns), use_threads=False)
+
+
+def read_fields(data: bytes, ids: Collection[int]) -> dict[int, pa.ChunkedArray]:
+    """The top-level columns with these field ids, whatever they are called; those that the file has. Raises pa.ArrowException."""
+    file = _open(data)
+    names = {int((field.metadata or {}).get(b"PARQUET:field_id", b"-1")): field.name for field in file.schema_arrow}
+    wanted = {field_id: names[field_id] for field_id in ids if field_id in names}
+    read = file.read(list(wanted.values()), use_threads=False)
+    return {field_id: read[name] for field_id, name in wanted.items()}
+
+
+def file_metadata(data: bytes) -> dict[str, str]:
+    """What the footer says beside columns. Raises pa.ArrowException."""
+    stated = _open(data).metadata.metadata or {}
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in stated.items()}
 
 
 def read_checked(data: bytes) -> Iterator[pa.RecordBatch]:

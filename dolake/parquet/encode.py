@@ -6,7 +6,7 @@ bit), and the Parquet types Iceberg asks for: microseconds, uuid in 16 bytes, de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,11 @@ class EncodedFile:
     row_count: int
 
 
-def encode_parquet(table: pa.Table) -> EncodedFile:
-    """One file of all rows of `table`, whose schema carries the field ids (`schema.arrow_schema`). Blocking, no I/O."""
+def encode_parquet(table: pa.Table, metadata: Mapping[str, str] | None = None) -> EncodedFile:
+    """One file of all rows of `table`, whose schema carries the field ids (`schema.arrow_schema`). Blocking, no I/O.
+
+    `metadata` goes into the footer.
+    """
     table = table.unify_dictionaries()
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
@@ -49,6 +52,8 @@ def encode_parquet(table: pa.Table) -> EncodedFile:
         store_schema=False,
     ) as writer:
         writer.write_table(table, row_group_size=_rows_a_group(table))
+        if metadata:
+            writer.add_key_value_metadata(dict(metadata))
     data = sink.getvalue()
     return EncodedFile(memoryview(data), pq.read_metadata(pa.BufferReader(data)), table.num_rows)
 

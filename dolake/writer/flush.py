@@ -6,32 +6,32 @@ stands, nobody else can commit rows that contradict it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 import structlog
-from pyiceberg.schema import Schema
 
 from dolake import failpoints
 from dolake.clock import Runtime
 from dolake.errors import CatalogUnreachable, CommitConflict, StoreUnreachable, TableStopped
 from dolake.iceberg.catalog import TableCatalog
-from dolake.iceberg.commit import CommitOutcome, Committer, Landed, Trouble
+from dolake.iceberg.commit import CommitOutcome, Committer, Landed, Replan, Trouble
 from dolake.iceberg.metadata import LoadedTable, new_table
 from dolake.iceberg.partition import Spec, first_spec, next_spec
 from dolake.iceberg.plan import Delta
-from dolake.iceberg.transforms import partition_values
 from dolake.metrics import Metrics
 from dolake.model import OffsetRange, TableName
 from dolake.parquet.align import schema_as_json
-from dolake.parquet.encode import split_by_partition
 from dolake.parquet.letters import Place
 from dolake.storage.store import ObjectStore
-from dolake.writer.files import EncodedDataFile, encode_file
+from dolake.writer.files import EncodedDataFile, EncodedDeletes, encode_delete_file, encode_file, encode_mirror_file, split_rows
 from dolake.writer.flight import Flight, stopped_by
+from dolake.writer.indexes import Indexes
 from dolake.writer.letters import DeadLetters, Verdicts
+from dolake.writer.mirroring import MirrorPlan
+from dolake.writer.mirrors import Mirrors, is_mirrored
 from dolake.writer.replay import read_later
 from dolake.writer.table import Table
 
@@ -54,6 +54,18 @@ class FlushResult:
     duration_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Work:
+    """One flush, ready to be committed."""
+
+    flight: Flight
+    plan: MirrorPlan | None
+    files: Sequence[EncodedDataFile]
+    deletes: Sequence[EncodedDeletes]
+    spec: Spec
+    delta: Delta
+
+
 @dataclass
 class Flusher:
     """Turns what a table holds into one snapshot. `observe(part, trouble)` hears how store and catalog answer ("" is well)."""
@@ -63,11 +75,14 @@ class Flusher:
     store: ObjectStore
     committer: Committer
     instance: str
+    indexes: Indexes
     metrics: Metrics = field(default_factory=Metrics)
     observe: Callable[[str, str], None] = field(default=lambda part, trouble: None)
     letters: DeadLetters = field(init=False)
+    mirrors: Mirrors = field(init=False)
 
     def __post_init__(self) -> None:
+        self.mirrors = Mirrors(self.runtime, self.store, self.indexes, self.metrics, self._until_answered)
         self.letters = DeadLetters(
             self.runtime, self.catalog, self.store, self.committer, instance=self.instance, until_answered=self._until_answered
         )
@@ -81,41 +96,65 @@ class Flusher:
             return None
         failpoints.hit("flush.after_freeze")
         try:
-            base = table.base or await self._create(table, flight)
-            if table.base is None and base.owner_epoch:  # Somebody has written it since it was looked for, or is about to.
-                return FlushResult(str(table.name), landed=False)
-            table.base = base
-            if flight.letters:
-                claimed = await self._commit_letters(table, flight, base)
-                if claimed is None:
-                    return FlushResult(str(table.name), landed=False)
-                base = claimed
-            epoch = table.epoch if table.epoch is not None else base.owner_epoch + 1
-            spec = next_spec(base, flight.schema, flight.partition_by(table.partition_by))
-            encoded = await self._encode(flight, base, spec, epoch)
-            await self._put(encoded)
-            delta = self._delta(table, flight, base, spec, epoch, encoded)
-            failpoints.hit("flush.before_commit")
-            outcome = await self._commit(delta)
+            landed = await self._land(table, flight)
         except TableStopped as stopped:
             table.stop_whole(stopped_by(stopped))
+            landed = None
+        if landed is None:
             return FlushResult(str(table.name), landed=False)
+        return replace(landed, duration_s=self.runtime.clock.monotonic_s() - began_s)
+
+    async def _land(self, table: Table, flight: Flight) -> FlushResult | None:
+        """None where it has to be planned again from what the catalog says. Raises TableStopped."""
+        base = table.base or await self._create(table, flight)
+        if table.base is None and base.owner_epoch:  # Somebody has written it since it was looked for, or is about to.
+            return None
+        while True:
+            table.base = base
+            work = await self._prepare(table, flight, base)
+            if work is None:
+                return None
+            failpoints.hit("flush.before_commit")
+            outcome = await self._commit(work.delta)
+            if isinstance(outcome, Replan) and outcome.moved and not work.flight.letters and _is_where(table.committed, outcome.base):
+                base = outcome.base  # Somebody else has committed: what this flush takes out is looked up again.
+                continue
+            break
         if not isinstance(outcome, Landed) or not _exactly(outcome.base, table, flight):
-            return FlushResult(str(table.name), landed=False)
+            return None
         failpoints.hit("flush.after_commit")
-        table.epoch = epoch
+        table.epoch = work.delta.epoch
         table.landed(outcome.base)
+        if work.plan is not None:
+            await self.mirrors.landed(work.plan, work.files, work.deletes, work.spec, outcome.base, work.delta.commit_id)
         failpoints.hit("flush.after_drop")
         return FlushResult(
             table=str(table.name),
             landed=True,
-            rows=flight.frozen.rows - flight.dead_count,
-            dead_letters=flight.dead_count,
+            rows=flight.frozen.rows - work.flight.dead_count,
+            dead_letters=work.flight.dead_count,
             batches=len(flight.frozen.records),
-            bytes_written=sum(len(file.data) for file in encoded),
-            paths=tuple(file.location for file in encoded),
-            duration_s=self.runtime.clock.monotonic_s() - began_s,
+            bytes_written=sum(len(file.data) for file in work.files) + sum(len(file.data) for file in work.deletes),
+            paths=(*(file.location for file in work.files), *(file.location for file in work.deletes)),
         )
+
+    async def _prepare(self, table: Table, flight: Flight, base: LoadedTable) -> _Work | None:
+        """Everything up to the commit: verdicts are committed, files are put. None where the table has to be read again."""
+        plan = await self.mirrors.plan(table, flight, base) if is_mirrored(flight) else None
+        if plan is not None:
+            flight = plan.flight
+        if flight.letters:
+            claimed = await self._commit_letters(table, flight, base)
+            if claimed is None or (plan is not None and not _follows(claimed, plan.head_id)):
+                return None
+            base = claimed
+        epoch = table.epoch if table.epoch is not None else base.owner_epoch + 1
+        spec = next_spec(base, flight.table_schema, flight.partition_by(table.partition_by))
+        files = await (self._encode(flight, base, spec, epoch) if plan is None else self._encode_mirror(plan, base, spec, epoch))
+        deletes = [] if plan is None else await self._encode_deletes(plan, base, epoch)
+        failpoints.hit("flush.after_encode")
+        await self._put([*files, *deletes])
+        return _Work(flight, plan, files, deletes, spec, self._delta(table, flight, plan, base, spec, epoch, files, deletes))
 
     async def load(self, name: TableName) -> LoadedTable | None:
         """What the catalog says now; asks until it answers."""
@@ -172,13 +211,13 @@ class Flusher:
         base = await self.load(table.name)
         if base is not None:
             return base
-        schema = schema_as_json(flight.schema)
+        schema = schema_as_json(flight.table_schema)
         failpoints.hit("flush.before_create")
         metadata = new_table(
             uuid=self.runtime.random.uuid(),
             location=f"{self.store.root}/{table.name.namespace}/{table.name.name}",
             schema=schema,
-            spec=first_spec(str(table.name), flight.schema, flight.partition_by(table.partition_by)),
+            spec=first_spec(str(table.name), flight.table_schema, flight.partition_by(table.partition_by)),
             now_ms=self.runtime.clock.now_ms(),
         )
         try:
@@ -194,28 +233,52 @@ class Flusher:
         rows = flight.rows()
         if rows is None:
             return []
-        parts = await self.runtime.tasks.run(_split, str(base.name), rows, flight.schema, spec) if spec["fields"] else [((), rows)]
-        encoded = []
-        for partition, part in parts:
-            unique = self.runtime.random.uuid()
-            encoded.append(await self.runtime.tasks.run(encode_file, base.location, partition, part, epoch, unique))
-        failpoints.hit("flush.after_encode")
-        return encoded
+        parts = await self.runtime.tasks.run(split_rows, str(base.name), rows, flight.schema, spec)
+        names = [self.runtime.random.uuid() for _ in parts]
+        run = self.runtime.tasks.run
+        return [
+            await run(encode_file, base.location, partition, part, epoch, unique)
+            for (partition, part, _), unique in zip(parts, names, strict=True)
+        ]
 
-    async def _put(self, encoded: Sequence[EncodedDataFile]) -> None:
+    async def _encode_mirror(self, plan: MirrorPlan, base: LoadedTable, spec: Spec, epoch: int) -> list[EncodedDataFile]:
+        run = self.runtime.tasks.run
+        parts = await run(split_rows, str(base.name), plan.rows, plan.flight.table_schema, spec)
+        names = [self.runtime.random.uuid() for _ in parts]
+        return [
+            await run(encode_mirror_file, base.location, partition, part, places, plan, epoch, unique)
+            for (partition, part, places), unique in zip(parts, names, strict=True)
+        ]
+
+    async def _encode_deletes(self, plan: MirrorPlan, base: LoadedTable, epoch: int) -> list[EncodedDeletes]:
+        run = self.runtime.tasks.run
+        groups = await run(plan.deletes)
+        return [await run(encode_delete_file, base.location, group, epoch, self.runtime.random.uuid()) for group in groups]
+
+    async def _put(self, encoded: Sequence[EncodedDataFile | EncodedDeletes]) -> None:
         """Each under its own name, again and again until the store has it: the same bytes, so once too often does no harm."""
         for file in encoded:
             failpoints.hit("flush.before_put")
             await self._until_answered("store", self.store.put, file.location, file.data)
             failpoints.hit("flush.after_put")
 
-    def _delta(self, table: Table, flight: Flight, base: LoadedTable, spec: Spec, epoch: int, encoded: Sequence[EncodedDataFile]) -> Delta:
+    def _delta(
+        self,
+        table: Table,
+        flight: Flight,
+        plan: MirrorPlan | None,
+        base: LoadedTable,
+        spec: Spec,
+        epoch: int,
+        files: Sequence[EncodedDataFile],
+        deletes: Sequence[EncodedDeletes],
+    ) -> Delta:
         return Delta(
             table=table.name,
             table_uuid=base.uuid,
             ranges=flight.frozen.ranges,
-            files=tuple(file.as_new_file() for file in encoded),
-            schema=schema_as_json(flight.schema),
+            files=tuple(file.as_new_file() for file in files),
+            schema=schema_as_json(flight.table_schema),
             base_schema_id=base.schema["schema-id"],
             spec_id=base.spec["spec-id"],
             spec=spec,
@@ -225,6 +288,10 @@ class Flusher:
             known=table.committed,
             properties=table.properties(flight),
             summary={f"dolake.lsn.{source}": lsn for source, lsn in flight.frozen.lsns().items()},
+            deletes=tuple(file.as_new_deletes() for file in deletes),
+            removes_all=plan is not None and plan.removes_all,
+            on_head_only=plan is not None,
+            head_id=base.head_id,
         )
 
     async def _commit(self, delta: Delta) -> CommitOutcome:
@@ -268,5 +335,11 @@ def _exactly(base: LoadedTable, table: Table, flight: Flight) -> bool:
     return all(offsets.get(log_id, 0) == expected.get(log_id, 0) for log_id in offsets.keys() | expected)
 
 
-def _split(name: str, rows: pa.Table, schema: Schema, spec: Spec) -> list[tuple[tuple[Any, ...], pa.Table]]:
-    return split_by_partition(rows, partition_values(name, rows, schema, spec))
+def _is_where(committed: Mapping[str, int], base: LoadedTable) -> bool:
+    offsets = base.offsets()
+    return all(offsets.get(log_id, 0) == committed.get(log_id, 0) for log_id in offsets.keys() | committed)
+
+
+def _follows(base: LoadedTable, head_id: int | None) -> bool:
+    """Whether the head is that snapshot, or an empty one of our own right after it."""
+    return base.head_id == head_id or (base.head is not None and base.head.get("parent-snapshot-id") == head_id)

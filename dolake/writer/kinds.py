@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from dolake.errors import TableStopped
 from dolake.iceberg.metadata import LoadedTable
+from dolake.model import RESERVED_SUFFIX, TableName
 from dolake.parquet.align import schema_from_json
 from dolake.parquet.mirror import is_mirror
 
@@ -40,6 +41,13 @@ class WantedMode:
 
     kind: Kind = Kind.CHANGELOG
     said: bool = False
+
+
+def wanted_mode(name: TableName, mode: str, said: bool) -> WantedMode:
+    """`mode` as the settings have it for `name`; a changelog beside a mirror is one whatever they say."""
+    if name.name.endswith(RESERVED_SUFFIX) or mode == Kind.CHANGELOG:
+        return WantedMode(Kind.CHANGELOG, said)
+    return WantedMode(Kind.MIRROR, said)
 
 
 def kind_of(table: str, wanted: WantedMode, base: LoadedTable | None) -> Kind:

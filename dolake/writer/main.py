@@ -24,6 +24,7 @@ from dolake.storage.disk import Disk, LocalDisk
 from dolake.storage.store import ObjectStore
 from dolake.writer.allocation import settle_allocation
 from dolake.writer.flush import Flusher
+from dolake.writer.indexes import Indexes
 from dolake.writer.lock import lock_writer
 from dolake.writer.probing import Probe
 from dolake.writer.service import WriterService
@@ -93,7 +94,8 @@ def make_service(
     """A writer half over the doors it is handed; a new instance, which claims each table that it writes."""
     metrics = Metrics()
     committer = Committer(runtime, catalog, store, policy, on_trouble=lambda trouble: flusher.note_trouble(trouble))
-    flusher = Flusher(runtime, catalog, store, committer, instance=runtime.random.uuid(), metrics=metrics)
+    indexes = Indexes(runtime, disk, settings.data, store, metrics)
+    flusher = Flusher(runtime, catalog, store, committer, instance=runtime.random.uuid(), indexes=indexes, metrics=metrics)
     return WriterService(runtime, disk=disk, flusher=flusher, settings=settings, metrics=metrics)
 
 
@@ -135,9 +137,11 @@ class _Link:
         until = {log_id: int(end) for log_id, end in message.get("until", {}).items()}
         if message["type"] == "flush":
             names, patterns = message.get("tables"), message.get("patterns")
-            wanted = TablesLike(patterns) if patterns is not None else None if names is None else [TableName.parse(name) for name in names]
+            wanted = (
+                TablesLike(patterns) if patterns is not None else None if names is None else [TableName.in_lake(name) for name in names]
+            )
             return await self._service.flush(wanted, until)
-        name = TableName.parse(message["table"])
+        name = TableName.in_lake(message["table"])
         match message["type"]:
             case "park":
                 return await self._service.parking.park(name, until)

@@ -56,7 +56,7 @@ class Parking:
     async def start(self) -> None:
         """Takes up what an earlier writer left. Before any log is followed: nothing may be trimmed that is not looked through."""
         for name in await self._runtime.tasks.run(parked_tables, self._disk, self._settings.data):
-            table = self._host.new_table(name)
+            table = self._host.tables.new(name)
             side = await self._open(name)
             self._host.tables[name] = table
             _send_away(table, side, {})
@@ -136,7 +136,7 @@ class Parking:
         await asyncio.wait([self._returning[name]])  # It may still be about to remove the side log.
         if table.stopped is not None:
             raise RequestRefused(f"{name} has stopped again and is parked: {table.stopped.reason}")
-        return {"table": str(name), "rows": table.accepted}
+        return {"table": str(name), "rows": table.counts.rows}
 
     # -- coming back
 
@@ -252,7 +252,7 @@ class Parking:
     async def started_table(self, name: TableName) -> Table:
         """The table, once it is known which are parked."""
         await self._started.wait()
-        return await self._host.table(name)
+        return await self._host.tables.named(name)
 
     async def require(self, table: Table, until: Mapping[str, int]) -> None:
         """Raises RequestRefused for a table that neither the catalog nor the logs below `until` know.

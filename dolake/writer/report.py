@@ -84,13 +84,14 @@ def state_of(table: Table, uncommitted: Uncommitted) -> dict[str, Any]:
         parked = {"records": records, "bytes": table.side.size_bytes, "trouble": table.parking_trouble}
     return {
         "state": table.away.value or state,
-        "rows": table.accepted - table.dead,
+        "rows": table.counts.rows,
+        "mode": table.kind.value,
         "pending_rows": table.memtable.rows,
         "uncommitted_events": uncommitted.event_count,
         "uncommitted_age_s": round(uncommitted.age_s, 3),
         "offsets": dict(table.committed),
-        "dead_letters": table.dead,
-        "troubles": dict(table.troubles),
+        "dead_letters": table.counts.dead,
+        "troubles": dict(table.reading.troubles),
         "stopped": asdict(table.stopped) if table.stopped else None,
         "parked": parked,
     }

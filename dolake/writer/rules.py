@@ -20,6 +20,7 @@ class TableRules:
     mask: tuple[str, ...] = ()
     mask_key: str = ""
     columns_max: int = 1000
+    truncate: str = "source"
 
     @classmethod
     def of(cls, settings: Settings, table: TableSettings) -> TableRules:
@@ -30,6 +31,7 @@ class TableRules:
             mask=table.mask,
             mask_key=settings.mask_key or "",
             columns_max=settings.limits.columns,
+            truncate=table.truncate,
         )
 
     def declared(self, table: str) -> list[DeclaredSchema]:

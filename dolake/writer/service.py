@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from dolake.buffer.memtable import PendingRecord
-from dolake.buffer.plan import FlushPolicy, Pin, plan_cut, plan_flush
+from dolake.buffer.plan import Pin, plan_cut, plan_flush
 from dolake.buffer.tail import LogReader
 from dolake.clock import Runtime
 from dolake.config import Settings, TableNames
@@ -22,16 +22,16 @@ from dolake.errors import DolakeError, TableStopped
 from dolake.metrics import Metrics
 from dolake.model import TableName
 from dolake.parquet.layout import EventChunk
-from dolake.partitioning import parse_partition_by
 from dolake.storage.disk import Disk
 from dolake.writer.dropping import Dropping
 from dolake.writer.flight import stopped_by
 from dolake.writer.flush import Flusher, FlushResult
 from dolake.writer.parking import Parking
+from dolake.writer.recall import Recaller
 from dolake.writer.report import Reporter, state_of
 from dolake.writer.request import flush_result, plan_request, why_not_flushed
-from dolake.writer.rules import TableRules
 from dolake.writer.table import DECODE_BYTES, Table
+from dolake.writer.tables import Tables
 from dolake.writer.tail import Routed, Tail, read_routed
 from dolake.writer.transactions import OpenTransactions
 
@@ -62,8 +62,6 @@ class WriterService:
         self.flusher.observe = self._observe
         self.names = TableNames(settings)
         self.tails: dict[str, Tail] = {}
-        self.tables: dict[TableName, Table] = {}
-        self._loading: dict[TableName, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._flushing: set[asyncio.Task[Any]] = set()
         self._over: asyncio.Future[None] | None = None
@@ -73,6 +71,8 @@ class WriterService:
         self.lags = self._reporter.lags
         self.parking = Parking(runtime, disk, settings, self)
         self.dropping = Dropping(runtime, disk, settings.data, self)
+        self.tables = Tables(settings, flusher, self.dropping.note_of)
+        self.flusher.mirrors.recall = Recaller(runtime, disk, self).recall
 
     # -- life
 
@@ -89,6 +89,8 @@ class WriterService:
             self._spawn("schedule", self._schedule())
             await self._over
             await self.flush(None, {tail.log_id: tail.reader.synced_end() for tail in self.tails.values()})
+            if not self._flushing:  # Or an index may be in the hands of a thread.
+                await self._runtime.tasks.run(self.flusher.indexes.close)
         finally:
             stopping.cancel()
             ending = self._runtime.tasks.spawn("ending", self._end())
@@ -176,15 +178,12 @@ class WriterService:
 
     async def _take_in(self, tail: Tail, routed: Sequence[Routed]) -> None:
         for item in routed:
-            names = [name for name, _ in item.chunks] + ([item.declares[0]] if item.declares else [])
-            for name in names:
-                if name not in self.tables:
-                    await self._load(name)
-                await self._check_not_ahead(tail, self.tables[name])
-            if item.declares:
-                table = self.tables[item.declares[0]]
+            for name in item.tables():
+                await self._check_not_ahead(tail, await self.tables.named(name))
+            for name, declared in item.declares:
+                table = self.tables[name]
                 if not table.behind and table.wants(tail.log_id, item.record.offset):
-                    await table.declare(self._runtime, self._pending(item, 0), item.declares[1])
+                    await table.declare(self._runtime, self._pending(item, 0), declared)
             # From here to the new position nothing waits: a flush sees a record in all its tables or in none.
             for name, chunk in item.chunks:
                 table = self.tables[name]
@@ -218,32 +217,6 @@ class WriterService:
     def _memory_bytes(self) -> int:
         return sum(table.memory_bytes() + table.in_flight_bytes() for table in self.tables.values())
 
-    async def _load(self, name: TableName) -> None:
-        async with self._loading.setdefault(name, asyncio.Lock()):
-            if name in self.tables:
-                return
-            table = self.new_table(name)
-            try:
-                base = await self.flusher.load(name)
-                table.load(base, await self.flusher.verdicts(name, base))
-            except (DolakeError, ValueError) as error:  # ValueError: columns of a kind that dolake does not write
-                table.stop(stopped_by(error))
-            self.tables[name] = table
-
-    def new_table(self, name: TableName) -> Table:
-        """With the settings that hold for it, and nothing known of it yet."""
-        settings = self._settings.settings_for(name)
-        policy = FlushPolicy(settings.flush_age_s, settings.flush_bytes, settings.flush_rows)
-        partition_by = None if settings.partition_by is None else parse_partition_by(settings.partition_by)
-        rules = TableRules.of(self._settings, settings)
-        return Table(name, policy, partition_by, rules, self.flusher.look, dropped=self.dropping.note_of(name))
-
-    async def table(self, name: TableName) -> Table:
-        """A table that somebody names, whether the logs have rows of it or not."""
-        if name not in self.tables:
-            await self._load(name)
-        return self.tables[name]
-
     async def _check_not_ahead(self, tail: Tail, table: Table) -> None:
         """I5: what has committed more of a log than the log has synced was fed from another life of it, and the log stops here.
 
@@ -262,7 +235,7 @@ class WriterService:
 
     def _cuts(self, table: Table) -> dict[str, int]:
         return {
-            log_id: plan_cut(tail.position, str(table.name), tail.transactions.open(), tail.transactions.ended)
+            log_id: plan_cut(tail.position, table.name.sent, tail.transactions.open(), tail.transactions.ended)
             for log_id, tail in self.tails.items()
         }
 
@@ -279,7 +252,7 @@ class WriterService:
             for text, reason in plan.due:
                 if len(self._flushing) >= FLUSHES_AT_ONCE:
                     break
-                table = self.tables[TableName.parse(text)]
+                table = self.tables[TableName.in_lake(text)]
                 if table.cuts(self._cuts(table)) is not None:
                     self._start_flush(table, reason)
             await self._runtime.clock.sleep(TICK_S)
@@ -345,8 +318,9 @@ class WriterService:
             reader.close()
 
     async def take_again(self, table: Table, item: Routed) -> None:
-        if item.declares and item.declares[0] == table.name:
-            await table.declare(self._runtime, self._pending(item, 0), item.declares[1])
+        for name, declared in item.declares:
+            if name == table.name:
+                await table.declare(self._runtime, self._pending(item, 0), declared)
         for name, chunk in item.chunks:
             if name == table.name:
                 self._take(table, item, chunk)
@@ -374,7 +348,7 @@ class WriterService:
                     error = f"there is no table {name}; `dolake tables` lists them"
         finally:
             self._listeners = [other for other in self._listeners if other is not landed]
-        done = [result for result in landed if result.landed and (names is None or TableName.parse(result.table) in names)]
+        done = [result for result in landed if result.landed and (names is None or TableName.in_lake(result.table) in names)]
         return flush_result(done, self._runtime.clock.monotonic_s() - began_s, error)
 
     def _named(self, names: Collection[TableName] | None) -> list[Table]:

@@ -7,6 +7,7 @@ catalog says. Only the loop touches a table; threads are handed values.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,23 +17,34 @@ import pyarrow.compute as pc
 from pyiceberg.schema import Schema
 
 from dolake.buffer.dropped import Dropped
-from dolake.buffer.memtable import Memtable, PendingRecord
+from dolake.buffer.memtable import Frozen, Memtable, PendingRecord
 from dolake.buffer.plan import FlushPolicy, Pin, TableBacklog
 from dolake.clock import Runtime
-from dolake.errors import DolakeError, SchemaRejected
+from dolake.errors import DolakeError, SchemaRejected, TableStopped
 from dolake.iceberg.metadata import BEGIN_PREFIX, LoadedTable
-from dolake.model import DeclaredSchema, TableName
-from dolake.parquet.align import align_columns, schema_from_json
+from dolake.model import ROW_ID_COLUMN, DeclaredSchema, TableName
+from dolake.parquet.align import align_columns
 from dolake.parquet.layout import EventChunk
 from dolake.parquet.letters import REPLAYED, Letter, Place
-from dolake.parquet.rows import ChangelogDecoder, Decoded
-from dolake.parquet.schema import aliases_of, evolve_declared
+from dolake.parquet.mirror import mirror_schema
+from dolake.parquet.rows import Decoded
 from dolake.partitioning import Partition
-from dolake.writer.declared import as_property, declared_schemas, renamed_as_property, renamed_columns
+from dolake.writer.declared import as_property, renamed_as_property
 from dolake.writer.flight import Absence, Flight, Stopped, say_stopped, stopped_by
+from dolake.writer.kinds import (
+    KEYLESS_PROPERTY,
+    MODE_PROPERTY,
+    WRITERS_PROPERTY,
+    Counts,
+    Kind,
+    WantedMode,
+    kind_of,
+    with_writers,
+    writers_in,
+)
 from dolake.writer.letters import Verdicts
+from dolake.writer.reading import EventReader, runs_of
 from dolake.writer.replay import columns_compared, judge_again
-from dolake.writer.rows import read_rows
 from dolake.writer.rules import TableRules
 
 # Raw events are decoded in groups: large enough to be worth a call, small enough to bound what waits undecoded.
@@ -287,12 +299,11 @@ class Table(Absence):
             properties.update(as_property(source, declared))
         return properties
 
-    def landed(self, base: LoadedTable, flight: Flight) -> None:
-        """`flight` is the one that was frozen, with what became of it since."""
+    def landed(self, base: LoadedTable) -> None:
+        """What was in flight is in `base`, and nothing beyond it."""
         assert self.in_flight is not None
         self.base = base
-        self.counts = self.counts.plus(flight.counts)
-        self.writers = with_writers(self.writers, flight.frozen.sources())
+        self.counts, self.writers = Counts.of(base.properties), writers_in(base.properties)
         for log_id, range_ in self.in_flight.frozen.ranges.items():
             self.committed[log_id] = range_.end
         self.in_flight = None

@@ -24,7 +24,10 @@ class Routed:
 
     record: Record
     chunks: tuple[tuple[TableName, EventChunk], ...] = ()
-    declares: tuple[TableName, DeclaredSchema] | None = None
+    declares: tuple[tuple[TableName, DeclaredSchema], ...] = ()
+
+    def tables(self) -> list[TableName]:
+        return [name for name, _ in (*self.chunks, *self.declares)]
 
 
 @dataclass
@@ -65,15 +68,16 @@ def route(record: Record, names: TableNames) -> Routed:
     if entry.kind == RecordKind.SCHEMA:
         declared = decode_schema(entry.payload)
         name = _table(names, entry.source, declared.table)
-        return Routed(record, declares=(name, replace(declared, table=str(name))))
+        return Routed(record, declares=tuple((fed, replace(declared, table=str(fed))) for fed in names.fed_by(name)))
     if entry.kind != RecordKind.BATCH or not tables:
         return Routed(record)
     if len(set(tables.values())) == 1 and (again := _sent_again(record)) is not None:  # One table, called `orders` and `default.orders`.
-        return Routed(record, ((next(iter(tables.values())), again),))
+        return Routed(record, tuple((fed, again) for fed in names.fed_by(next(iter(tables.values())))))
     if len(tables) == 1:
         (only,) = tables.values()
         later = LaterEvents(entry.event_count, lambda: split_events(entry.payload))
-        return Routed(record, ((only, _chunk(record, later, range(entry.event_count), entry.payload)),))
+        chunk = _chunk(record, later, range(entry.event_count), entry.payload)
+        return Routed(record, tuple((fed, chunk) for fed in names.fed_by(only)))
     events = split_events(entry.payload)
     places: dict[str, list[int]] = {table: [] for table in entry.tables}
     for place, table in enumerate(event_tables(entry.payload)):
@@ -82,13 +86,14 @@ def route(record: Record, names: TableNames) -> Routed:
     for text, indexes in places.items():
         name = tables[text]  # `orders` and `default.orders` are one table
         merged[name] = sorted([*merged.get(name, ()), *indexes])
-    return Routed(record, tuple((name, _chunk(record, [events[n] for n in indexes], indexes)) for name, indexes in merged.items()))
+    chunks = [(name, _chunk(record, [events[n] for n in indexes], indexes)) for name, indexes in merged.items()]
+    return Routed(record, tuple((fed, chunk) for name, chunk in chunks for fed in names.fed_by(name)))
 
 
 def part_of(item: Routed, name: TableName) -> ParkedRecord | None:
     """What of a record a side log of this table keeps; None where there is nothing."""
     record = item.record
-    if item.declares is not None and item.declares[0] == name:
+    if any(table == name for table, _ in item.declares):
         return ParkedRecord(replace(record, entry=replace(record.entry, tables={str(name): 0})))
     for table, chunk in item.chunks:
         if table == name:
@@ -104,7 +109,7 @@ def reroute(parked: ParkedRecord, name: TableName) -> Routed:
     record = parked.record
     entry = record.entry
     if entry.kind == RecordKind.SCHEMA:
-        return Routed(record, declares=(name, replace(decode_schema(entry.payload), table=str(name))))
+        return Routed(record, declares=((name, replace(decode_schema(entry.payload), table=str(name))),))
     if parked.places is None:
         if (again := _sent_again(record)) is not None:
             return Routed(record, ((name, again),))

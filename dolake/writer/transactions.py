@@ -16,7 +16,7 @@ from dolake.model import Record, TableName
 class OpenTransactions:
     """The open transactions of one log, at most one a source."""
 
-    def __init__(self, table_of: Callable[[str, str], TableName] = lambda source, text: TableName.parse(text)) -> None:
+    def __init__(self, table_of: Callable[[str, str], TableName] = lambda source, text: TableName.in_lake(text)) -> None:
         """`table_of` says which table a source means by a name."""
         self._table_of = table_of
         self._open: dict[str, OpenTransaction] = {}

@@ -124,7 +124,8 @@ def test_rows_are_told_by_file_and_source() -> None:
     rows = np.array([4, 0, 2], np.int64)
     found = [(file.location, file.partition, places.tolist()) for file, places in index.located(rows)]
     assert found == [("b", ("x",), [0, 2]), ("a", (), [1])]
-    assert index.sources_of(rows) == ["", "one", "two"]
+    assert index.owners(rows).tolist() == [0, index.source_code("one"), index.source_code("two")]
+    assert index.source_code("one") != index.source_code("two")
 
 
 def saved(tmp_path: Path) -> tuple[Path, KeyIndex]:

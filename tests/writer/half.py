@@ -23,6 +23,7 @@ from dolake.model import Entry, RecordKind, TableName, TransactionMark
 from dolake.storage.disk import LocalDisk
 from dolake.writer.main import make_service
 from dolake.writer.service import WriterService
+from tests.iceberg.lake import duckdb_with_iceberg
 
 COLUMNS = [{"name": "id", "type": "long", "nullable": False}, {"name": "note", "type": "string", "nullable": True}]
 
@@ -57,6 +58,14 @@ class Hand:
         self, *rows: dict[str, Any], table: str = "t", source: str = "s", transaction: TransactionMark | None = None, lsn: str = ""
     ) -> int:
         return self.batch([(table, row) for row in rows], source=source, transaction=transaction, lsn=lsn)
+
+    def change(self, *events: dict[str, Any], table: str = "t", source: str = "s") -> int:
+        """One batch of events as they are, but for their numbers, times and table."""
+        number = self.numbers.setdefault(source, itertools.count())
+        stated = [{"sequence": next(number), "timestamp": 1767225600000, "table": table, **event} for event in events]
+        payload = json.dumps({"type": "cdc_batch", "events": stated}).encode()
+        entry = Entry(RecordKind.BATCH, source, "", self._next(source), len(stated), 0, payload, {table: len(stated)})
+        return self.log.append_group([entry]).start
 
     def batch(
         self, rows: Sequence[tuple[str, dict[str, Any]]], *, source: str = "s", transaction: TransactionMark | None = None, lsn: str = ""
@@ -98,6 +107,16 @@ class Half:
         """By PyIceberg, in the order of the log."""
         rows: pa.Table = self.catalog().load_table(table).scan().to_arrow()
         return rows.sort_by([("_cdc_offset", "ascending"), ("_cdc_index", "ascending")]).to_pylist()
+
+    def mirrored(self, table: str = "default.t", key: str = "id") -> dict[Any, dict[str, Any]]:
+        """A mirror's rows by key, as PyIceberg and DuckDB read them; fails where the two differ, or a key has two rows."""
+        loaded = self.catalog().load_table(table)
+        rows: list[dict[str, Any]] = loaded.scan().to_arrow().to_pylist()
+        other = duckdb_with_iceberg().execute(f"SELECT * FROM iceberg_scan('{loaded.metadata_location}')").to_arrow_table().to_pylist()
+        found = {row[key]: row for row in rows}
+        assert len(found) == len(rows), f"{len(rows)} rows of {len(found)} keys"
+        assert sorted(map(repr, rows)) == sorted(map(repr, other))
+        return found
 
     def values(self, table: str = "default.t", column: str = "id") -> list[Any]:
         return [row[column] for row in self.rows(table)]
