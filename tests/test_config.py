@@ -133,7 +133,7 @@ def test_each_setting_of_a_table_comes_from_the_most_specific_pattern_that_sets_
     partition_by = []
     """
     chosen = load(tmp_path, toml).settings_for(TableName.parse(table))
-    assert (chosen.mode, chosen.flush_age_s, chosen.flush_rows, chosen.partition_by) == ("changelog", age_s, rows, partition_by)
+    assert (chosen.mode, chosen.flush_age_s, chosen.flush_rows, chosen.partition_by) == ("mirror", age_s, rows, partition_by)
     assert chosen.flush_bytes == 128 * MIB
 
 
@@ -202,7 +202,8 @@ WRONG: dict[str, tuple[str, dict[str, str], dict[str, object], str, str, str]] =
     "bucket name": ('[warehouse]\nuri = "s3://UPPER/x"', {}, {}, "warehouse.uri", "s3://UPPER/x", "bucket"),
     "endpoint without scheme": ('[s3]\nendpoint = "localhost:9000"', {}, {}, "s3.endpoint", "localhost:9000", "http://"),
     "key without secret": ('[s3]\naccess_key = "k"', {}, {}, "s3.secret_key", "nothing", "together with s3.access_key"),
-    "mirror": ('[tables."a.*"]\nmode = "mirror"', {}, {}, "tables.a.*.mode", "mirror", 'must be "changelog"'),
+    "a changelog beside": ('[tables."a.b__changes"]\nmode = "changelog"', {}, {}, "tables.a.b__changes", "a.b__changes", "settings of a.b"),
+    "truncate unknown": ('[tables."a.*"]\ntruncate = "all"', {}, {}, "tables.a.*.truncate", "all", "source"),
     "mode unknown": ('[tables."a.*"]\nmode = "log"', {}, {}, "tables.a.*.mode", "log", "changelog"),
     "pattern with a slash": ('[tables."../x"]\npartition_by = ["a"]', {}, {}, "tables.../x", "../x", "table pattern"),
     "pattern twice": ('[tables."x"]\n[tables."default.x"]', {}, {}, "tables.default.x", "default.x", "beside tables.x"),
@@ -270,7 +271,7 @@ def test_a_directory_that_cannot_be_written_to_matters_to_those_who_write() -> N
 
 
 def test_every_mistake_is_told_at_once_with_where_it_came_from(tmp_path: Path) -> None:
-    toml = 'hots = "x"\n[flush]\nage_s = -1\n[log]\nbacklog_bytes = 5\n[tables."a b"]\nmode = "both"\n'
+    toml = 'hots = "x"\n[flush]\nage_s = -1\n[log]\nbacklog_bytes = 5\n[tables."a b"]\nmode = "all"\n'
     found = mistakes(tmp_path, toml, {"DOLAKE_HTTP_PORT": "x", "DOLAKE_WHAT": "y"}, {"host": "10.0.0.1"})
     fields = {mistake.field for mistake in found}
     assert fields == {"hots", "flush.age_s", "log.backlog_bytes", "tables.a b.mode", "tables.a b", "http_port", "DOLAKE_WHAT", "host"}

@@ -39,33 +39,33 @@ STOP_S_MAX = 20.0
 PIPE_WIDTH = 120
 
 NEWEST = "QUALIFY row_number() OVER (PARTITION BY id ORDER BY _cdc_log DESC, _cdc_offset DESC, _cdc_index DESC) = 1"
+CONFIGURATION = """# The current row of every key, and beside each table every change that it had.
+[tables."*"]
+mode = "both"
+"""
 QUERIES = (
     (
-        "Every change is a row, whatever was killed:",
-        """SELECT 'customers' AS "table", _cdc_operation, count(*) AS changes, count(DISTINCT _cdc_sequence) AS different
-FROM public.customers GROUP BY ALL
-UNION ALL
-SELECT 'orders', _cdc_operation, count(*), count(DISTINCT _cdc_sequence) FROM public.orders GROUP BY ALL
-ORDER BY ALL""",
+        "Each table is the source's, whatever was killed: updated, deleted, emptied. Beside it is every change.",
+        """SELECT 'customers' AS "table", (SELECT count(*) FROM public.customers) AS rows, count(*) AS changes FROM public.customers__changes
+UNION ALL SELECT 'orders', (SELECT count(*) FROM public.orders), count(*) FROM public.orders__changes
+UNION ALL SELECT 'order_lines', (SELECT count(*) FROM public.order_lines), count(*) FROM public.order_lines__changes
+UNION ALL SELECT 'page_views', (SELECT count(*) FROM public.page_views), count(*) FROM public.page_views__changes""",
     ),
     (
-        "The orders as they are now: the last change of each key.",
-        f"""SELECT status, count(*) AS orders, sum(total) AS total FROM (
-  SELECT * FROM public.orders
-  {NEWEST}
-) WHERE _cdc_operation <> 'DELETE' GROUP BY status ORDER BY orders DESC""",
+        "The orders as they are now.",
+        "SELECT status, count(*) AS orders, sum(total) AS total FROM public.orders GROUP BY status ORDER BY orders DESC",
     ),
     (
-        "The same orders as they were at 15:30:20.",
+        "The same orders as they were at 15:30:20, from their changes.",
         f"""SELECT status, count(*) AS orders, sum(total) AS total FROM (
-  SELECT * FROM public.orders WHERE _cdc_timestamp <= TIMESTAMPTZ '2026-11-20 15:30:20+00'
+  SELECT * FROM public.orders__changes WHERE _cdc_timestamp <= TIMESTAMPTZ '2026-11-20 15:30:20+00'
   {NEWEST}
 ) WHERE _cdc_operation <> 'DELETE' GROUP BY status ORDER BY orders DESC""",
     ),
     (
         "One customer's whole history, exact to the cent and the emoji.",
         """SELECT _cdc_operation AS operation, _cdc_timestamp AS at, balance, vip, tags, profile ->> 'emoji' AS emoji
-FROM public.customers WHERE id = (SELECT id FROM public.customers GROUP BY id ORDER BY count(*) DESC, id LIMIT 1)
+FROM public.customers__changes WHERE id = (SELECT id FROM public.customers__changes GROUP BY id ORDER BY count(*) DESC, id LIMIT 1)
 ORDER BY _cdc_log, _cdc_offset, _cdc_index LIMIT 6""",
     ),
 )
@@ -118,7 +118,9 @@ def demo(
 
 
 def _show(console: Console, runtime: Runtime, daemon: _Daemon) -> None:
-    _step(console, "1", "A daemon on an empty folder: two halves with a log between them, and one process for HTTP.")
+    _step(
+        console, "1", "A daemon that mirrors tables and keeps their changes: two halves with a log between them, and one process for HTTP."
+    )
     _command(console, f"dolake serve --data {daemon.data} --port 0 --http-port 0")
     ready = asyncio.run(_until_ready(runtime, daemon))
     console.print(f"   listening at {ready['cdc']}, {', '.join(f'{role} is process {pid}' for role, pid in ready['pids'].items())}")
@@ -144,6 +146,8 @@ def _serving(data: str, output: str) -> Iterator[_Daemon]:
     from dolake.config import process_environment
 
     os.makedirs(data)
+    with open(os.path.join(data, "dolake.toml"), "w", encoding="utf-8") as settings:
+        settings.write(CONFIGURATION)
     environment = {name: value for name, value in process_environment().items() if not name.startswith(("DOLAKE_", "AWS_"))}
     command = [sys.executable, "-m", "dolake", "serve", "--data", data, "--port", "0", "--http-port", "0"]
     with open(output, "wb") as log:

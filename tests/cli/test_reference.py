@@ -62,4 +62,4 @@ def test_every_setting_says_what_it_is_and_what_is_allowed() -> None:
     assert "| `auto`, `console`, `json` |" in rows["log_format"]
     assert "| from 4,096 to 1,073,741,824 |" in rows["log.segment_bytes"]
     assert "| more than 0 to 86,400 |" in rows["flush.age_s"]
-    assert "| `changelog` |" in rows["mode"]
+    assert "| `mirror`, `changelog`, `both` |" in rows["mode"]
