@@ -46,10 +46,17 @@ mode = "both"
 QUERIES = (
     (
         "Each table is the source's, whatever was killed: updated, deleted, emptied. Beside it is every change.",
-        """SELECT 'customers' AS "table", (SELECT count(*) FROM public.customers) AS rows, count(*) AS changes FROM public.customers__changes
-UNION ALL SELECT 'orders', (SELECT count(*) FROM public.orders), count(*) FROM public.orders__changes
-UNION ALL SELECT 'order_lines', (SELECT count(*) FROM public.order_lines), count(*) FROM public.order_lines__changes
-UNION ALL SELECT 'page_views', (SELECT count(*) FROM public.page_views), count(*) FROM public.page_views__changes""",
+        """WITH rows AS (
+  SELECT 'customers' AS "table", count(*) AS rows FROM public.customers UNION ALL
+  SELECT 'orders', count(*) FROM public.orders UNION ALL
+  SELECT 'order_lines', count(*) FROM public.order_lines UNION ALL
+  SELECT 'page_views', count(*) FROM public.page_views
+), changes AS (
+  SELECT 'customers' AS "table", count(*) AS changes FROM public.customers__changes UNION ALL
+  SELECT 'orders', count(*) FROM public.orders__changes UNION ALL
+  SELECT 'order_lines', count(*) FROM public.order_lines__changes UNION ALL
+  SELECT 'page_views', count(*) FROM public.page_views__changes
+) SELECT * FROM rows JOIN changes USING ("table")""",
     ),
     (
         "The orders as they are now.",

@@ -30,7 +30,7 @@ from dolake.storage.local import LocalStore
 from dolake.storage.store import ObjectStore
 from dolake.verify import verify_lake
 from dolake.writer.flight import Stopped
-from dolake.writer.table import ACCEPTED_PROPERTY, DEAD_PROPERTY
+from dolake.writer.kinds import Counts
 from tests.simulation.catalog import CatalogServer
 from tests.simulation.disk import Cut, DiskDoor, Inode, SimDisk
 from tests.simulation.faults import Chaos, Trace
@@ -403,7 +403,8 @@ class World:
         for breach in (*note_rows(history, before, after), *self.letters.check_table(after, history.rows)):
             self.note(breach)
         dead = len(self.letters.kept_out(after))
-        said = [int(after.properties.get(name, "0")) for name in (ACCEPTED_PROPERTY, DEAD_PROPERTY)]
+        counts = Counts.of(after.properties)
+        said = [counts.accepted, counts.dead]
         if said != [len(history.rows) + dead, dead]:
             self.note(
                 f"I13: {after.name} says {said} events were accepted and kept out, {len(history.rows)} rows, {dead} letters are there"
