@@ -298,7 +298,8 @@ def test_handshakes_that_never_end_leave_the_log_the_files_it_needs(tmp_path: Pa
         port = int(daemon.start().wait_ready().cdc.split(":")[2].split("/")[0])
 
         def newest_segment() -> str:
-            return max(path.name for path in (daemon.data / "log").glob("*.log"))
+            """The last one begun, by its first offset: `.open` while it grows. Sealed ones alone would not do: a flush may trim all."""
+            return max((path.stem for path in (daemon.data / "log").iterdir() if path.suffix in (".open", ".log")), default="")
 
         async def scenario() -> None:
             async with steady_traffic(daemon, oracle) as traffic:
