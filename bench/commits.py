@@ -1,5 +1,7 @@
 """What one commit costs as a table's history grows: the product's own commit, on a local warehouse, one small file each.
 
+Then the same with a file of position deletes beside it, as a mirror table's flush has it: rows of the files before go.
+
 Syncs are timed apart: those of files at `os.fsync`; SQLite's own happen inside it and count as waiting, not as work. So
 `cpu_ms` is what a commit costs apart from its syncs, and `wall_ms` is what it takes.
 """
@@ -11,10 +13,11 @@ import io
 import os
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,12 +25,14 @@ from dolake.clock import real_runtime
 from dolake.iceberg.catalog import SqlTableCatalog
 from dolake.iceberg.commit import Committer, Landed
 from dolake.iceberg.metadata import LoadedTable, new_table
-from dolake.iceberg.plan import Delta, NewFile
+from dolake.iceberg.plan import Delta, NewDeletes, NewFile
 from dolake.model import OffsetRange, TableName
+from dolake.parquet.deletes import encode_deletes
 from dolake.storage.local import LocalStore
 
 COLUMN_COUNT = 20
 ROWS = 1000
+_FILES_DELETED_FROM = 20
 _AROUND = 10  # a commit's cost is the median of the commits this near to it
 
 
@@ -61,11 +66,11 @@ class SyncTimer:
         os.fsync, os.fdatasync = self._fsync, self._fdatasync
 
 
-async def run_commits(directory: Path, count: int) -> dict[str, Any]:
+async def run_commits(directory: Path, count: int, *, deleting: bool = False) -> dict[str, Any]:
+    """`count` commits to one table. `deleting`: each also deletes a row of each of the last files, in one delete file."""
     runtime = real_runtime()
-    (directory / "commits").mkdir(parents=True)
-    store = LocalStore(f"file://{directory}/commits/warehouse")
-    catalog = SqlTableCatalog(f"sqlite:///{directory}/commits/catalog.db", store, runtime)
+    store = LocalStore(f"file://{directory}/warehouse")
+    catalog = SqlTableCatalog(f"sqlite:///{directory}/catalog.db", store, runtime)
     committer = Committer(runtime, catalog, store)
     schema = _schema()
     name = TableName("bench", "commits")
@@ -74,16 +79,21 @@ async def run_commits(directory: Path, count: int) -> dict[str, Any]:
     data, parquet = _file(schema)
     instance = runtime.random.uuid()
     costs: list[Cost] = []
+    places: list[str] = []
     with SyncTimer() as syncs:
         for number in range(count):
             place = f"{location}/data/e000000001-{runtime.random.uuid()}.parquet"
             store.put(place, data)
             delta = _delta(base, name, number, NewFile(place, len(data), ROWS, parquet), schema, instance, runtime.random.uuid())
+            if deleting and places:
+                deletes = _deletes(store, place.replace(".parquet", "-deletes.parquet"), places[-_FILES_DELETED_FROM:], number)
+                delta = replace(delta, deletes=(deletes,), on_head_only=True, head_id=base.head_id)
             wall, sync, cpu = time.perf_counter(), syncs.seconds, time.process_time()
             outcome = await committer.commit(delta)
             costs.append(Cost(time.perf_counter() - wall, syncs.seconds - sync, time.process_time() - cpu))
             assert isinstance(outcome, Landed), outcome
             base = outcome.base
+            places.append(place)
     catalog.close()
     tenth, last = _around(costs, 10), _around(costs, count)
     return {
@@ -93,6 +103,13 @@ async def run_commits(directory: Path, count: int) -> dict[str, Any]:
         "last_over_tenth_cpu": round(last["cpu_ms"] / tenth["cpu_ms"], 2),
         "last_over_tenth_wall": round(last["wall_ms"] / tenth["wall_ms"], 2),
     }
+
+
+def _deletes(store: LocalStore, location: str, paths: list[str], position: int) -> NewDeletes:
+    numbers = np.arange(len(paths))
+    file = encode_deletes(paths, numbers, np.full(len(paths), position % ROWS))
+    store.put(location, bytes(file.data))
+    return NewDeletes(location, len(file.data), file.row_count, min(paths), max(paths), 0)
 
 
 def _around(costs: list[Cost], number: int) -> dict[str, float]:
@@ -137,4 +154,7 @@ def _delta(base: LoadedTable, name: TableName, number: int, file: NewFile, schem
 
 
 def commits(directory: Path, count: int) -> dict[str, Any]:
-    return asyncio.run(run_commits(directory, count))
+    for name in ("commits", "row-deltas"):
+        (directory / name).mkdir(parents=True)
+    plain = asyncio.run(run_commits(directory / "commits", count))
+    return {**plain, "with_deletes": asyncio.run(run_commits(directory / "row-deltas", count, deleting=True))}

@@ -28,7 +28,7 @@ def test_every_benchmark_runs_and_leaves_its_figures(tmp_path: Path) -> None:
     assert 0 < results["throughput"]["ingest_rss_mib_max"] < 4096
     assert 0 < results["throughput"]["writer_rss_mib_max"] < 4096
     assert results["latency"]["ack_p50_ms"] <= results["latency"]["ack_p99_ms"]
-    assert results["commits"]["commits"] == 20
+    assert results["commits"]["commits"] == results["commits"]["with_deletes"]["commits"] == 20
     assert results["times_the_baseline"] > 0
     for name in ("one", "four"):
         assert 0.85 <= results["directories"][name]["share_of_mean_min"] <= results["directories"][name]["share_of_mean_max"] <= 1.15
