@@ -12,6 +12,8 @@ from pyiceberg.schema import Schema
 from pyiceberg.types import ListType, LongType, NestedField, StringType
 
 from dolake.cli import run
+from tests.iceberg.lake import Lake
+from tests.iceberg.mirror import Mirror
 
 
 @pytest.fixture
@@ -69,3 +71,23 @@ def test_inspect_shows_schema_snapshots_and_files(data: Path, capsys: pytest.Cap
 def test_inspecting_what_is_not_there_is_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", "public.nope", "--data", str(data)]) == 2
     assert "no such table" in capsys.readouterr().err
+
+
+def test_rows_that_are_deleted_are_not_counted_and_delete_files_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lake = Lake(tmp_path)
+    mirror = Mirror(lake)
+    mirror.change({1: "a", 2: "b", 3: "c"})
+    mirror.change({1: "d"}, [3])
+    mirror.change({7: "e"}, truncate=True)
+    mirror.change({}, [7])
+    lake.close()
+    assert run(["tables", "--data", str(tmp_path), "--json"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)
+    assert (table["rows"], table["files"], table["deleteFiles"]) == (0, 1, 1)
+    assert run(["inspect", "shop.orders", "--data", str(tmp_path), "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    counts = [(one["operation"], one["addedRows"], one["deletedRows"], one["totalRows"]) for one in table["snapshots"]]
+    assert counts == [("append", 3, 0, 3), ("overwrite", 1, 2, 2), ("overwrite", 1, 2, 1), ("delete", 0, 1, 0)]
+    assert [(file["kind"], file["rows"]) for file in table["files"]] == [("position deletes", 1), ("data", 1)]
+    assert run(["inspect", "shop.orders", "--data", str(tmp_path)]) == 0
+    assert "position deletes" in capsys.readouterr().out
