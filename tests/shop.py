@@ -137,17 +137,22 @@ def fold(table: str, changes: Iterable[Change]) -> dict[Key, Row]:
     """The table as its changes leave it."""
     rows: dict[Key, Row] = {}
     for change in changes:
-        if change.operation == "TRUNCATE":
-            rows.clear()
-            continue
-        key = tuple(change.row[name] for name in KEYS[table])
-        if change.operation == "DELETE":
-            del rows[key]
-            continue
-        if change.key_before is not None:
-            del rows[change.key_before]
-        rows[key] = change.row
+        step(table, rows, change)
     return rows
+
+
+def step(table: str, rows: dict[Key, Row], change: Change) -> None:
+    """What one change does to the table."""
+    if change.operation == "TRUNCATE":
+        rows.clear()
+        return
+    key = tuple(change.row[name] for name in KEYS[table])
+    if change.operation == "DELETE":
+        del rows[key]
+        return
+    if change.key_before is not None:
+        del rows[change.key_before]
+    rows[key] = change.row
 
 
 def stream_lines() -> list[bytes]:
