@@ -16,6 +16,7 @@ from bench.commits import commits
 from bench.directories import directories
 from bench.fairness import fairness
 from bench.machine import machine_id, use_cores
+from bench.mirrors import mirrors
 from bench.streaming import BATCH_EVENTS, latency, throughput
 
 RESULTS = Path(__file__).parent.parent / "build" / "bench.json"
@@ -31,11 +32,39 @@ class Size:
     sources: int
     source_bytes: int
     fairness_s: float
+    mirror_rows: tuple[int, ...]
+    mirror_events: int
+    hour: tuple[int, int, int]  # rows before, flushes, events of each
+    pyiceberg: tuple[int, int, int]  # rows before, batches, events of each
 
 
-FULL = Size(events=5_000_000, latency_s=20, commits=1000, baseline_events=200_000, sources=100, source_bytes=10_000_000, fairness_s=30)
-SMALL = Size(events=40_000, latency_s=0.5, commits=20, baseline_events=5_000, sources=8, source_bytes=200_000, fairness_s=1)
-BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories", "fairness")
+FULL = Size(
+    events=5_000_000,
+    latency_s=20,
+    commits=1000,
+    baseline_events=200_000,
+    sources=100,
+    source_bytes=10_000_000,
+    fairness_s=30,
+    mirror_rows=(1_000_000, 10_000_000),
+    mirror_events=2_000_000,
+    hour=(1_000_000, 720, 2_000),
+    pyiceberg=(1_000_000, 4, 10_000),
+)
+SMALL = Size(
+    events=40_000,
+    latency_s=0.5,
+    commits=20,
+    baseline_events=5_000,
+    sources=8,
+    source_bytes=200_000,
+    fairness_s=1,
+    mirror_rows=(20_000,),
+    mirror_events=10_000,
+    hour=(5_000, 5, 1_000),
+    pyiceberg=(5_000, 1, 1_000),
+)
+BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories", "fairness", "mirrors")
 
 
 def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -55,6 +84,8 @@ def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str],
             results[name] = directories(directory, size.sources, size.source_bytes)
         elif name == "fairness":
             results[name] = fairness(directory, size.fairness_s)
+        elif name == "mirrors":
+            results[name] = mirrors(directory, size.mirror_rows, size.mirror_events, size.hour, size.pyiceberg)
     if "throughput" in results and "baseline" in results:
         results["times_the_baseline"] = round(
             results["throughput"]["committed_events_per_s"] / results["baseline"]["committed_events_per_s"], 1

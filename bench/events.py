@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import orjson
 from websockets.frames import Frame, Opcode
 
@@ -19,20 +21,27 @@ COLUMNS = {
 }
 STATUSES = (b"new", b"paid", b"shipped", b"cancelled")
 _EVENT = (
-    b'{"sequence":%d,"timestamp":%d,"operation":"INSERT","table":"bench.orders","rowId":"%d","after":{"id":%d,"customer_id":%d,'
+    b'{"sequence":%d,"timestamp":%d,"operation":"%s","table":"bench.orders","rowId":"%d","after":{"id":%d,"customer_id":%d,'
     b'"status":"%s","amount":%d.%02d,"note":"left at the door %d","created_at":"2026-01-%02dT%02d:%02d:%02d.%03dZ",'
     b'"qty":%d,"flag":%s}}'
 )
 
 
-def event(sequence: int) -> bytes:
-    """One insert; the same bytes whenever it is asked for."""
+_DELETE = b'{"sequence":%d,"timestamp":%d,"operation":"DELETE","table":"bench.orders","rowId":"%d","before":{"id":%d}}'
+
+
+def event(sequence: int, operation: bytes = b"INSERT", key: int | None = None) -> bytes:
+    """One event of the row `key`, an insert of a row of its own unless said; the same bytes whenever it is asked for."""
     mixed = (sequence * 2654435761) & 0xFFFFFFFF
+    key = sequence if key is None else key
+    if operation == b"DELETE":
+        return _DELETE % (sequence, 1_767_225_600_000 + sequence, key, key)
     return _EVENT % (
         sequence,
         1_767_225_600_000 + sequence,
-        sequence,
-        sequence,
+        operation,
+        key,
+        key,
         mixed % 100_000,
         STATUSES[mixed & 3],
         mixed % 10_000,
@@ -50,11 +59,16 @@ def event(sequence: int) -> bytes:
 
 def batch(sequence: int, first: int, count: int, source: str = SOURCE) -> bytes:
     """A `cdc_batch` message of the events `first` … `first + count - 1`."""
-    body = b",".join([event(number) for number in range(first, first + count)])
+    return batch_of(sequence, first, [event(number) for number in range(first, first + count)], source)
+
+
+def batch_of(sequence: int, first: int, events: Sequence[bytes], source: str = SOURCE) -> bytes:
+    """A `cdc_batch` message of these, numbered from `first`."""
+    body = b",".join(events)
     return (
         b'{"type":"cdc_batch","timestamp":1767225600000,"sourceDoId":"%s","sequenceNumber":%d,"firstEventSequence":%d,'
         b'"lastEventSequence":%d,"sizeBytes":%d,"isRetry":false,"retryCount":0,"events":[%s]}'
-    ) % (source.encode(), sequence, first, first + count - 1, len(body) + 2, body)
+    ) % (source.encode(), sequence, first, first + len(events) - 1, len(body) + 2, body)
 
 
 def schema(sequence: int, source: str = SOURCE) -> bytes:
@@ -76,4 +90,9 @@ def frames(event_count: int, batch_events: int) -> list[bytes]:
     messages += [
         batch(2 + place, first, min(batch_events, event_count - first)) for place, first in enumerate(range(0, event_count, batch_events))
     ]
-    return [Frame(Opcode.TEXT, message).serialize(mask=True) for message in messages]
+    return [framed(message) for message in messages]
+
+
+def framed(message: bytes) -> bytes:
+    """A whole websocket frame, masked."""
+    return Frame(Opcode.TEXT, message).serialize(mask=True)

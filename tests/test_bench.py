@@ -36,6 +36,11 @@ def test_every_benchmark_runs_and_leaves_its_figures(tmp_path: Path) -> None:
     assert results["fairness"]["beside_noisy"]["ack_p99_times_alone"] > 0
     assert results["fairness"]["beside_hostile"]["ack_p99_times_alone"] > 0
     assert results["fairness"]["noisy_answers"]["ok"] > 0
+    mirrored = results["mirrors"]["20,000 rows zipf"]
+    assert (mirrored["rows_before"], mirrored["events"]) == (20_000, 10_000)
+    assert 20_000 < mirrored["rows_after"] < 30_000
+    assert results["mirrors"]["times_pyiceberg"] > 0
+    assert results["mirrors"]["read cost"]["delete_files"] == 5
     assert "committed events per s" in done.stdout
     assert list(tmp_path.iterdir()) == [tmp_path / "bench.json"]  # The data is gone with the run.
 
