@@ -7,6 +7,7 @@ again). A flush every 100,000 events. Beside it the same work by PyIceberg's own
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,15 @@ import pyarrow as pa
 from bench.events import COLUMNS, TABLE, batch, batch_of, event, framed, schema
 from bench.machine import cpu_seconds, sampled_memory
 from bench.sender import Connection
+from dolake.clock import real_runtime
+from dolake.config import Settings
+from dolake.iceberg.index import KeyIndex
+from dolake.iceberg.lake import open_catalog, open_warehouse
+from dolake.metrics import Metrics
+from dolake.model import TableName
+from dolake.parquet.keys import key_hashes
+from dolake.storage.disk import LocalDisk
+from dolake.writer.indexes import Indexes
 from tests.harness.daemon import HALVES, Daemon
 from tests.harness.lake import Lake
 
@@ -107,7 +117,6 @@ async def run_mirror(directory: Path, rows: int, events: int, *, zipf: bool) -> 
             seconds = time.monotonic() - began_s
         used = {role: cpu_seconds(pid) - before[role] for role, pid in pids.items()}
         connection.close()
-        index_bytes = sum(path.stat().st_size for path in (daemon.data / "index").rglob("*"))
         snapshot = lake.snapshots(TABLE)[-1]["summary"]
         live = int(snapshot["total-records"]) - int(snapshot["total-position-deletes"])
         if lake.row_count(TABLE) != live:
@@ -119,10 +128,51 @@ async def run_mirror(directory: Path, rows: int, events: int, *, zipf: bool) -> 
             "flushes": len(lake.snapshots(TABLE)),
             "delete_files": int(snapshot["total-delete-files"]),
             "rows_after": live,
-            "index_mib_on_disk": round(index_bytes / 2**20),
+            **index_figures(daemon),
             **{f"{role}_cpu_us_per_event": round(cpu_s / events * 1e6, 3) for role, cpu_s in used.items()},
             **{f"{role}_rss_mib_max": round(memory.bytes_max(role) / 2**20) for role in HALVES},
         }
+
+
+def index_figures(daemon: Daemon) -> dict[str, Any]:
+    """The key index by itself, after the daemon: saved and loaded, made anew from the table, and asked for 100,000 keys."""
+    daemon.stop()
+    settings = Settings.model_validate({"data": str(daemon.data)})
+    runtime, store = real_runtime(), open_warehouse(settings)
+    catalog = open_catalog(settings, store, runtime)
+    base = catalog.load(TableName.parse(TABLE))
+    assert base is not None
+    (key,) = [column["id"] for column in base.schema["fields"] if column["name"] == "id"]
+    timings: dict[str, float] = {}
+
+    def timed(what: str) -> KeyIndex:
+        indexes = Indexes(runtime, LocalDisk(), str(daemon.data), store, Metrics())
+        began_s = time.monotonic()
+        index = indexes.at_head(base, [key])
+        timings[what] = time.monotonic() - began_s
+        return index
+
+    timed("load")
+    shutil.rmtree(daemon.data / "index")
+    index = timed("rebuild")
+    catalog.close()
+    chance = np.random.default_rng(8)
+    keys = np.concatenate([chance.integers(1, max(2, index.space), 60_000), chance.integers(1 << 40, 1 << 50, 40_000)])
+    hashes = key_hashes([pa.array(keys)], index.seed)
+    asked = []
+    for _ in range(5):
+        began_s = time.monotonic()
+        hits = index.lookup(hashes.high, hashes.low)
+        asked.append(time.monotonic() - began_s)
+    return {
+        "index_bytes_per_row": round(index.size_bytes / index.live_count, 1),
+        "index_memory_bytes_per_row": round(index.memory_bytes / index.live_count, 1),
+        "index_load_s": round(timings["load"], 3),
+        "index_rebuild_s": round(timings["rebuild"], 3),
+        "index_rebuild_rows_per_s": round(index.space / timings["rebuild"]),
+        "index_lookup_keys_per_s": round(len(keys) / min(asked)),
+        "index_lookup_hits": len(hits.rows),
+    }
 
 
 async def run_read_cost(directory: Path, rows: int, flushes: int, flush_events: int) -> dict[str, Any]:
