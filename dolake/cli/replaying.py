@@ -1,7 +1,8 @@
 """Dead letters as the commands see them: what is decided of each, and sending some again.
 
 A letter is known by its id, `table@log:offset:index`. They go back to the daemon as a source of their own (`_dead_letters`),
-in batches of one table and one original source, in the order of that source's numbers.
+in batches of one table and one original source, in the order of that source's numbers. A mirror and the changelog beside it hear
+the same events: one that was kept out of both goes back once, under the mirror's name, and each takes it by its own letter.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ async def send_again(producer: Producer, letters: Sequence[KnownLetter]) -> int:
     async with producer:
         for batch in batches_of(letters):
             first = batch[0].newest
-            places = [[letter.newest["_cdc_log"], letter.newest["_cdc_offset"], letter.newest["_cdc_index"]] for letter in batch]
+            places = [list(_place(letter)) for letter in batch]
             about = {"source": first["_cdc_source"], "epoch": first["_cdc_epoch"], "places": places}
             await producer.send([event_of(letter) for letter in batch], letters=about)
             batches += 1
@@ -94,15 +95,15 @@ async def send_again(producer: Producer, letters: Sequence[KnownLetter]) -> int:
 
 
 def batches_of(letters: Sequence[KnownLetter]) -> Iterator[list[KnownLetter]]:
-    """Each of one table and one source, its numbers rising."""
+    """Each of one table (and the changelog beside it) and one source, its numbers rising; no event twice."""
 
     def order(letter: KnownLetter) -> tuple[str, str, str, int]:
         row = letter.newest
-        return row["table_name"], row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"]
+        return sent_to(letter), row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"]
 
     batch: list[KnownLetter] = []
     size_bytes = 0
-    for letter in sorted(letters, key=order):
+    for letter in sorted({(sent_to(letter), _place(letter)): letter for letter in letters}.values(), key=order):
         before, now = (order(batch[-1]) if batch else None), order(letter)
         full = len(batch) >= BATCH_EVENTS or size_bytes + len(letter.newest["event"]) > BATCH_BYTES_MAX
         if before is not None and (full or before[:3] != now[:3] or before[3] >= now[3]):
@@ -114,9 +115,18 @@ def batches_of(letters: Sequence[KnownLetter]) -> Iterator[list[KnownLetter]]:
         yield batch
 
 
+def sent_to(letter: KnownLetter) -> str:
+    """The table whose name it goes back under."""
+    return TableName.in_lake(letter.newest["table_name"]).sent
+
+
+def _place(letter: KnownLetter) -> tuple[str, int, int]:
+    return letter.newest["_cdc_log"], letter.newest["_cdc_offset"], letter.newest["_cdc_index"]
+
+
 def event_of(letter: KnownLetter) -> bytes:
     """The event as it was received, but for the table's name: in the lake it may be called otherwise than at its source."""
-    raw, table = bytes(letter.newest["event"]), letter.newest["table_name"]
+    raw, table = bytes(letter.newest["event"]), sent_to(letter)
     members = _members(raw)
     if msgspec.json.decode(members["table"]) in (table, table.removeprefix("default.")):
         return raw

@@ -23,6 +23,7 @@ from dolake.parquet.rows import Decoded
 from dolake.storage.store import ObjectStore
 
 SENT_AGAIN = "it was sent again before"
+NOT_KEPT_OUT = "this table has never kept it out"
 OVERTAKEN = "a later event of its key is in the table"
 _SEQUENCE_ID = 4  # the field id of `_cdc_sequence`
 _ORDER = ["_cdc_source", "_cdc_epoch", "_cdc_sequence"]
@@ -49,6 +50,9 @@ def judge_again(
     Without a declared key an event's row id is its key; without either nothing overtakes it. `settled`: indexes of events
     that a verdict stands on already, from before a crash: those are applied, and judged no more, unless no row can be made
     of them any more (a setting, or another log's schema, is not what it was): then they are dead letters again.
+
+    What is in no state was not kept out of this table but of the one beside it (a mirror and its changelog hear the same): its row
+    is here, or what became of it.
     """
     kept_out = {letter.place.index: letter for letter in decoded.letters}
     overtaken = _overtaken(decoded.rows, later, list(key) or ["_cdc_row_id"])
@@ -62,8 +66,8 @@ def judge_again(
                 letters.append(_dead_again(kept_out[index], original))
             else:
                 applied.append(row)
-        elif states.get(original, DEAD) != DEAD:
-            letters.append(_again(chunk, place, SUPERSEDED, SENT_AGAIN))
+        elif (state := states.get(original)) != DEAD:
+            letters.append(_again(chunk, place, SUPERSEDED, NOT_KEPT_OUT if state is None else SENT_AGAIN))
         elif row is None:
             letters.append(_dead_again(kept_out[index], original))
         elif row in overtaken:
@@ -122,8 +126,8 @@ def columns_compared(key: Sequence[str]) -> list[str]:
 
 
 def read_later(store: ObjectStore, base: LoadedTable | None, wanted: pa.Schema, sequence_min: int) -> list[pa.Table]:
-    """The columns `wanted` of what is committed with a sequence above `sequence_min`. Blocks."""
-    if base is None or base.head is None:
+    """The columns `wanted` of what is committed with a sequence above `sequence_min`; a mirror's rows have none. Blocks."""
+    if base is None or base.head is None or all(column["id"] != _SEQUENCE_ID for column in base.schema["fields"]):
         return []
     files = [file for file in ContentsReader(store).read(base.head).files if file.kind == "data" and _may_hold(file, sequence_min)]
     found = []
