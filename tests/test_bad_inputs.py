@@ -129,7 +129,7 @@ CONFIGURATION: list[tuple[str, dict[str, str], str, str, str]] = [
     ('[s3]\nendpoint = "localhost:9000"', {}, "s3.endpoint", "localhost:9000", "http://"),
     ('[s3]\naccess_key = "k"', {}, "s3.secret_key", "nothing", "together with s3.access_key"),
     ('[tables."a b"]\nmode = "changelog"', {}, "tables.a b", "a b", "table pattern"),
-    ('[tables."x"]\nmode = "mirror"', {}, "tables.x.mode", "mirror", "changelog"),
+    ('[tables."x"]\nmode = "log"', {}, "tables.x.mode", "log", "'mirror'"),
     ('[tables."x"]\nflush = {rows = 0}', {}, "tables.x.flush.rows", "0", "at least 1"),
     ("", {"DOLAKE_FLUSH_ROWS": "1e6"}, "flush.rows", "1e6 from DOLAKE_FLUSH_ROWS", "whole number"),
     ("", {"DOLAKE_PROT": "1"}, "DOLAKE_PROT", "1", "did you mean DOLAKE_PORT?"),
