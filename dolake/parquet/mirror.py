@@ -7,6 +7,7 @@ id in both.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow as pa
 from pyiceberg.schema import Schema
 from pyiceberg.types import DoubleType, FloatType, NestedField, StringType
 
+from dolake.column_types import SimpleType
 from dolake.model import ROW_ID_COLUMN
 from dolake.parquet.layout import Column, columns_of, from_storage, storage_type
 from dolake.parquet.schema import RESERVED, RESERVED_NAMES
@@ -24,6 +26,15 @@ from dolake.parquet.values import Misfit, parsed, raw_reader, reader
 
 MIRRORED_ROW_ID = "_row_id"
 _ROW_ID = next(column for column in RESERVED if column.name == ROW_ID_COLUMN)
+
+
+class _RawEvent(msgspec.Struct, gc=False):
+    row_id: msgspec.Raw | None = msgspec.field(name="rowId", default=None)
+    before: dict[str, msgspec.Raw] | None = None
+    after: dict[str, msgspec.Raw] | None = None
+
+
+_RAW_EVENT = msgspec.json.Decoder(_RawEvent)
 _RAW_KEY = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -75,12 +86,27 @@ def is_mirror(table: Schema) -> bool:
     return not any(column.name in RESERVED_NAMES for column in table.fields)
 
 
+def event_keys(event: bytes, key: MirrorKey) -> list[str]:
+    """The keys that an event speaks of, as `_cdc_key_before` has them: of the row it is about, and of that it was before."""
+    if key.ids == (_ROW_ID.field_id,):
+        row_id = _RAW_EVENT.decode(event).row_id
+        return [] if row_id is None else [f'{{"{ROW_ID_COLUMN}":{bytes(row_id).decode()}}}']
+    found = []
+    raw = _RAW_EVENT.decode(event)
+    for image in (raw.before, raw.after):
+        if image is not None and all(name in image for name in key.names):
+            parts = (f"{json.dumps(name, ensure_ascii=False)}:{bytes(image[name]).decode().strip()}" for name in key.names)
+            found.append("{" + ",".join(parts) + "}")
+    return found
+
+
 def old_key_columns(texts: Sequence[str], names: Sequence[str], schema: Schema) -> tuple[list[int], list[pa.Array]]:
     """`_cdc_key_before` texts as columns of the key `names`, and which of the texts could be read so.
 
     A source that uses former names writes them in the key's order. What does not fit the key's columns is no key of any row.
     """
-    by_name = {column.name: column for column in columns_of(schema, {})}
+    row_id = Column(ROW_ID_COLUMN, SimpleType("string"), pa.string())
+    by_name = {ROW_ID_COLUMN: row_id, **{column.name: column for column in columns_of(schema, {})}}
     columns = [by_name[name] for name in names]
     readers = [_reader(column) for column in columns]
     places: list[int] = []

@@ -20,6 +20,8 @@ SHOWN_MAX = 5
 _REPLAYED = "replayed"
 # No row could be made of it any more when a writer that died had decided that it is one, and had not committed that.
 _TAKEN_BACK = [_REPLAYED, "dead"]
+# A later event of its key has come to a mirror.
+_OVERTAKEN = ["dead", "superseded"]
 
 Place = tuple[str, int, int]
 
@@ -64,7 +66,7 @@ def verify_letters(letters: LoadedTable, judged: JudgedEvents) -> Iterator[Breac
             if shown == SHOWN_MAX:
                 return
             where = f"event {index} of offset {offset} of log {log}, of table {table},"
-            if len(outcomes) > 1 and outcomes != _TAKEN_BACK:
+            if len(outcomes) > 1 and outcomes not in (_TAKEN_BACK, _OVERTAKEN):
                 shown += 1
                 yield Breach("I13", subject, f"{where} is there {len(outcomes)} times")
             if offset >= bounds.get(f"{table}/{log}", 0):

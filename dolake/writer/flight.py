@@ -95,7 +95,7 @@ class Flight:
     """What a flush took, under the schema that held then: a `schema` record that comes meanwhile belongs to the next.
 
     `schema` is that of the events' rows, `table_schema` the table's. `letters` are its new verdicts, `known_count` the events on
-    which there were verdicts before. `change` is what folding made of a mirror's events.
+    which there were verdicts before; `overtaken` are verdicts on letters from before. `change` is what folding made of a mirror's events.
     """
 
     frozen: Frozen
@@ -107,6 +107,7 @@ class Flight:
     renamed: Mapping[str, int]
     letters: tuple[Letter, ...]
     known_count: int
+    overtaken: tuple[Letter, ...] = ()
     keyless: bool = False
     change: Counts = field(default_factory=Counts)
 
@@ -114,6 +115,11 @@ class Flight:
     def dead_count(self) -> int:
         """Events that make no row."""
         return self.known_count + sum(letter.outcome != REPLAYED for letter in self.letters)
+
+    @property
+    def judges(self) -> bool:
+        """Whether verdicts have to be committed before its rows."""
+        return bool(self.letters or self.overtaken)
 
     @property
     def counts(self) -> Counts:

@@ -82,10 +82,10 @@ class Flusher:
     mirrors: Mirrors = field(init=False)
 
     def __post_init__(self) -> None:
-        self.mirrors = Mirrors(self.runtime, self.store, self.indexes, self.metrics, self._until_answered)
         self.letters = DeadLetters(
             self.runtime, self.catalog, self.store, self.committer, instance=self.instance, until_answered=self._until_answered
         )
+        self.mirrors = Mirrors(self.runtime, self.store, self.indexes, self.metrics, self._until_answered, self.letters.waiting)
 
     async def run_flush(self, table: Table, cuts: Callable[[], dict[str, int]]) -> FlushResult | None:
         """None where nothing could go. On trouble that nobody here can mend the table is stopped."""
@@ -116,7 +116,7 @@ class Flusher:
                 return None
             failpoints.hit("flush.before_commit")
             outcome = await self._commit(work.delta)
-            if isinstance(outcome, Replan) and outcome.moved and not work.flight.letters and _is_where(table.committed, outcome.base):
+            if isinstance(outcome, Replan) and outcome.moved and not work.flight.judges and _is_where(table.committed, outcome.base):
                 base = outcome.base  # Somebody else has committed: what this flush takes out is looked up again.
                 continue
             break
@@ -124,7 +124,7 @@ class Flusher:
             return None
         failpoints.hit("flush.after_commit")
         table.epoch = work.delta.epoch
-        table.landed(outcome.base)
+        table.landed(outcome.base, work.flight)
         if work.plan is not None:
             await self.mirrors.landed(work.plan, work.files, work.deletes, work.spec, outcome.base, work.delta.commit_id)
         failpoints.hit("flush.after_drop")
@@ -143,7 +143,7 @@ class Flusher:
         plan = await self.mirrors.plan(table, flight, base) if is_mirrored(flight) else None
         if plan is not None:
             flight = plan.flight
-        if flight.letters:
+        if flight.judges:
             claimed = await self._commit_letters(table, flight, base)
             if claimed is None or (plan is not None and not _follows(claimed, plan.head_id)):
                 return None
@@ -184,7 +184,7 @@ class Flusher:
             failpoints.hit("flush.after_claim")
         logs = {letter.seen.log for letter in flight.letters}
         ends = {log_id: range_.end for log_id, range_ in flight.frozen.ranges.items() if log_id in logs}
-        bounds = await self.letters.commit(table.name, flight.letters, ends, table.bounds, letters_epoch)
+        bounds = await self.letters.commit(table.name, [*flight.letters, *flight.overtaken], ends, table.bounds, letters_epoch)
         failpoints.hit("flush.after_letters")
         if bounds is None:
             return None

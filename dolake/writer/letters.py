@@ -28,8 +28,10 @@ from dolake.parquet.decode import read_columns
 from dolake.parquet.letters import LETTERS_SCHEMA, Letter, Place, letters_table
 from dolake.storage.store import ObjectStore
 from dolake.writer.files import encode_file
+from dolake.writer.watch import open_letters
 
 _SPEC = {"spec-id": 0, "fields": [{"name": "table_name", "transform": "identity", "source-id": 1, "field-id": 1000}]}
+_LETTER_COLUMNS = ["_cdc_log", "_cdc_offset", "_cdc_index", "_cdc_source", "_cdc_epoch", "outcome", "event"]
 _PLACE_COLUMNS = ["_cdc_log", "_cdc_offset", "_cdc_index", "replayed_log", "replayed_offset", "replayed_index", "outcome"]
 
 
@@ -86,6 +88,14 @@ class DeadLetters:
             return {}
         rows = await self._until_answered("store", read_letters, self._store, base, table, _PLACE_COLUMNS)
         return {Place(row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"]): row["outcome"] for row in rows}
+
+    async def waiting(self, table: TableName) -> list[Letter]:
+        """The table's letters that were neither sent again nor overtaken."""
+        async with self._lock:
+            base = await self._claimed()
+        if base is None:
+            return []
+        return open_letters(await self._until_answered("store", read_letters, self._store, base, table, _LETTER_COLUMNS))
 
     async def own(self) -> int:
         """The epoch of this writer as the letters' owner: from here on verdicts of others stand already, or never land.

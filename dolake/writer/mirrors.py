@@ -11,6 +11,7 @@ from dolake.clock import Runtime
 from dolake.iceberg.metadata import COMMIT_ID, EPOCH, LoadedTable, ancestry
 from dolake.iceberg.partition import Spec, same_spec
 from dolake.metrics import Metrics
+from dolake.model import TableName
 from dolake.parquet.layout import EventChunk
 from dolake.parquet.letters import Letter, Place
 from dolake.storage.store import ObjectStore
@@ -22,6 +23,7 @@ from dolake.writer.indexes import Indexes
 from dolake.writer.kinds import Counts, Kind
 from dolake.writer.mirroring import MirrorPlan
 from dolake.writer.table import Table
+from dolake.writer.watch import Watch
 
 # What the log has of these records (log id and offset) for a table: an event that is refused is kept as it was received.
 Recall = Callable[[Table, Collection[tuple[str, int]]], Awaitable[Mapping[tuple[str, int], EventChunk]]]
@@ -32,13 +34,21 @@ async def _recalls_nothing(table: Table, records: Collection[tuple[str, int]]) -
 
 
 class Mirrors:
-    """Those of one writer half. `until_answered(part, work, *arguments)` calls the store until it answers."""
+    """Those of one writer half. `until_answered(part, work, *arguments)` calls the store until it answers; `waiting` reads a table's
+    letters that wait to be sent again."""
 
     def __init__(
-        self, runtime: Runtime, store: ObjectStore, indexes: Indexes, metrics: Metrics, until_answered: Callable[..., Awaitable[Any]]
+        self,
+        runtime: Runtime,
+        store: ObjectStore,
+        indexes: Indexes,
+        metrics: Metrics,
+        until_answered: Callable[..., Awaitable[Any]],
+        waiting: Callable[[TableName], Awaitable[list[Letter]]],
     ) -> None:
         self._runtime, self._store, self.indexes, self._metrics = runtime, store, indexes, metrics
         self._until_answered = until_answered
+        self.waiting = waiting
         self.recall: Recall = _recalls_nothing
 
     async def plan(self, table: Table, flight: Flight, base: LoadedTable) -> MirrorPlan:
@@ -58,9 +68,12 @@ class Mirrors:
         if _is_foreign(base):
             strangers = index.live_count - table.counts.rows
             plan = replace(plan, flight=replace(plan.flight, change=plan.flight.change.plus(Counts(foreign=strangers))))
-        if not plan.refusals:
-            return plan
-        return replace(plan, flight=plan.flight.with_letters(await self._letters(table, plan)))
+        judged = plan.flight.with_letters(await self._letters(table, plan)) if plan.refusals else plan.flight
+        if table.watch is None:
+            table.watch = Watch.of(await self.waiting(table.name))
+        watch = table.watch.with_flight(judged.letters, ())
+        overtaken = await run(watch.overtaken, draft.rows, draft.taken, flight.key, flight.schema, index.seed)
+        return replace(plan, flight=replace(judged, overtaken=tuple(overtaken)))
 
     async def _letters(self, table: Table, plan: MirrorPlan) -> list[Letter]:
         """The plan's refusals as dead letters, with the events as they were received."""

@@ -46,6 +46,7 @@ from dolake.writer.letters import Verdicts
 from dolake.writer.reading import EventReader, runs_of
 from dolake.writer.replay import columns_compared, judge_again
 from dolake.writer.rules import TableRules
+from dolake.writer.watch import Watch
 
 # Raw events are decoded in groups: large enough to be worth a call, small enough to bound what waits undecoded.
 DECODE_BYTES = 4 << 20  # More takes more memory and no less time (measured).
@@ -91,6 +92,7 @@ class Table(Absence):
     known: list[Place] = field(default_factory=list)  # of what waits: kept out before, by verdicts that stand
     bounds: dict[str, int] = field(default_factory=dict)
     letters_epoch: int | None = None  # since it was claimed, or loaded, nobody has come between this owner of the letters and it
+    watch: Watch | None = None  # of a mirror's letters; None until they are read
     verdicts: Mapping[tuple[str, int], Mapping[int, str]] = field(default_factory=dict)
     in_flight: Flight | None = None
     refused: dict[tuple[str, str], int] = field(default_factory=dict)  # first pinned offset by (log, source), once stopped
@@ -121,7 +123,7 @@ class Table(Absence):
 
     def clear(self) -> None:
         self.memtable, self.waiting, self.waiting_bytes, self.in_flight = Memtable(), [], 0, None
-        self.letters, self.known = [], []
+        self.letters, self.known, self.watch = [], [], None
 
     # -- what the log says
 
@@ -299,11 +301,13 @@ class Table(Absence):
             properties.update(as_property(source, declared))
         return properties
 
-    def landed(self, base: LoadedTable) -> None:
-        """What was in flight is in `base`, and nothing beyond it."""
+    def landed(self, base: LoadedTable, flight: Flight) -> None:
+        """What was in flight is in `base`, and nothing beyond it. `flight` is the same with all its verdicts."""
         assert self.in_flight is not None
         self.base = base
         self.counts, self.writers = Counts.of(base.properties), writers_in(base.properties)
+        if self.watch is not None:
+            self.watch = self.watch.with_flight(flight.letters, {letter.place for letter in flight.overtaken})
         for log_id, range_ in self.in_flight.frozen.ranges.items():
             self.committed[log_id] = range_.end
         self.in_flight = None

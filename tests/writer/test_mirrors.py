@@ -14,6 +14,7 @@ import pytest
 
 from dolake.model import TableName
 from tests.writer.half import Half, half, letters, other_writer
+from tests.writer.test_dead_letters import again, breaches
 
 T = TableName.parse("t")
 Event = dict[str, Any]
@@ -291,7 +292,8 @@ def test_unchanged_columns_keep_what_the_row_has(tmp_path: Path) -> None:
                 0: ("big0", 0), 1: ("big1", 10), 2: ("big2", 20), 3: ("new", 30), 41: ("big4", 40), 6: (None, 60), 7: ("big7", 7),
                 99: ("late", 1),
             }  # fmt: skip
-            found = [(letter["reason"], json.loads(letter["event"])["after"]["id"]) for letter in letters(h)]
+            kept_out = [letter for letter in letters(h) if letter["outcome"] == "dead"]
+            found = [(letter["reason"], json.loads(letter["event"])["after"]["id"]) for letter in kept_out]
             assert found == [("unchanged_without_row", key) for key in (5, 99, 98)]
             h.hand.change(keep(1, "big", n=11), TRUNCATE, keep(7, "big", n=1))
             await h.flush()
@@ -446,5 +448,77 @@ def test_any_events_leave_what_a_dict_holds(tmp_path: Path, seed: int) -> None:
             elif chance.random() < 0.5:
                 victim = chance.choice(sorted(index.iterdir()))
                 victim.write_bytes(victim.read_bytes()[: chance.randrange(1 + victim.stat().st_size)])
+
+    run(work())
+
+
+NARROW = [{"name": "id", "type": "long", "nullable": False}, {"name": "n", "type": "int", "nullable": True}]
+WIDE = [NARROW[0], {"name": "n", "type": "long", "nullable": True}]
+LARGE = 1 << 40  # No int, so a dead letter; a long later on.
+
+
+def row(key: int, n: int, operation: str = "INSERT", old: int | None = None) -> Event:
+    return {"operation": operation, "after": {"id": key, "n": n}, **({} if old is None else {"before": {"id": old}})}
+
+
+def states(h: Half) -> dict[int, list[str]]:
+    """By the letter's key, what was decided of it, in the order of its verdicts."""
+    found: dict[int, list[str]] = {}
+    for letter in sorted(letters(h), key=lambda letter: letter["judged_at"]):
+        event = json.loads(letter["event"])
+        found.setdefault(event.get("after", {}).get("id", 0), []).append(letter["outcome"])
+    return found
+
+
+@pytest.mark.acceptance("AT-62")
+def test_a_letter_that_a_later_event_of_its_key_has_overtaken_is_not_applied(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with half(tmp_path, mode="mirror") as h:
+            h.hand.declare(columns=NARROW)
+            h.hand.change(row(60, 60))
+            h.hand.change(*(row(key, LARGE) for key in range(1, 6)), row(6, LARGE, "UPDATE", old=60), row(7, LARGE), row(7, 7))
+            await h.flush()
+            dead = ["dead"]
+            assert states(h) == {**dict.fromkeys(range(1, 7), dead), 7: ["dead", "superseded"]}
+            h.hand.change(row(1, 1), delete(2), row(30, 30, "UPDATE", old=3))
+            h.hand.change(row(4, 4), source="other")  # Another source's numbers say nothing.
+            await h.flush()
+            overtaken = {key: ["dead", "superseded"] for key in (1, 2, 3, 7)}
+            assert states(h) == {4: dead, 5: dead, 6: dead, **overtaken}
+            sequences, numbers = h.hand.sequences, h.hand.numbers
+        async with half(tmp_path, mode="mirror") as h:  # What one writer knew of letters, another reads.
+            h.hand.sequences, h.hand.numbers = sequences, numbers
+            h.hand.change(row(60, 61, "UPDATE"))  # The old key that letter 6 would take away.
+            await h.flush()
+            assert states(h)[6] == ["dead", "superseded"]
+            h.hand.declare(columns=WIDE)
+            again(h, *[letter for letter in letters(h) if letter["outcome"] == "dead"])
+            await h.flush()
+            assert {key: found["n"] for key, found in h.mirrored().items()} == {1: 1, 30: 30, 4: LARGE, 5: LARGE, 60: 61, 7: 7}
+            assert [states(h)[key][-1] for key in range(1, 8)] == [
+                "superseded", "superseded", "superseded", "replayed", "replayed", "superseded", "superseded"
+            ]  # fmt: skip
+            assert breaches(h) == []
+            h.hand.change(row(5, 5))
+            await h.flush()
+            assert h.mirrored()[5]["n"] == 5
+            assert states(h)[5] == ["dead", "replayed"], "what was applied is no letter any more"
+
+    run(work())
+
+
+def test_a_truncate_overtakes_the_letters_of_its_source(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with half(tmp_path, tables={"*.*": {"mode": "mirror", "truncate": "table"}}) as h:
+            h.hand.declare(columns=NARROW)
+            h.hand.change(row(1, LARGE), row(2, 2))
+            h.hand.change(row(3, LARGE), source="other")
+            h.hand.change(TRUNCATE, row(4, LARGE))
+            await h.flush()
+            assert states(h) == {1: ["dead", "superseded"], 3: ["dead"], 4: ["dead"]}
+            h.hand.declare(columns=WIDE)
+            again(h, *[letter for letter in letters(h) if letter["outcome"] == "dead" and letter["_cdc_source"] == "s"])
+            await h.flush()
+            assert {key: found["n"] for key, found in h.mirrored().items()} == {4: LARGE}
 
     run(work())

@@ -1,0 +1,120 @@
+"""Dead letters of a mirror that still wait to be sent again, watched for later events of their keys.
+
+A mirror's rows do not say which event they came from, and a row that was deleted says nothing at all. So whether a letter was
+overtaken cannot be asked when it is sent again: it is noticed when the later event passes, and committed as a verdict on the letter
+(`superseded`) before that event's row. Where there are no letters there is nothing to watch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+from pyiceberg.schema import Schema
+
+from dolake.buffer.fold import Flags
+from dolake.parquet.keys import KeyHashes, key_hashes
+from dolake.parquet.letters import DEAD, SUPERSEDED, Letter, Place
+from dolake.parquet.mirror import MirrorKey, event_keys, old_key_columns
+from dolake.writer.folding import MirrorRows
+from dolake.writer.replay import OVERTAKEN
+
+
+class _Described(msgspec.Struct):
+    sequence: int
+    operation: str
+
+
+_DESCRIBED = msgspec.json.Decoder(_Described)
+Hash = tuple[int, int]
+
+
+@dataclass
+class Watch:
+    """The open letters of one table, by their place."""
+
+    letters: dict[Place, Letter] = field(default_factory=dict)
+    _hashed: tuple[MirrorKey, int] | None = None
+    _by_hash: dict[Hash, list[Place]] = field(default_factory=dict)
+    _truncates: list[Place] = field(default_factory=list)
+    _sequences: dict[Place, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, letters: Iterable[Letter]) -> Watch:
+        return cls({letter.place: letter for letter in letters})
+
+    def with_flight(self, letters: Sequence[Letter], overtaken: Collection[Place]) -> Watch:
+        """What is open once these verdicts stand."""
+        found = dict(self.letters)
+        for letter in letters:
+            if letter.outcome == DEAD:
+                found[letter.place] = letter
+            else:
+                found.pop(letter.place, None)
+        return Watch({place: letter for place, letter in found.items() if place not in overtaken})
+
+    def overtaken(self, rows: MirrorRows, taken: Flags, key: MirrorKey, schema: Schema, seed: int) -> list[Letter]:
+        """Verdicts on the letters that one of these events, by the numbers of their own source, comes after."""
+        if not self.letters:
+            return []
+        self._hash(key, schema, seed)
+        found: set[Place] = set()
+        touches = rows.touches(taken, -1)
+        wanted = np.array(sorted({high for high, _ in self._by_hash}), np.uint64)
+        for place in np.flatnonzero(np.isin(touches.high, wanted)).tolist():
+            touched = (int(touches.high[place]), int(touches.low[place]))
+            found |= self._before(rows, int(touches.rows[place]), self._by_hash.get(touched, ()))
+        if self._truncates:
+            for row in np.flatnonzero(taken).tolist():
+                found |= self._before(rows, row, self._truncates)
+        for row in rows.truncates:
+            if taken[row]:
+                found |= self._before(rows, row, self.letters)
+        return [_superseded(self.letters[place]) for place in sorted(found, key=lambda place: (place.log, place.offset, place.index))]
+
+    def _before(self, rows: MirrorRows, row: int, places: Iterable[Place]) -> set[Place]:
+        """Which of these letters the event in `row` comes after."""
+        source = rows.source_names[rows.sources[row]]
+        epoch, sequence = (rows.rows[name][row].as_py() for name in ("_cdc_epoch", "_cdc_sequence"))
+        found = set()
+        for place in places:
+            letter = self.letters[place]
+            if letter.source == source and (letter.epoch != epoch or self._sequences[place] < sequence):
+                found.add(place)
+        return found
+
+    def _hash(self, key: MirrorKey, schema: Schema, seed: int) -> None:
+        if self._hashed == (key, seed):
+            return
+        self._hashed, self._by_hash, self._truncates = (key, seed), {}, []
+        places, texts = [], []
+        for place, letter in self.letters.items():
+            described = _DESCRIBED.decode(letter.event)
+            self._sequences[place] = described.sequence
+            if described.operation == "TRUNCATE":
+                self._truncates.append(place)
+            for text in event_keys(letter.event, key):
+                places.append(place)
+                texts.append(text)
+        readable, columns = old_key_columns(texts, key.names, schema)
+        hashes = key_hashes(columns, seed) if readable else KeyHashes.joined(())
+        for number, high, low in zip(readable, hashes.high.tolist(), hashes.low.tolist(), strict=True):
+            self._by_hash.setdefault((high, low), []).append(places[number])
+
+
+def _superseded(letter: Letter) -> Letter:
+    return Letter(letter.place, letter.source, letter.epoch, "", "", OVERTAKEN, "", letter.event, SUPERSEDED)
+
+
+def open_letters(rows: Iterable[Mapping[str, object]]) -> list[Letter]:
+    """The letters whose newest outcome is that they are dead; `rows` of the letters' table in the order they were judged."""
+    newest: dict[Place, Mapping[str, object]] = {}
+    for row in rows:
+        newest[Place(str(row["_cdc_log"]), int(str(row["_cdc_offset"])), int(str(row["_cdc_index"])))] = row
+    return [
+        Letter(place, str(row["_cdc_source"]), str(row["_cdc_epoch"]), "", "", "", "", bytes(row["event"]))  # type: ignore[call-overload]
+        for place, row in newest.items()
+        if row["outcome"] == DEAD
+    ]
