@@ -1,4 +1,7 @@
-"""`dolake verify [TABLE]`: holds logs and tables against the invariants; a sentence for each breach, exit 1 on any."""
+"""`dolake verify [TABLE]`: holds logs and tables against the invariants; a sentence for each breach, exit 1 on any.
+
+What others have done to a table is noted, and no breach.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,8 @@ def verify(
         names=names,
         progress=_show_progress,
         table_of=TableNames(settings).of,
+        key_of=lambda name: settings.settings_for(name).primary_key,
+        note=lambda note: print(note, file=sys.stderr if as_json else sys.stdout),
     ):
         breaches.append(breach)
         if not as_json:

@@ -1,6 +1,6 @@
 """The invariants as code: each yields one sentence for every breach it finds, and changes nothing."""
 
-from dolake.verify.breach import Breach
+from dolake.verify.breach import Breach, Note
 from dolake.verify.lake import verify_lake
 
-__all__ = ["Breach", "verify_lake"]
+__all__ = ["Breach", "Note", "verify_lake"]

@@ -1,4 +1,4 @@
-"""One thing that is not as it must be."""
+"""One thing that is not as it must be; and what is only worth saying."""
 
 from __future__ import annotations
 
@@ -15,3 +15,14 @@ class Breach:
 
     def __str__(self) -> str:
         return f"{self.invariant} {self.subject}: {self.sentence}"
+
+
+@dataclass(frozen=True)
+class Note:
+    """What others have done to a table, or what could not be compared: no breach, and not to be passed over in silence either."""
+
+    subject: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"note {self.subject}: {self.sentence}"
