@@ -19,6 +19,7 @@ from tests.simulation.faults import Chaos, fingerprint
 from tests.simulation.loop import START_S, Process, SimLoop
 
 Watch = Callable[[LoadedTable | None, LoadedTable], None]
+PlanForeign = Callable[[LoadedTable, int], list[Update]]
 LATE_S = (0.1, 0.5, 3.0, 15.0)
 SLOW_S_MAX = 3.0
 
@@ -30,6 +31,9 @@ class CatalogServer:
         self.latency_s = 0.0
         self._lurking: list[Callable[[], None]] = []
         self.put_foreign: Callable[[str, bytes], None] | None = None
+        # What else somebody may do to a table, by its number; and who hears that it is done.
+        self.plan_foreign: PlanForeign = lambda table, number: []
+        self.heard_foreign: Callable[[LoadedTable], None] = lambda table: None
 
     def door(self, store: ObjectStore, process: Process) -> CatalogDoor:
         return CatalogDoor(self, store, process)
@@ -62,15 +66,17 @@ class CatalogServer:
         self._watch(before, after)
         return after
 
-    def disturb(self, name: TableName) -> None:
-        """Somebody else's program sets a property, or adds a snapshot without rows, as others may."""
+    def disturb(self, name: TableName, plan: PlanForeign | None = None) -> None:
+        """Somebody else's program sets a property, or adds a snapshot, as others may: without rows unless there is a plan."""
         current = self.rows.get(name)
         if current is None or self.put_foreign is None:
             return
         number = self.chaos.random.getrandbits(62)
-        updates: list[dict[str, Any]] = [{"action": "set-properties", "updates": {"somebody.else": str(number)}}]
+        updates: list[Update] = [{"action": "set-properties", "updates": {"somebody.else": str(number)}}]
         now_ms = int((START_S + self._loop.time()) * 1000)
-        if current.head is not None and self.chaos.random.random() < 0.5:
+        if changes := (plan or self.plan_foreign)(current, number):
+            updates += changes
+        elif current.head is not None and self.chaos.random.random() < 0.5:
             self.chaos.count("foreign snapshot")
             snapshot = {
                 "snapshot-id": number,
@@ -87,6 +93,7 @@ class CatalogServer:
         after = LoadedTable(name, apply_updates(current, updates, now_ms), location)
         self.put_foreign(location, to_bytes(after.metadata))
         self.rows[name] = after
+        self.heard_foreign(after)
 
     def land_later(self, request: Callable[[], LoadedTable]) -> None:
         """Some time later, or at the worst of times: right behind somebody's look at the table."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import pyarrow.parquet as pq
-from pyiceberg.manifest import DataFile, ManifestEntryStatus, read_manifest_list
+from pyiceberg.manifest import DataFile, DataFileContent, ManifestEntryStatus, read_manifest_list
 from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.schema import Schema
 
@@ -108,11 +108,12 @@ def _check_new_rows(history: Committed, after: LoadedTable, snapshot: Mapping[st
             file = entry.data_file
             named.append((file.file_path, file.file_size_in_bytes))
             rows = read_rows(objects.get(file.file_path))
-            counted += len(rows)
+            counted += len(rows) if file.content == DataFileContent.DATA else 0
             if len(rows) != file.record_count:
                 yield f"I10: {file.file_path} holds {len(rows)} rows, its entry says {file.record_count}"
-            history.fresh += rows
-            yield from _check_partition(after, manifest.partition_spec_id, file, rows)
+            if file.content == DataFileContent.DATA:
+                history.fresh += rows
+                yield from _check_partition(after, manifest.partition_spec_id, file, rows)
     yield from _check_objects(named, objects)
     if counted != int(snapshot["summary"].get("added-records", 0)):
         yield f"I13: {after.name}: the summary says {snapshot['summary'].get('added-records')} rows were added, {counted} were"
@@ -179,6 +180,15 @@ def check_table(table: LoadedTable, history: Committed, objects: Objects) -> Ite
 
 Event = tuple[str, str, int]
 """Source, epoch, event sequence: an event's name."""
+NEVER_OUT = "was never kept out"
+"""A verdict on a letter that another table kept out: this one has the event already."""
+BESIDE = "__changes"
+"""How a mirror's changelog is called."""
+
+
+def named(row: Mapping[str, Any]) -> Event:
+    """The event that a row of a changelog, or of the dead letters, is of."""
+    return row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"]
 
 
 @dataclass
@@ -191,21 +201,25 @@ class Journal:
     whole: dict[Event, frozenset[Event]] = field(default_factory=dict)
     trimmed: set[tuple[str, str, int]] = field(default_factory=set)
     committed: set[Event] = field(default_factory=set)
+    committed_in: dict[str, set[Event]] = field(default_factory=dict)  # by table
+    has_beside: Callable[[str], bool] = lambda table: False  # whether a table has its changelog beside it, all the time
 
     def note_sent(self, source: str, epoch: str, sequence: int, frame: bytes) -> None:
         self.frames.setdefault((source, epoch, sequence), []).append(frame)
 
-    def note_committed(self, rows: Iterable[Mapping[str, Any]], kept_out: Iterable[Event] = ()) -> set[Event]:
-        """What the last snapshot brought, or passed by as dead letters."""
-        fresh = {(row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"]) for row in rows} | set(kept_out)
+    def note_committed(self, table: str, fresh: set[Event]) -> None:
+        """What the last snapshot of `table` brought, folded, or passed by as dead letters."""
+        self.committed_in.setdefault(table, set()).update(fresh)
+        if self.has_beside(table.removesuffix(BESIDE)):
+            other = table.removesuffix(BESIDE) if table.endswith(BESIDE) else table + BESIDE
+            fresh = fresh & self.committed_in.get(other, set())
         self.committed |= fresh
-        return fresh
 
-    def check_whole(self, fresh: set[Event]) -> Iterator[str]:
+    def check_whole(self, table: str, fresh: set[Event]) -> Iterator[str]:
         """No snapshot holds a part of a transaction. One whose source went on in another epoch is not waited for."""
         for event in sorted(fresh & self.whole.keys()):
-            if not self.whole[event] <= self.committed:
-                yield f"{event} is committed without the rest of its transaction in this table, {sorted(self.whole[event])}"
+            if not self.whole[event] <= self.committed_in[table]:
+                yield f"{event} is committed without the rest of its transaction in {table}, {sorted(self.whole[event])}"
 
     def expect_committed(self, events: Iterable[Event], why: str) -> None:
         """Raises Breach if the daemon has said that these are in the lake and they are not."""
@@ -220,28 +234,31 @@ class Journal:
             yield f"I1: an ack ({status}) leaves for {key}, which is not durable"
 
 
-def check_events(journal: Journal, tables: Mapping[str, Committed], letters: Mapping[Event, Sequence[str]]) -> Iterator[str]:
-    """Every acked event is in its table once, or a dead letter; nothing is there that was not sent; unacked ones once or not at all.
+def check_events(
+    journal: Journal, name: str, history: Committed, letters: Mapping[Event, Sequence[str]], *, is_whole: bool = True
+) -> Iterator[str]:
+    """Every acked event is in its changelog once, or a dead letter; nothing is there that was not sent; unacked ones once or not at all.
 
-    `letters`: event → what was decided of it, one after the other.
+    `letters`: event → what was decided of it, one after the other. Not `is_whole`: it was not fed all the time.
     """
     found: Counter[Event] = Counter()
-    for name in sorted(tables):
-        for row in tables[name].rows.values():
-            event = (row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"])
-            found[event] += 1
-            if event not in journal.sent:
-                yield f"{name}: {event} was never sent"
-            else:
-                expected = journal.sent[event]
-                if expected["table"] != name or any(row[key] != value for key, value in expected["row"].items()):
-                    yield f"{name}: {event} is {row}, sent was {expected}"
-    for event in sorted(found.keys() | letters.keys() | journal.acked):
-        outcomes = letters.get(event, ())
-        if not outcomes and event not in found:
-            yield f"I1: {event} was acked and is in no table"
-        elif found[event] != (not outcomes or REPLAYED in outcomes):
-            yield f"I7: {event} is in the tables {found[event]} times, verdicts on it are {list(outcomes)}"
+    sent_to = name.removesuffix(BESIDE)
+    for row in history.rows.values():
+        event = named(row)
+        found[event] += 1
+        if event not in journal.sent:
+            yield f"{name}: {event} was never sent"
+        else:
+            expected = journal.sent[event]
+            if expected["table"] != sent_to or any(row[key] != value for key, value in expected["row"].items()):
+                yield f"{name}: {event} is {row}, sent was {expected}"
+    acked = {event for event in journal.acked if journal.sent[event]["table"] == sent_to} if is_whole else set()
+    for event in sorted(found.keys() | letters.keys() | acked):
+        outcomes = [outcome for outcome in letters.get(event, ()) if outcome != NEVER_OUT]
+        if not outcomes and event not in found and (is_whole or event not in letters):
+            yield f"I1: {event} was acked and is not in {name}"
+        elif found[event] != (not outcomes or REPLAYED in outcomes) and (is_whole or found[event] or outcomes):
+            yield f"I7: {event} is in {name} {found[event]} times, verdicts on it are {outcomes}"
 
 
 def check_order(name: str, table: Committed, late: Collection[tuple[str, int, int]]) -> Iterator[str]:

@@ -10,8 +10,10 @@ from typing import Any
 import orjson
 
 from dolake.iceberg.metadata import LoadedTable
-from dolake.parquet.letters import DEAD, REPLAYED
-from tests.simulation.invariants import Committed, Event, Journal
+from dolake.parquet.letters import DEAD, REPLAYED, SUPERSEDED
+from dolake.writer.replay import NOT_KEPT_OUT
+from tests.simulation.invariants import BESIDE, NEVER_OUT, Committed, Event, Journal, named
+from tests.simulation.mirror import REASONS
 from tests.simulation.sources import Fits
 
 Spot = tuple[str, int, int]
@@ -25,7 +27,7 @@ class Letters:
     history: Committed = field(default_factory=Committed)
     seen: dict[str, dict[Spot, Mapping[str, Any]]] = field(default_factory=dict)
     outcomes: dict[tuple[str, Spot], list[str]] = field(default_factory=dict)
-    by_event: dict[Event, list[str]] = field(default_factory=dict)
+    by_event: dict[str, dict[Event, list[str]]] = field(default_factory=dict)
     counted: dict[str, set[Spot]] = field(default_factory=dict)
 
     def note(
@@ -47,12 +49,15 @@ class Letters:
             yield from self._note_outcome(where, row, journal, taken_back=taken_back)
 
     def _note_outcome(self, where: str, row: Mapping[str, Any], journal: Journal, *, taken_back: bool) -> Iterator[str]:
-        event, outcome = (row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"]), row["outcome"]
+        event, outcome = named(row), row["outcome"]
         first = (row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])
         before = self.outcomes.setdefault((row["table_name"], first), [])
-        self.by_event[event] = before
+        self.by_event.setdefault(row["table_name"], {})[event] = before
         if taken_back:
             before.remove(REPLAYED)
+        if row["rule"] == NOT_KEPT_OUT and outcome == SUPERSEDED and not before:
+            before.append(NEVER_OUT)
+            return
         if (row["replayed_log"] is None) == bool(before):
             yield f"I13: {where}: {outcome} comes after {before}"
         if outcome == REPLAYED and before[-1:] != [DEAD]:
@@ -63,9 +68,13 @@ class Letters:
             yield f"I13: {where}: {event} was never sent"
             return
         raw = orjson.loads(row["event"])
-        if sent["table"] != row["table_name"] or (raw.get("after") or raw.get("before")) != sent["row"]:
+        if sent["table"] != row["table_name"].removesuffix(BESIDE) or {**raw, "table": ""} != {**sent["event"], "table": ""}:
             yield f"I13: {where} is said to be {raw}, sent was {sent}"
-        if sent["fits"] is (Fits.ALWAYS if outcome == DEAD else Fits.NEVER) and outcome in (DEAD, REPLAYED):
+        if (
+            row["reason"] not in REASONS
+            and sent["fits"] is (Fits.ALWAYS if outcome == DEAD else Fits.NEVER)
+            and outcome in (DEAD, REPLAYED)
+        ):
             yield f"I13: {where} is {outcome}: {row['rule']}; it fits {sent['fits'].value}"
 
     def kept_out(self, table: LoadedTable) -> set[Spot]:
@@ -88,7 +97,11 @@ class Letters:
         fresh = self.kept_out(table) - counted
         counted |= fresh
         rows = [self.seen[str(table.name)][spot] for spot in fresh]
-        return {(row["_cdc_source"], row["_cdc_epoch"], row["_cdc_sequence"]) for row in rows}
+        return {named(row) for row in rows}
+
+    def verdict(self, table: str, spot: Spot) -> Mapping[str, Any] | None:
+        """The newest on the event that lies there."""
+        return self.seen.get(table, {}).get(spot)
 
     def is_judged_again(self, table: str, first: Spot) -> bool:
         return len(self.outcomes.get((table, first), ())) > 1

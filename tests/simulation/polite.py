@@ -20,7 +20,7 @@ from tests.simulation.faults import Breach, Chaos
 from tests.simulation.invariants import Event, Journal
 from tests.simulation.loop import Process
 from tests.simulation.network import Disconnected, Wire
-from tests.simulation.sources import NARROW, WIDE, Script
+from tests.simulation.sources import Script
 
 RESTART_S = (0.0, 0.1, 2.0)
 URL = "ws://simulated/cdc"
@@ -122,7 +122,10 @@ class PoliteSource(Producing):
             runtime=process.runtime,
             dial=self.dialler(process, epoch),
         )
-        columns = tuple(DeclaredColumn(column["name"], column["type"]) for column in draw.choice([NARROW, WIDE]))
+        columns = tuple(
+            DeclaredColumn(column["name"], column["type"], nullable=column.get("nullable", True))
+            for column in draw.choice(self._script.columns)
+        )
         async with producer:
             for table in sorted({str(self._journal.sent[event]["table"]) for event in self._events(epoch)}):
                 await producer.declare(DeclaredSchema(table, ("id",), columns))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 DISK = {
     "sync_eio": 0.01,
@@ -31,6 +31,16 @@ PARTITIONS: list[tuple[tuple[str, ...], ...]] = [
     (("id",),),
     (("bucket(2, id)", "_cdc_source"),),
     ((), ("bucket(2, id)", "n"), ("truncate(1, id)",)),
+]
+
+MIRRORED = 0.4  # of all seeds
+MODES: list[tuple[str, ...]] = [("mirror",), ("mirror",), ("both",), ("mirror", "both")]
+MIRROR_PARTITIONS: list[tuple[tuple[str, ...], ...]] = [
+    *([((),)] * 2),
+    (("bucket(2, id)",),),
+    (("bucket(2, n)",),),  # A row moves with nearly every update.
+    (("note",),),  # The column that updates leave out.
+    ((), ("bucket(2, n)", "must"), ("truncate(1, id)",)),
 ]
 
 COLUMNS: list[tuple[dict[str, str], ...]] = [({},), ({},), ({}, {"small": "long"})]
@@ -66,7 +76,22 @@ class Profile:
     catalog_s: float
     clocks_off_s: float
     parkings: int
-    mode: str = "changelog"  # that of every table; no seed draws another
+    modes: tuple[str, ...] = ("changelog",)  # of all tables, as each start of the writer finds it in its settings, in turn
+    changelogs: tuple[str, ...] = ()  # tables that are changelogs whatever the others are
+    truncates: float = 0.0  # the share of events that are TRUNCATEs
+    is_contested: bool = False  # sources write each other's keys
+    shared_truncate: bool = False  # one source's TRUNCATE takes the others' rows
+    index_faults: float = 0.0  # how often something befalls the key indexes when a writer starts
+    foreign_rows: bool = False  # whether others change mirrors' rows
+
+    @property
+    def is_mirrored(self) -> bool:
+        return self.modes != ("changelog",)
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether every mirror has its changelog, all the time."""
+        return self.modes == ("both",)
 
     @classmethod
     def draw(cls, draw: random.Random) -> Profile:
@@ -81,7 +106,7 @@ class Profile:
             kinds += ["zombie one", "zombie one", "zombie both"]
         at_changes = draw.random() < 0.5
         misfits = draw.choice([0.0, 0.0, 0.2, 0.4])
-        return cls(
+        drawn = cls(
             sources=draw.randint(1, 3),
             polite=draw.randint(0, 2),
             batches=draw.choice([6, 6, 12] if misfits else [6, 12, 24]),  # Dead letters take two more commits each time.
@@ -110,4 +135,27 @@ class Profile:
             catalog_s=draw.choice([0.0, 0.02, 0.2]),
             clocks_off_s=draw.choice([0.0, 5.0, 600.0]),
             parkings=draw.choice([0, 0, 2, 5]),
+        )
+        return drawn.mirrored(draw) if draw.random() < MIRRORED else drawn
+
+    def mirrored(self, draw: random.Random) -> Profile:
+        """The same world with mirror tables in it."""
+        foreign = not self.local and draw.random() < 0.5
+        chances = {**self.chances, **{name: 2 * chance for name, chance in FOREIGN.items()}} if foreign else self.chances
+        contested = draw.random() < 0.15
+        return replace(
+            self,
+            modes=draw.choice(MODES),
+            changelogs=draw.choice([(), (), ("shop.items",)]),
+            truncates=draw.choice([0.0, 0.03, 0.1]),
+            sources=1 if draw.random() < 0.4 else self.sources,
+            batches=min(self.batches, 12),
+            partitions=draw.choice(MIRROR_PARTITIONS),
+            columns=({},),
+            chances=chances,
+            replays=draw.choice([0, 0, self.replays]),
+            is_contested=contested,
+            shared_truncate=draw.random() < 0.3,
+            index_faults=draw.choice([0.0, 0.3, 1.0]),
+            foreign_rows=foreign,
         )

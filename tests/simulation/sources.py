@@ -12,13 +12,15 @@ import orjson
 from tests.simulation.invariants import Event, Journal
 
 TABLES = ("default.orders", "shop.items")
-NARROW = (
+Columns = tuple[dict[str, Any], ...]
+NARROW: Columns = (
     {"name": "id", "type": "string"},
     {"name": "n", "type": "long"},
     {"name": "note", "type": "string"},
     {"name": "small", "type": "int"},
 )
-WIDE = (*NARROW[:3], {"name": "small", "type": "long"}, {"name": "extra", "type": "long"})
+WIDE: Columns = (*NARROW[:3], {"name": "small", "type": "long"}, {"name": "extra", "type": "long"})
+STRICT = {"name": "must", "type": "string", "nullable": False}  # of mirrors, where that binds
 LARGE = 1 << 40  # fits into `small` only once that is wide
 
 
@@ -65,6 +67,7 @@ class Script:
     source: str
     epochs: list[str]
     transactions: bool
+    columns: tuple[Columns, ...] = (NARROW, WIDE)  # what it may declare: before, and once it is wide
     batches: dict[str, list[Batch]] = field(default_factory=dict)
 
     @property
@@ -72,26 +75,47 @@ class Script:
         return sum(len(batch.events) for batches in self.batches.values() for batch in batches)
 
 
-def write_script(
-    source: str, draw: random.Random, journal: Journal, batch_count: int, *, transactions: bool, misfits: float = 0.0
-) -> Script:
-    """Some epochs of some batches: schemas first, then inserts, updates, deletes in transactions or not.
+@dataclass(frozen=True)
+class Manners:
+    """What kind of events a source sends.
 
-    `misfits` is the share of events that do not fit what is declared: some never, some only until a later schema.
+    `misfits` is the share of those that do not fit what is declared: some never, some only until a later schema. `is_mirrored`:
+    few keys that change, TRUNCATEs, unchanged columns, events that a mirror refuses. `is_contested`: all sources write the same keys.
     """
+
+    transactions: bool = False
+    misfits: float = 0.0
+    is_mirrored: bool = False
+    is_contested: bool = False
+    truncates: float = 0.0
+
+
+def write_script(source: str, draw: random.Random, journal: Journal, batch_count: int, manners: Manners) -> Script:
+    """Some epochs of some batches: schemas first, then inserts, updates, deletes in transactions or not."""
     epochs = [""] if draw.random() < 0.7 else ["first", "second"]
-    script = Script(source, epochs, transactions)
+    script = Script(source, epochs, manners.transactions)
+    if manners.is_mirrored:
+        script.columns = ((*NARROW, STRICT), (*WIDE, {**STRICT, "nullable": draw.random() < 0.7}))
     tables = draw.sample(TABLES, draw.randint(1, len(TABLES)))
     for epoch in epochs:
-        writer = _ScriptWriter(source, epoch, draw, journal, tables, misfits)
-        writer.write(max(2, batch_count // len(epochs)), transactions=transactions)
+        writer = _ScriptWriter(source, epoch, draw, journal, tables, manners, script.columns)
+        writer.write(max(2, batch_count // len(epochs)), transactions=manners.transactions)
         script.batches[epoch] = writer.batches
     return script
 
 
 class _ScriptWriter:
-    def __init__(self, source: str, epoch: str, draw: random.Random, journal: Journal, tables: list[str], misfits: float) -> None:
-        self._misfits = misfits
+    def __init__(
+        self,
+        source: str,
+        epoch: str,
+        draw: random.Random,
+        journal: Journal,
+        tables: list[str],
+        manners: Manners,
+        columns: tuple[Columns, ...],
+    ) -> None:
+        self._manners, self._misfits, self._columns = manners, manners.misfits, columns
         self._source, self._epoch, self._draw, self._journal, self._tables = source, epoch, draw, journal, tables
         self._sequence = draw.choice([0, 1, 500])
         self._event = 0
@@ -123,8 +147,8 @@ class _ScriptWriter:
     def _add_schema(self, table: str, *, wider: bool = False) -> None:
         if wider:
             self._wide.add(table)
-        columns = WIDE if table in self._wide else NARROW
-        body = orjson.dumps([{**column, "nullable": True} for column in columns])
+        columns = self._columns[table in self._wide]
+        body = orjson.dumps([{"nullable": True, **column} for column in columns])
         self.batches.append(Batch(self._epoch, self._sequence, body, table=table))
         self._sequence += 1
 
@@ -151,16 +175,50 @@ class _ScriptWriter:
         number = self._event
         self._event += 1
         operation = self._draw.choice(["INSERT", "INSERT", "UPDATE", "DELETE"])
-        row: dict[str, Any] = {"id": f"{self._source}-{self._draw.randint(0, 5)}", "n": number, "small": number}
+        row: dict[str, Any] = {"id": self._key(5), "n": number, "small": number}
         if self._draw.random() < 0.7:
             row["note"] = self._draw.choice(["", "x" * 60, "y" * 400])
         if table in self._wide:
             row["extra"] = number * 10
         fits = self._misfit(row)
-        self._journal.sent[(self._source, self._epoch, number)] = {"table": table, "row": row, "operation": operation, "fits": fits}
         name = table.removeprefix("default.") if self._draw.random() < 0.5 else table  # Two spellings of one table.
         event = {"sequence": number, "timestamp": 1_767_225_600_000 + number, "operation": operation, "table": name, "rowId": row["id"]}
-        return {**event, ("before" if operation == "DELETE" else "after"): row}
+        event["before" if operation == "DELETE" else "after"] = row
+        if self._manners.is_mirrored:
+            row["must"] = "m" * self._draw.randint(0, 2)
+            self._make_mirrored(event)
+            row = event.get("after") or event.get("before") or {}
+            fits = _fits_of(row)
+        known = {"table": table, "row": row, "operation": event["operation"], "fits": fits, "event": event}
+        self._journal.sent[(self._source, self._epoch, number)] = known
+        return event
+
+    def _key(self, last: int) -> str:
+        return f"{'k' if self._manners.is_contested else self._source}-{self._draw.randint(0, last)}"
+
+    def _make_mirrored(self, event: dict[str, Any]) -> None:
+        """Some events become what only a mirror cares about."""
+        draw, image = self._draw, event.get("after") or event["before"]
+        if draw.random() < 0.3:
+            del event["rowId"]  # The key is declared.
+        if draw.random() < self._manners.truncates:
+            event["operation"] = "TRUNCATE"
+            event.pop("after", None)
+            event.pop("before", None)
+            return
+        if draw.random() < 0.03:
+            del image["id"]
+        if event["operation"] == "DELETE":
+            return
+        if draw.random() < 0.04:
+            image["must"] = None
+        if event["operation"] == "UPDATE" and draw.random() < 0.3:
+            event["before"] = {"id": self._key(5)}
+        if event["operation"] == "UPDATE" and draw.random() < 0.4:
+            unchanged = draw.choice([["note"], ["note"], ["note", "must"], ["note", "n"]])
+            for name in unchanged:
+                image.pop(name, None)
+            event["metadata"] = {"unchanged": unchanged}
 
     def _misfit(self, row: dict[str, Any]) -> Fits:
         """Puts a value into some rows that their columns do not take."""
@@ -173,3 +231,9 @@ class _ScriptWriter:
             return Fits.NEVER
         row["small"] += LARGE
         return Fits.ONCE_WIDE
+
+
+def _fits_of(row: dict[str, Any]) -> Fits:
+    if row.get("n") == "many":
+        return Fits.NEVER
+    return Fits.ONCE_WIDE if row.get("small", 0) >= LARGE else Fits.ALWAYS

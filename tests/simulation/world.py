@@ -24,7 +24,7 @@ from dolake.buffer.segment import parse_name, scan_segment
 from dolake.cli.lake import Lake
 from dolake.config import Settings
 from dolake.errors import DolakeError, LogCorrupt
-from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.metadata import LoadedTable, Update
 from dolake.model import DEAD_LETTERS_TABLE, RecordKind, TableName
 from dolake.storage.local import LocalStore
 from dolake.storage.store import ObjectStore
@@ -34,17 +34,32 @@ from dolake.writer.kinds import Counts
 from tests.simulation.catalog import CatalogServer
 from tests.simulation.disk import Cut, DiskDoor, Inode, SimDisk
 from tests.simulation.faults import Chaos, Trace
+from tests.simulation.foreign import EQUALITY, KINDS, plan_foreign
 from tests.simulation.halves import IngestHalf, Link, WriterHalf, is_expected
-from tests.simulation.invariants import Committed, Journal, check_change, check_events, check_order, check_table, note_rows
+from tests.simulation.indexes import IndexFolders, small_indexes
+from tests.simulation.invariants import (
+    BESIDE,
+    Committed,
+    Event,
+    Journal,
+    check_change,
+    check_events,
+    check_order,
+    check_table,
+    named,
+    note_rows,
+)
 from tests.simulation.letters import Letters
 from tests.simulation.loop import Process, SimLoop, Stuck
+from tests.simulation.mirror import Mirror, MirrorReader, check_required, check_totals, fold_changes
 from tests.simulation.network import Wire
 from tests.simulation.operator import Operator, parked_on_platter, parked_records
 from tests.simulation.polite import PoliteSource, Producing
 from tests.simulation.profile import Profile
+from tests.simulation.records import Records
 from tests.simulation.replayer import Replayer
 from tests.simulation.rough import RoughSource
-from tests.simulation.sources import write_script
+from tests.simulation.sources import Manners, write_script
 from tests.simulation.sqlcatalog import SqlServer
 from tests.simulation.store import PlatterStore, StoreDoor, Warehouse
 
@@ -116,8 +131,14 @@ class World:
             self.warehouse.latency_s = self.profile.store_s
             if isinstance(self.catalog, CatalogServer):
                 self.catalog.put_foreign = self.warehouse.store
-        self.journal = Journal()
+                self.catalog.plan_foreign, self.catalog.heard_foreign = self._plan_foreign, self._hear_foreign
+        self.journal = Journal(has_beside=lambda table: self._has_beside(TableName.parse(table)))
+        self.records = Records(self.disk, tuple(self.settings.log.directories))
         self.tables: dict[str, Committed] = {}
+        self.mirrors: dict[str, Mirror] = {}
+        self.reader = MirrorReader(self.objects)
+        self.folders = IndexFolders(self.disk, self.chaos, f"{ROOT}/index")
+        self.equality: set[TableName] = set()  # tables that somebody has written equality deletes to
         self.ingest: IngestHalf | None = None
         self.writer: WriterHalf | None = None
         self.zombies: list[Process] = []
@@ -135,7 +156,8 @@ class World:
 
     def run(self) -> Outcome:
         try:
-            self.loop.run_until_complete(self._main())
+            with small_indexes(random.Random(f"indexes {self.seed}")):
+                self.loop.run_until_complete(self._main())
         except Stuck as error:
             self.note(f"liveness: {error}")
         finally:
@@ -155,15 +177,14 @@ class World:
     async def _main(self) -> None:
         halves = [asyncio.ensure_future(self._keep(name)) for name in self._gone]
         for number in range(self.profile.sources):
-            transactions, misfits = self.profile.transactions, self.profile.misfits
-            script = write_script(f"s{number}", self.random, self.journal, self.profile.batches, transactions=transactions, misfits=misfits)
+            script = write_script(f"s{number}", self.random, self.journal, self.profile.batches, self._manners())
             source: Source
             if number < self.profile.polite:
                 source = PoliteSource(script, self._process, self.journal, self.dial, self.chaos)
             else:
                 source = RoughSource(script, self._process(f"source {number}"), self.journal, self.dial, self.profile.rudeness)
             self.sources.append(source)
-        if self.profile.misfits and self.profile.replays:
+        if (self.profile.misfits or self.profile.is_mirrored) and self.profile.replays:
             rounds = self.profile.replays
             senders = tuple(self.sources)
             self.sources.append(
@@ -191,6 +212,16 @@ class World:
             self._check_end()
         for task in (*halves, *upsets):
             task.cancel()
+
+    def _manners(self) -> Manners:
+        profile = self.profile
+        return Manners(
+            transactions=profile.transactions,
+            misfits=profile.misfits,
+            is_mirrored=profile.is_mirrored,
+            is_contested=profile.is_contested,
+            truncates=profile.truncates,
+        )
 
     async def _until(self, reached: Callable[[], bool], seconds: float) -> None:
         """Returns when that is so, after that long, or at the first breach."""
@@ -238,6 +269,8 @@ class World:
             process.counts = CHANGES if self.profile.strike_at_changes else None
             self.trace(process.name, "starts")
             self.chaos.count(f"{name} starts")
+            if name == "writer" and self.random.random() < self.profile.index_faults and not self.is_healed:
+                self.folders.upset(self.random)
             if name == "ingest":
                 self.ingest = IngestHalf(self, process)
                 process.spawn(self.ingest.run())
@@ -303,6 +336,8 @@ class World:
             if self.is_healed:
                 self.relink()
                 continue
+            if self.profile.index_faults:
+                self.folders.copy()
             draw = self.random.random()
             if draw < 0.3 and self.ingest is not None and self.ingest.link is not None:
                 self.chaos.count("control link cut")
@@ -361,7 +396,11 @@ class World:
     def note_stopped(self, half: WriterHalf, name: TableName, stopped: Stopped) -> None:
         """A table that takes no more rows. Fenced by another writer: an operator starts the writer again."""
         self.trace(half.process.name, "stopped", f"{name} {stopped.reason}")
-        if "fenced" not in stopped.reason:
+        if "equality deletes" in stopped.reason and name in self.equality:
+            self._take_back_equality(name)
+            if not half.process.detached:
+                half.stop.set()
+        elif "fenced" not in stopped.reason:
             self.note(f"{name} stopped: {stopped.reason}")
         elif not half.process.detached:
             self.chaos.count("writer fenced")
@@ -391,12 +430,78 @@ class World:
                 self.note(breach)
         except (DolakeError, OSError, ValueError) as error:
             self.note(f"I10: {after.name} cannot be read after a commit: {error!r}")
+        self.records.look()
         if is_letters:
             tables = {str(name): row for name, row in self.catalog.rows.items()}
             for breach in self.letters.note(history.fresh, after, self.journal, tables):
                 self.note(breach)
+        elif self._is_mirror(after.name):
+            self._check_mirror(before, after)
         else:
             self._check_rows(history, before, after)
+
+    def _is_mirror(self, name: TableName) -> bool:
+        text = str(name)
+        is_ours = name == DEAD_LETTERS_TABLE or text.endswith(BESIDE)
+        return self.profile.is_mirrored and not is_ours and text not in self.profile.changelogs
+
+    def _mirror(self, name: str) -> Mirror:
+        is_shared = self.profile.shared_truncate
+        strict = not self.profile.is_contested and not (is_shared and self.profile.logs > 1)
+        return self.mirrors.setdefault(name, Mirror(name, is_shared, strict))
+
+    def _check_mirror(self, before: LoadedTable | None, after: LoadedTable) -> None:
+        """The rows that a mirror has now, against a fold of the log's events up to its offsets."""
+        name, mirror = str(after.name), self._mirror(str(after.name))
+        old = before.offsets() if before is not None else {}
+        fresh = [
+            logged for log_id, end in sorted(after.offsets().items()) for logged in self.records.of(name, log_id, old.get(log_id, 0), end)
+        ]
+        for logged in fresh:
+            for breach in mirror.take(logged, self.letters.verdict(name, logged.spot)):
+                self.note(breach)
+        try:
+            found = self.reader.read(after)
+        except (DolakeError, OSError, ValueError) as error:
+            self.note(f"I10: {name} cannot be read after a commit: {error!r}")
+            return
+        dead = self.letters.kept_out(after)
+        breaches = [*found.breaches, *mirror.check(found), *check_required(after, found), *check_totals(after, found)]
+        if any(logged.spot not in dead for logged in fresh):  # A claim, or letters alone, count nothing of what others did.
+            breaches += mirror.check_counts(after, len(found.rows), len(dead))
+        for breach in breaches:
+            self.note(breach)
+        self.chaos.counts["mirror commits"] += 1
+        self.chaos.counts["mirror rows deleted"] += found.delete_count - mirror.delete_count
+        mirror.delete_count = found.delete_count
+        self.letters.take_fresh(after)
+        self._note_committed(name, {logged.name for logged in fresh})
+
+    def _plan_foreign(self, table: LoadedTable, number: int) -> list[Update]:
+        if not self.profile.foreign_rows or not self._is_mirror(table.name) or table.head is None or self.chaos.random.random() < 0.2:
+            return []
+        kind = self.chaos.random.choice(KINDS)
+        if kind == EQUALITY and (self.equality or table.spec["fields"]):
+            return []
+        assert self.warehouse is not None
+        updates = plan_foreign(table, kind, number, self.chaos.random, self.warehouse)
+        if updates:
+            self.chaos.count(f"foreign: {kind}")
+            if kind == EQUALITY:
+                self.equality.add(table.name)
+        return updates
+
+    def _hear_foreign(self, after: LoadedTable) -> None:
+        if self._is_mirror(after.name):
+            self._mirror(str(after.name)).adopt(self.reader.read(after))
+
+    def _take_back_equality(self, name: TableName) -> None:
+        """Whoever wrote them is told to rewrite the table without."""
+        assert isinstance(self.catalog, CatalogServer)
+        assert self.warehouse is not None
+        warehouse = self.warehouse
+        self.equality.discard(name)
+        self.catalog.disturb(name, lambda table, number: plan_foreign(table, f"no {EQUALITY}", number, self.random, warehouse))
 
     def _check_rows(self, history: Committed, before: LoadedTable | None, after: LoadedTable) -> None:
         """What has come to a changelog table, beside the verdicts that stand."""
@@ -409,9 +514,14 @@ class World:
             self.note(
                 f"I13: {after.name} says {said} events were accepted and kept out, {len(history.rows)} rows, {dead} letters are there"
             )
-        fresh = self.journal.note_committed(history.fresh, self.letters.take_fresh(after))
+        self._note_committed(str(after.name), {named(row) for row in history.fresh} | self.letters.take_fresh(after))
+
+    def _note_committed(self, name: str, fresh: set[Event]) -> None:
+        if name.endswith(BESIDE) and not self.profile.is_beside:
+            return  # Fed now and then: nothing is promised of it.
+        self.journal.note_committed(name, fresh)
         if self.loop.time() < TRANSACTION_S_MAX:  # Later one may have been given up.
-            for breach in self.journal.check_whole({event for event in fresh if self._is_single(event[0])}):
+            for breach in self.journal.check_whole(name, {event for event in fresh if self._is_single(event[0])}):
                 self.note(breach)
 
     def _is_single(self, name: str) -> bool:
@@ -420,19 +530,7 @@ class World:
         return isinstance(source, RoughSource) and len(source.script.epochs) == 1
 
     def _durable_end(self, log_id: str) -> int:
-        """The end of a log as a power cut would leave it now."""
-        end = 0
-        for path, node in self.disk.durable_names.items():
-            name = parse_name(path.rsplit("/", 1)[-1])
-            if name is None or not isinstance(node, Inode):
-                continue
-            try:
-                segment = scan_segment(bytes(node.durable), path, name)
-            except LogCorrupt:
-                continue
-            if segment.state.log_id == log_id:
-                end = max(end, segment.end)
-        return end
+        return self.records.durable_end(log_id)
 
     def _check_unlink(self, path: str, node: Inode) -> None:
         """I6: a sealed segment goes only when every table with rows in it has committed past them."""
@@ -447,8 +545,11 @@ class World:
             record = decode_record(frame, "", path)
             self.journal.trimmed.add((record.entry.source, record.entry.epoch, record.entry.sequence))
             if record.entry.kind == RecordKind.BATCH:
-                needed.update({TableName.parse(table): record.offset for table in record.entry.tables})
+                for name in map(TableName.parse, record.entry.tables):
+                    for fed in (name, TableName.in_lake(f"{name}{BESIDE}")) if self._has_beside(name) else (name,):
+                        needed[fed] = record.offset
 
+        self.records.note_unlinked(path, bytes(node.cached))
         segment = scan_segment(bytes(node.cached), path, name, visit)
         for table, offset in needed.items():
             row = self.catalog.rows.get(table)
@@ -457,6 +558,9 @@ class World:
             if committed <= offset and (log_id, offset) not in parked_on_platter(self.disk, ROOT, table):
                 self.note(f"I6: {path} is unlinked, {table} is committed up to {committed} and has rows at {offset}, not parked")
         self.chaos.count("segments trimmed")
+
+    def _has_beside(self, name: TableName) -> bool:
+        return self.profile.is_beside and self._is_mirror(name)
 
     def _check_unlink_parked(self, path: str, node: Inode) -> None:
         """I6 for a side log: what is in it is committed, or in another segment of it (recovery copies the last one)."""
@@ -478,18 +582,44 @@ class World:
                 f"liveness: after {DRAIN_S_MAX} s, sources {late} are not done, {len(missing)} acked events are in no table: {missing[:3]}"
             )
             return
-        for breach in check_events(self.journal, self.tables, self.letters.by_event):
-            self.note(breach)
         for name, history in sorted(self.tables.items()):
-            table = self.catalog.rows[TableName.parse(name)]
-            late = self.letters.came_again(name)
-            try:
-                for breach in (*check_table(table, history, self.objects), *check_order(name, history, late)):
-                    self.note(breach)
-            except (DolakeError, OSError, ValueError) as error:
-                self.note(f"I10: {name} cannot be read: {error!r}")
-        if self.profile.misfits:  # The others are looked at closely enough, and it takes its time.
+            if not self._is_mirror(TableName.in_lake(name)):
+                self._check_changelog(name, history)
+        if self.profile.is_beside and not self._is_decided_elsewhere():
+            self._check_beside()
+        if self.profile.misfits and not self.profile.is_mirrored:  # The others are looked at closely enough, and it takes its time.
             self._verify()
+
+    def _check_changelog(self, name: str, history: Committed) -> None:
+        table, late = self.catalog.rows[TableName.in_lake(name)], self.letters.came_again(name)
+        is_whole = not name.endswith(BESIDE) or self.profile.is_beside
+        letters = self.letters.by_event.get(name, {})
+        try:
+            for breach in (
+                *check_events(self.journal, name, history, letters, is_whole=is_whole),
+                *check_table(table, history, self.objects),
+                *check_order(name, history, late),
+            ):
+                self.note(breach)
+        except (DolakeError, OSError, ValueError) as error:
+            self.note(f"I10: {name} cannot be read: {error!r}")
+
+    def _is_decided_elsewhere(self) -> bool:
+        """Whether a changelog does not say all: commit order counts, others changed rows, or letters came late."""
+        profile = self.profile
+        return profile.foreign_rows or profile.is_contested or profile.replays > 0 or (profile.logs > 1 and profile.shared_truncate)
+
+    def _check_beside(self) -> None:
+        """I8 by the changelog alone: its fold is the mirror."""
+        for name, mirror in sorted(self.mirrors.items()):
+            table = self.catalog.rows[TableName.parse(name)]
+            columns = [column["name"] for column in table.schema["fields"]]
+            rows = list(self.tables[name + BESIDE].rows.values()) if name + BESIDE in self.tables else []
+            folded = fold_changes(rows, self.letters.kept_out(table), columns)
+            wanted = {key: found[0].options[0] for key, found in mirror.rows.items()}
+            self.chaos.counts["mirrors folded from changelogs"] += 1
+            if folded != wanted:
+                self.note(f"I8: {name} has {wanted}, its changelog folds into {folded}")
 
     def _verify(self) -> None:
         """As `dolake verify` does it."""
@@ -523,12 +653,16 @@ def make_settings(profile: Profile, start: int = 0) -> Settings:
     """Of the writer's `start`: the first is 0."""
     directories = tuple(f"{ROOT}/log{number}" for number in range(profile.logs))
     partitions, columns = (choices[start % len(choices)] for choices in (profile.partitions, profile.columns))
+    mode, truncate = profile.modes[start % len(profile.modes)], "table" if profile.shared_truncate else "source"
     return Settings.model_validate(
         {
             "data": ROOT,
             "log": {"directories": directories, "segment_bytes": 4096, "backlog_bytes": profile.backlog_bytes},
             "flush": {"age_s": profile.flush_age_s, "rows": profile.flush_rows},
-            "tables": {"*": {"mode": profile.mode, "partition_by": partitions, "columns": columns}},
+            "tables": {
+                "*": {"mode": mode, "partition_by": partitions, "columns": columns, "truncate": truncate},
+                **{name: {"mode": "changelog"} for name in profile.changelogs},
+            },
             "warehouse": {"uri": f"file://{ROOT}/warehouse" if profile.local else "s3://lake/w"},
         }
     )
