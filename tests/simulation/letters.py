@@ -11,7 +11,7 @@ import orjson
 
 from dolake.iceberg.metadata import LoadedTable
 from dolake.parquet.letters import DEAD, REPLAYED, SUPERSEDED
-from dolake.writer.replay import NOT_KEPT_OUT
+from dolake.writer.replay import NOT_KEPT_OUT, OVERTAKEN
 from tests.simulation.invariants import BESIDE, NEVER_OUT, Committed, Event, Journal, named
 from tests.simulation.mirror import REASONS
 from tests.simulation.sources import Fits
@@ -38,6 +38,9 @@ class Letters:
             table, spot = row["table_name"], _spot(row)
             known = self.seen.setdefault(table, {})
             where = f"{after.name}: {table} {spot}"
+            if row["rule"] == OVERTAKEN and row["replayed_log"] is None and row["outcome"] == SUPERSEDED:
+                yield from self._note_overtaken(where, row, spot)
+                continue
             taken_back = spot in known and (known[spot]["outcome"], row["outcome"]) == (REPLAYED, DEAD)  # No row could be made of it.
             if spot in known and not taken_back:
                 yield f"I13: {where} is judged twice: {known[spot]['outcome']}, {row['outcome']}"
@@ -48,6 +51,14 @@ class Letters:
             known[spot] = row
             yield from self._note_outcome(where, row, journal, taken_back=taken_back)
 
+    def _note_overtaken(self, where: str, row: Mapping[str, Any], spot: Spot) -> Iterator[str]:
+        """A later event of its key is about to come to a mirror: it is not to be sent again."""
+        before = self.outcomes.setdefault((row["table_name"], spot), [])
+        if before[-1:] != [DEAD]:
+            yield f"I13: {where} is overtaken after {before}"
+        before.append(SUPERSEDED)
+        self.seen[row["table_name"]][spot] = row
+
     def _note_outcome(self, where: str, row: Mapping[str, Any], journal: Journal, *, taken_back: bool) -> Iterator[str]:
         event, outcome = named(row), row["outcome"]
         first = (row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])
@@ -55,6 +66,10 @@ class Letters:
         self.by_event.setdefault(row["table_name"], {})[event] = before
         if taken_back:
             before.remove(REPLAYED)
+        if before == [NEVER_OUT]:  # So it was said of a letter from another table before this one came to judge its event.
+            if row["replayed_log"] is not None:
+                return
+            before.clear()
         if row["rule"] == NOT_KEPT_OUT and outcome == SUPERSEDED and not before:
             before.append(NEVER_OUT)
             return

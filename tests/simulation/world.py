@@ -139,6 +139,7 @@ class World:
         self.reader = MirrorReader(self.objects)
         self.folders = IndexFolders(self.disk, self.chaos, f"{ROOT}/index")
         self.equality: set[TableName] = set()  # tables that somebody has written equality deletes to
+        self.is_taken_back = False
         self.ingest: IngestHalf | None = None
         self.writer: WriterHalf | None = None
         self.zombies: list[Process] = []
@@ -397,7 +398,8 @@ class World:
         """A table that takes no more rows. Fenced by another writer: an operator starts the writer again."""
         self.trace(half.process.name, "stopped", f"{name} {stopped.reason}")
         if "equality deletes" in stopped.reason and name in self.equality:
-            self._take_back_equality(name)
+            if not self.is_taken_back:
+                self._take_back_equality(name)
             if not half.process.detached:
                 half.stop.set()
         elif "fenced" not in stopped.reason:
@@ -500,7 +502,7 @@ class World:
         assert isinstance(self.catalog, CatalogServer)
         assert self.warehouse is not None
         warehouse = self.warehouse
-        self.equality.discard(name)
+        self.is_taken_back = True
         self.catalog.disturb(name, lambda table, number: plan_foreign(table, f"no {EQUALITY}", number, self.random, warehouse))
 
     def _check_rows(self, history: Committed, before: LoadedTable | None, after: LoadedTable) -> None:
@@ -615,6 +617,9 @@ class World:
             table = self.catalog.rows[TableName.parse(name)]
             columns = [column["name"] for column in table.schema["fields"]]
             rows = list(self.tables[name + BESIDE].rows.values()) if name + BESIDE in self.tables else []
+            beside = self.catalog.rows.get(TableName.in_lake(name + BESIDE))
+            if beside is not None and self.letters.kept_out(beside) - self.letters.kept_out(table):
+                continue  # Each is read under the schema that held when it was: what one took, the other did not.
             folded = fold_changes(rows, self.letters.kept_out(table), columns)
             wanted = {key: found[0].options[0] for key, found in mirror.rows.items()}
             self.chaos.counts["mirrors folded from changelogs"] += 1
