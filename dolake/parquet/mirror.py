@@ -29,7 +29,7 @@ _ROW_ID = next(column for column in RESERVED if column.name == ROW_ID_COLUMN)
 
 
 class _RawEvent(msgspec.Struct, gc=False):
-    row_id: msgspec.Raw | None = msgspec.field(name="rowId", default=None)
+    row_id: msgspec.Raw = msgspec.field(name="rowId", default=msgspec.Raw(b"null"))  # In a union with None text is refused.
     before: dict[str, msgspec.Raw] | None = None
     after: dict[str, msgspec.Raw] | None = None
 
@@ -89,12 +89,12 @@ def is_mirror(table: Schema) -> bool:
 def event_keys(event: bytes, key: MirrorKey) -> list[str]:
     """The keys that an event speaks of, as `_cdc_key_before` has them: of the row it is about, and of that it was before."""
     if key.ids == (_ROW_ID.field_id,):
-        row_id = _RAW_EVENT.decode(event).row_id
-        return [] if row_id is None else [f'{{"{ROW_ID_COLUMN}":{bytes(row_id).decode()}}}']
+        row_id = bytes(_RAW_EVENT.decode(event).row_id).decode()
+        return [] if row_id == "null" else [f'{{"{ROW_ID_COLUMN}":{row_id}}}']
     found = []
     raw = _RAW_EVENT.decode(event)
     for image in (raw.before, raw.after):
-        if image is not None and all(name in image for name in key.names):
+        if image is not None and all(bytes(image.get(name, b"null")).strip() != b"null" for name in key.names):
             parts = (f"{json.dumps(name, ensure_ascii=False)}:{bytes(image[name]).decode().strip()}" for name in key.names)
             found.append("{" + ",".join(parts) + "}")
     return found
