@@ -109,9 +109,10 @@ class Counts:
         """Rows that are in the table."""
         return self.accepted - self.dead - self.folded - self.removed + self.foreign
 
-    def as_properties(self) -> dict[str, str]:
-        found = {_property(one.name): str(getattr(self, one.name)) for one in fields(self) if getattr(self, one.name)}
-        return {_property("accepted"): str(self.accepted), **found}
+    def as_properties(self, before: Counts) -> dict[str, str]:
+        """What is nought is left out, unless it was not `before`: what a property said stays until it is said anew."""
+        stated = {one.name for one in fields(self) if getattr(self, one.name) or getattr(before, one.name)}
+        return {_property(name): str(getattr(self, name)) for name in sorted({"accepted", *stated})}
 
 
 def _property(name: str) -> str:

@@ -287,7 +287,7 @@ class Table(Absence):
 
     def properties(self, flight: Flight) -> dict[str, str]:
         """What the writer needs to know beyond the log, set in the same commit as the rows."""
-        properties = self.counts.plus(flight.counts).as_properties()
+        properties = self.counts.plus(flight.counts).as_properties(self.counts)
         if flight.kind is not Kind.UNDECIDED:
             properties[MODE_PROPERTY] = flight.kind.value
         if flight.keyless:
