@@ -96,12 +96,14 @@ class Flusher:
             return None
         failpoints.hit("flush.after_freeze")
         try:
-            landed = await self._land(table, flight)
+            async with self.mirrors.lock(table.name):
+                landed = await self._land(table, flight)
         except TableStopped as stopped:
             table.stop_whole(stopped_by(stopped))
             landed = None
         if landed is None:
             return FlushResult(str(table.name), landed=False)
+        await self.mirrors.put_away()
         return replace(landed, duration_s=self.runtime.clock.monotonic_s() - began_s)
 
     async def _land(self, table: Table, flight: Flight) -> FlushResult | None:

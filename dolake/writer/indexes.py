@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -61,29 +60,29 @@ class _Open:
 
 
 class Indexes:
-    """Those of one writer half. All blocks; one table is in the hands of one thread at a time."""
+    """Those of one writer half. All blocks; a table's index is for one thread at a time (`Mirrors.lock`), different tables' for several."""
 
     def __init__(self, runtime: Runtime, disk: Disk, data: str, store: ObjectStore, metrics: Metrics) -> None:
         self._runtime, self._disk, self._store, self._metrics = runtime, disk, store, metrics
         self._folder = os.path.join(data, FOLDER)
-        self._open: OrderedDict[TableName, _Open] = OrderedDict()
+        # The one used last stands last. A plain dict: a copy of its items is made at once, whatever other threads do to it.
+        self._open: dict[TableName, _Open] = {}
 
     def at_head(self, base: LoadedTable, key: Sequence[int]) -> KeyIndex:
         """The table's index as of `base`'s head; `key` are the field ids of the key's columns.
 
         Raises TableStopped where nobody can index the table, StoreUnreachable to be tried again.
         """
-        opened = self._open.get(base.name)
+        opened = self._open.pop(base.name, None)
         if opened is None or (opened.index.table_uuid, opened.index.key) != (base.uuid, tuple(key)):
             opened = self._load(base, tuple(key))
         self._open[base.name] = opened
-        self._open.move_to_end(base.name)
         if opened.index.snapshot_id != base.head_id:
             self._bring_to_head(opened.index, base)
         return opened.index
 
     def settle(self, name: TableName) -> None:
-        """After a flush: what is due is saved, and what takes too much memory is put away."""
+        """After a flush: what is due is saved."""
         opened = self._open.get(name)
         if opened is None:
             return
@@ -92,14 +91,28 @@ class Indexes:
         self._metrics.set("dolake_index_bytes", index.size_bytes, table=str(name))
         if opened.unsaved_rows > max(_UNSAVED_ROWS_MAX, index.live_count // _UNSAVED_SHARE):
             self._save(opened)
-        for other in list(self._open):
-            if other == name or sum(one.index.memory_bytes for one in self._open.values()) <= _MEMORY_BYTES_MAX:
+
+    def surplus(self) -> list[TableName]:
+        """Those used longest ago, as many as take what of memory is too much; never the one used last."""
+        known = list(self._open.items())
+        memory_bytes = sum(opened.index.memory_bytes for _, opened in known)
+        found = []
+        for name, opened in known[:-1]:
+            if memory_bytes <= _MEMORY_BYTES_MAX:
                 break
-            self._save(self._open.pop(other))
+            memory_bytes -= opened.index.memory_bytes
+            found.append(name)
+        return found
+
+    def put_away(self, name: TableName) -> None:
+        """Saves one, and lets go of it."""
+        opened = self._open.pop(name, None)
+        if opened is not None:
+            self._save(opened)
 
     def close(self) -> None:
         """Saves them all."""
-        for opened in self._open.values():
+        for opened in list(self._open.values()):
             if opened.unsaved_rows or opened.index.snapshot_id is not None:
                 self._save(opened)
         self._open.clear()

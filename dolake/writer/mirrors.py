@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -50,6 +51,18 @@ class Mirrors:
         self._until_answered = until_answered
         self.waiting = waiting
         self.recall: Recall = _recalls_nothing
+        self._locks: dict[TableName, asyncio.Lock] = {}
+
+    def lock(self, name: TableName) -> asyncio.Lock:
+        """Held by a flush of the table as long as its index must be in nobody else's hands, and while it is put away."""
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    async def put_away(self) -> None:
+        """Lets go of indexes that take too much memory, of tables that are not being flushed."""
+        for name in self.indexes.surplus():
+            if not (lock := self.lock(name)).locked():
+                async with lock:
+                    await self._runtime.tasks.run(self.indexes.put_away, name)
 
     async def plan(self, table: Table, flight: Flight, base: LoadedTable) -> MirrorPlan:
         """On top of exactly `base`'s head, its letters not in its flight yet. Raises TableStopped."""
@@ -126,10 +139,15 @@ def _letter(refusal: Refusal, place: Place, chunk: EventChunk) -> Letter:
 
 
 def _is_foreign(base: LoadedTable) -> bool:
-    """Whether others have committed since the last snapshot of dolake's that changed rows: empty ones only claim."""
+    """Whether others have committed since the last snapshot of dolake's that changed rows: empty ones only claim.
+
+    They may have where snapshots in between have expired.
+    """
+    parent_id = None
     for snapshot in ancestry(base.metadata, base.head_id):
+        parent_id = snapshot.get("parent-snapshot-id")
         if EPOCH not in snapshot["summary"]:
             return True
         if any(key.startswith(("added-", "deleted-", "removed-")) for key in snapshot["summary"]):
             return False
-    return False
+    return parent_id is not None

@@ -89,7 +89,8 @@ class WriterService:
             self._spawn("schedule", self._schedule())
             await self._over
             await self.flush(None, {tail.log_id: tail.reader.synced_end() for tail in self.tails.values()})
-            if not self._flushing:  # Or an index may be in the hands of a thread.
+            await _cancelled(self._tasks)  # Or another flush begins, and has an index in its hands while it is saved.
+            if not self._flushing:
                 await self._runtime.tasks.run(self.flusher.indexes.close)
         finally:
             stopping.cancel()
@@ -99,9 +100,7 @@ class WriterService:
                     await asyncio.wait([ending])
 
     async def _end(self) -> None:
-        for task in [*self._tasks, *self._flushing]:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._flushing, return_exceptions=True)
+        await _cancelled({*self._tasks, *self._flushing})
         await self.parking.close()
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -371,3 +370,10 @@ class WriterService:
         said = self._reporter.describe(self.tails, tables, self._memory_bytes(), self._runtime.clock.monotonic_s())
         states = {str(name): state_of(table, self.lags.of(name)) for name, table in tables.items()}
         self.report({**said, "tables": states, "metrics": self.metrics.values()})
+
+
+async def _cancelled(tasks: Collection[asyncio.Task[Any]]) -> None:
+    known = list(tasks)
+    for task in known:
+        task.cancel()
+    await asyncio.gather(*known, return_exceptions=True)

@@ -146,7 +146,9 @@ def open_log(path: Path) -> Log:
 
 
 @contextlib.asynccontextmanager
-async def half(path: Path, *, stop_cleanly: bool = True, clock_ahead_ms: int = 0, **sections: Any) -> AsyncIterator[Half]:
+async def half(
+    path: Path, *, stop_cleanly: bool = True, clock_ahead_ms: int = 0, snapshots_kept: int = 100, **sections: Any
+) -> AsyncIterator[Half]:
     """Starts on what is there. Leaves by flushing, or (`stop_cleanly` False) by dropping everything in memory.
 
     `clock_ahead_ms`: how far its wall clock is off. `sections`, and `mode` among them, as for `settings_of`.
@@ -155,7 +157,7 @@ async def half(path: Path, *, stop_cleanly: bool = True, clock_ahead_ms: int = 0
     log = open_log(path)
     store = open_warehouse(settings)
     catalog = open_catalog(settings, store, runtime)
-    service = make_service(runtime, LocalDisk(), catalog, store, CommitPolicy(), settings)
+    service = make_service(runtime, LocalDisk(), catalog, store, CommitPolicy(snapshots_kept=snapshots_kept), settings)
     reports: list[dict[str, Any]] = []
     service.report = reports.append
     stop = asyncio.Event()

@@ -524,3 +524,79 @@ def test_a_truncate_overtakes_the_letters_of_its_source(tmp_path: Path) -> None:
             assert {key: found["n"] for key, found in h.mirrored().items()} == {4: LARGE}
 
     run(work())
+
+
+def test_a_letter_of_an_event_with_a_row_id_is_watched_too(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with half(tmp_path, mode="mirror") as h:
+            h.hand.declare(columns=NARROW)
+            h.hand.change({**row(1, LARGE), "rowId": "r1"}, {**row(2, LARGE), "rowId": "r2"})
+            h.hand.change({**row(1, 1), "rowId": "r9"})
+            await h.flush()
+            assert states(h) == {1: ["dead", "superseded"], 2: ["dead"]}
+
+    run(work())
+
+
+def test_foreign_rows_that_are_gone_again_count_for_nothing(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with half(tmp_path, mode="mirror") as h:
+            h.hand.declare()
+            h.hand.change(insert(1, "a"))
+            await h.flush()
+            table = h.catalog().load_table("default.t")
+            table.append(pa.table({"id": [7], "note": ["foreign"]}, schema=table.schema().as_arrow()))
+            h.hand.change(insert(2, "b"))
+            await h.flush()
+            assert counts(h)["foreign"] == 1
+            h.catalog().load_table("default.t").delete("id = 7")
+            h.hand.change(insert(3, "c"))
+            await h.flush()
+            assert notes(h) == {1: "a", 2: "b", 3: "c"}
+            assert counts(h)["foreign"] == 0
+
+    run(work())
+
+
+def test_foreign_rows_are_counted_when_their_snapshot_has_expired(tmp_path: Path) -> None:
+    """Between them and the flush that counts them lies a claim, and one snapshot is all that is kept."""
+
+    async def work() -> None:
+        async with half(tmp_path, mode="mirror", snapshots_kept=1) as h:
+            h.hand.declare()
+            h.hand.change(insert(1, "a"))
+            await h.flush()
+            sequences, numbers = h.hand.sequences, h.hand.numbers
+            table = h.catalog().load_table("default.t")
+            table.append(pa.table({"id": [7], "note": ["foreign"]}, schema=table.schema().as_arrow()))
+        async with half(tmp_path, mode="mirror", snapshots_kept=1) as h:
+            h.hand.sequences, h.hand.numbers = sequences, numbers
+            h.hand.change({"operation": "INSERT", "after": {"id": "no number"}})  # What claims the table: a letter alone.
+            await h.flush()
+            h.hand.change(insert(2, "b"))
+            await h.flush()
+            assert sorted(notes(h)) == [1, 2, 7]
+            assert counts(h)["foreign"] == 1
+
+    run(work())
+
+
+def test_an_index_is_put_away_where_memory_is_short_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dolake.writer.indexes._MEMORY_BYTES_MAX", 0)
+
+    async def work() -> None:
+        async with half(tmp_path, mode="mirror") as h:
+            for table in ("t", "u"):
+                h.hand.declare(table)
+            for value in ("a", "b", "c"):
+                for table in ("t", "u"):
+                    h.hand.change(insert(1, value), insert(2, value), table=table)
+                    await h.flush(table)
+                    assert notes(h, f"default.{table}") == {1: value, 2: value}
+            assert (tmp_path / "index" / "default.t" / "index.json").exists()
+            for table in ("t", "u"):
+                h.hand.change(delete(1), table=table)
+            await h.flush()  # Both at once.
+            assert notes(h) == notes(h, "default.u") == {2: "c"}
+
+    run(work())
