@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -153,6 +153,16 @@ class MirrorMachine(RuleBasedStateMachine):
         assert counts[0] - sum(counts[1:]) == len(self.rows)
         assert counts[1] == self.letters
 
+    @rule(key=KEYS, number=NUMBERS, text=TEXTS)
+    def flush_a_change_of_its_own(self, key: int, number: int, text: str | None) -> None:
+        self.insert(key, number, text)
+        self.flush()
+
+    @rule(key=KEYS)
+    def flush_a_deletion_of_its_own(self, key: int) -> None:
+        self.delete(key)
+        self.flush()
+
     @invariant()
     def nothing_has_stopped(self) -> None:
         if self.running is not None:
@@ -169,6 +179,10 @@ class MirrorMachine(RuleBasedStateMachine):
 
 
 MirrorMachine.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=40,
+    stateful_step_count=30,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # A step takes tens of milliseconds: what is found is told as it was found.
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 TestMirrorMachine = MirrorMachine.TestCase
