@@ -28,13 +28,13 @@ def run(language: str, text: str, folder: Path) -> str:
 
 
 def test_changes_are_sent_and_read_as_the_readme_says(tmp_path: Path) -> None:
-    with Daemon(tmp_path / "lake") as daemon:
+    with Daemon(tmp_path / "lake", mode=None) as daemon:
         daemon.start()
         sending = blocks("Send your own changes")
         assert [language for language, _ in sending] == ["sh", "sh", "sh", "python", "python"]
         shown = run(*sending[0], tmp_path)
-        rows = [line.split() for line in shown.splitlines() if "o-9" in line]
-        assert rows == [["INSERT", "o-9", "12.50"], ["UPDATE", "o-9", "7.00"], ["DELETE", "o-9", "7.00"]]
+        rows = [line.split() for line in shown.splitlines() if "o-" in line]
+        assert rows == [["o-9", "7.00"]]
         shown = run(*sending[1], tmp_path)
         assert [line.split() for line in shown.splitlines() if "Oslo" in line or "Lima" in line] == [
             ["1", "Oslo", "3.5", "null"],
