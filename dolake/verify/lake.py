@@ -8,11 +8,14 @@ from dolake.errors import DolakeError
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.metadata import LoadedTable
-from dolake.model import DEAD_LETTERS_TABLE, TableName
+from dolake.model import DEAD_LETTERS_TABLE, RESERVED_SUFFIX, TableName
 from dolake.parquet.decode import read_columns
 from dolake.storage.disk import Disk
 from dolake.storage.store import ObjectStore
+from dolake.verify.against import THE_LOG, RedactorOf, verify_against_logs
 from dolake.verify.breach import Breach, Note
+from dolake.verify.changes import may_compare, verify_mirror_of
+from dolake.verify.compare import Compared
 from dolake.verify.keys import KeyOf
 from dolake.verify.letters import LETTER_COLUMNS, JudgedEvents
 from dolake.verify.logs import LogView, TableOf, verify_logs, verify_not_ahead, verify_trimmed
@@ -32,13 +35,16 @@ def verify_lake(
     table_of: TableOf = lambda source, text: TableName.parse(text),
     key_of: KeyOf = lambda name: (),
     note: Callable[[Note], None] = lambda note: None,
+    against_log: Compared | None = None,
+    redactor_of: RedactorOf = lambda name, key: None,
 ) -> Iterator[Breach]:
     """Every breach of I2–I8, I10, I12–I15 that can be seen from the logs, the catalog and the files. Blocks; reads only.
 
     It may run while dolake does: tables are loaded before the logs are read, so that what is committed meanwhile is not
     looked for, and a table's rows are compared with the logs up to the offsets it had then. `table_of` says which table a
     source means by a name, `key_of` the key that the settings give a table; side logs and the notes of dropped tables lie below
-    `data`. `note` hears what is no breach and not to be passed over.
+    `data`. `note` hears what is no breach and not to be passed over. With `against_log` every event that the logs still hold is
+    decoded once more and compared with its table, by `redactor_of` without what must not be seen; it counts what was compared.
     """
     tables = [table for name in names if catalog is not None and (table := catalog.load(name)) is not None]
     views: list[LogView] = []
@@ -50,25 +56,38 @@ def verify_lake(
             yield item
     yield from verify_not_ahead(tables, views)
     elsewhere: list[Elsewhere] = []
-    for found in verify_elsewhere(disk, data):
-        if isinstance(found, Breach):
-            yield found
+    for one in verify_elsewhere(disk, data):
+        if isinstance(one, Breach):
+            yield one
         else:
-            elsewhere.append(found)
+            elsewhere.append(one)
     if catalog is not None and set(names) >= set(catalog.list_tables()):
         yield from verify_trimmed(tables, views, [one.bounds for one in elsewhere])
     letters = catalog.load(DEAD_LETTERS_TABLE) if catalog is not None and tables else None
     around = Surroundings(store, views, _judged(store, letters), key_of)
-    for table in tables:
-        progress(str(table.name))
-        try:
-            for said in verify_table(TableRows(table), around):
-                if isinstance(said, Breach):
-                    yield said
-                else:
-                    note(said)
-        except (DolakeError, ValueError) as error:
-            yield Breach("I10", str(table.name), f"cannot be read: {error}")
+    by_name = {table.name: TableRows(table) for table in tables}
+    for name, rows in by_name.items():
+        progress(str(name))
+        yield from _each(str(name), verify_table(rows, around), note)
+    for name, rows in by_name.items():
+        changes = by_name.get(TableName(name.namespace, name.name + RESERVED_SUFFIX))
+        if changes is not None and may_compare(rows, changes):
+            progress(f"{name} against {changes.table.name}")
+            yield from _each(str(name), verify_mirror_of(rows, changes, around), note)
+    if against_log is not None:
+        found = verify_against_logs(disk, data, list(by_name.values()), around, table_of, redactor_of, against_log, progress)
+        yield from _each(THE_LOG, found, note)
+
+
+def _each(subject: str, found: Iterator[Breach | Note], note: Callable[[Note], None]) -> Iterator[Breach]:
+    try:
+        for said in found:
+            if isinstance(said, Breach):
+                yield said
+            else:
+                note(said)
+    except (DolakeError, ValueError) as error:
+        yield Breach("I10", subject, f"cannot be read: {error}")
 
 
 def _judged(store: ObjectStore, letters: LoadedTable | None) -> JudgedEvents:
