@@ -35,6 +35,11 @@ def align_columns(rows: pa.Table, wanted: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=wanted)
 
 
+def no_rows(schema: pa.Schema) -> pa.Table:
+    """Not `Schema.empty_table`: it cannot make nested uuids."""
+    return pa.table([pa.nulls(0, field.type) for field in schema], schema=schema)
+
+
 def schema_as_json(schema: Schema) -> dict[str, Any]:
     """As table metadata holds it."""
     value: dict[str, Any] = json.loads(schema.model_dump_json())

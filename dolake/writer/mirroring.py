@@ -15,7 +15,7 @@ import pyarrow as pa
 from dolake.buffer.fold import Flags, Folded, Places
 from dolake.iceberg.index import IndexedFile, KeyIndex, RowNumbers
 from dolake.iceberg.metadata import LoadedTable
-from dolake.parquet.align import align, align_columns
+from dolake.parquet.align import align, align_columns, no_rows
 from dolake.parquet.decode import read_fields
 from dolake.parquet.keys import KeyHashes
 from dolake.parquet.schema import arrow_schema
@@ -108,7 +108,7 @@ def finish(draft: Draft, flight: Flight, index: KeyIndex, committed: pa.Table | 
         written = written[np.argsort(rows.sources[written], kind="stable")]
     values = rows.rows
     if draft.resolved.kept:
-        missing = arrow_schema(flight.schema).empty_table() if committed is None else committed
+        missing = no_rows(arrow_schema(flight.schema)) if committed is None else committed
         values = fill(values, draft.resolved.kept, missing, draft.needed)
     ids = {column.field_id for column in flight.table_schema.fields}
     kept = values.select([column.name for column in flight.schema.fields if column.field_id in ids]).take(pa.array(written))
@@ -160,7 +160,7 @@ def read_rows(store: ObjectStore, index: KeyIndex, numbers: Sequence[int], fligh
         ]
         read = pa.table(list(columns.values()), schema=pa.schema(fields)).take(pa.array(places))
         pieces.append(align_columns(read, wanted))
-    return pa.concat_tables([*pieces, wanted.empty_table()])
+    return pa.concat_tables([*pieces, no_rows(wanted)])
 
 
 class _Unchanged:

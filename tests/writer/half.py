@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 from pyiceberg.catalog.sql import SqlCatalog
 
@@ -59,12 +60,14 @@ class Hand:
     ) -> int:
         return self.batch([(table, row) for row in rows], source=source, transaction=transaction, lsn=lsn)
 
-    def change(self, *events: dict[str, Any], table: str = "t", source: str = "s") -> int:
-        """One batch of events as they are, but for their numbers, times and table."""
+    def change(self, *events: dict[str, Any], table: str = "t", source: str = "s", transaction: TransactionMark | None = None) -> int:
+        """One batch of events as they are, but for their numbers, times and table. An `orjson.Fragment` in them goes as it is."""
         number = self.numbers.setdefault(source, itertools.count())
         stated = [{"sequence": next(number), "timestamp": 1767225600000, "table": table, **event} for event in events]
-        payload = json.dumps({"type": "cdc_batch", "events": stated}).encode()
-        entry = Entry(RecordKind.BATCH, source, "", self._next(source), len(stated), 0, payload, {table: len(stated)})
+        payload = orjson.dumps({"type": "cdc_batch", "events": stated})
+        entry = Entry(
+            RecordKind.BATCH, source, "", self._next(source), len(stated), 0, payload, {table: len(stated)}, transaction=transaction
+        )
         return self.log.append_group([entry]).start
 
     def batch(
