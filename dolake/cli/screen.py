@@ -83,14 +83,14 @@ def source_table(sources: Sequence[Mapping[str, Any]]) -> Table:
 
 def standing_table(tables: Sequence[Mapping[str, Any]]) -> Table:
     """The tables of a standing; why one has stopped says `dolake tables`."""
-    headers = ["table", "rows", "pending", "uncommitted", "since", "state", "committed"]
-    table = plain_table(headers, right=headers[1:5], title="\ntables")
+    headers = ["table", "mode", "rows", "pending", "uncommitted", "since", "state", "committed"]
+    table = plain_table(headers, right=headers[2:6], title="\ntables")
     for one in tables:
         offsets = ", ".join(f"{log} < {offset}" for log, offset in sorted(one["offsets"].items()))
         state = Text(one["state"] or "", style="bold red" if one["stopped"] else "")
         numbers = (_number(one[key]) for key in ("rows", "pendingRows", "uncommittedEvents"))
         since = f"{one['uncommittedSeconds']:,.1f} s" if one["uncommittedEvents"] and one["uncommittedSeconds"] is not None else ""
-        table.add_row(Text(one["table"]), *numbers, since, state, offsets)
+        table.add_row(Text(one["table"]), one["mode"] or "", *numbers, since, state, offsets)
     return table
 
 

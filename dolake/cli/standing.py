@@ -240,6 +240,7 @@ def _table(name: str, said: Mapping[str, Any], is_measured: bool = True) -> dict
     """`is_measured` is false where the writer that said it is away: nobody knows what has come since."""
     return {
         "table": name,
+        "mode": said.get("mode") or None,
         "rows": said.get("rows"),
         "pendingRows": said.get("pending_rows"),
         "uncommittedEvents": said.get("uncommitted_events") if is_measured else None,

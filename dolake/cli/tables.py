@@ -9,6 +9,7 @@ import typer
 
 from dolake.cli import changing
 from dolake.cli.options import Config, Data, Json, settings_from
+from dolake.model import RESERVED_COLUMN_PREFIX, RESERVED_NAMESPACE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,12 +21,12 @@ app.command("park")(changing.park)
 app.command("unpark")(changing.unpark)
 app.command("drop")(changing.drop)
 
-DEAD_COUNT = "dolake.count.dead-lettered"
+DEAD_COUNT, MODE = "dolake.count.dead-lettered", "dolake.mode"
 
 
 @app.callback(invoke_without_command=True)
 def tables(context: typer.Context, data: Data = None, config: Config = None, as_json: Json = False) -> int:
-    """List the tables: rows, snapshots, files, and the first offset of each log that is not committed yet.
+    """List the tables: mirror or changelog, rows, snapshots, files, and the first offset of each log that is not committed yet.
 
     A running daemon is asked which tables have stopped, and where: log, offset, field and rule; and which declared columns
     could not be had, and why.
@@ -52,10 +53,12 @@ def _committed(table: LoadedTable) -> dict[str, Any]:
     head = table.head
     summary = head["summary"] if head is not None else {}
     return {
+        "mode": _mode(table),
         "rows": count_rows(summary).total,
         "snapshots": len(table.metadata.get("snapshots") or ()),
         "files": int(summary.get("total-data-files", 0)),
         "deleteFiles": int(summary.get("total-delete-files", 0)),
+        "deletedRows": int(summary.get("total-position-deletes", 0)),
         "bytes": int(summary.get("total-files-size", 0)),
         "offsets": table.offsets(),
         "lastCommitTime": head["timestamp-ms"] if head is not None else None,
@@ -64,15 +67,27 @@ def _committed(table: LoadedTable) -> dict[str, Any]:
     }
 
 
+def _mode(table: LoadedTable) -> str | None:
+    """As it says itself; older tables, and those without rows yet, show it in their columns. None: no source's rows are in it."""
+    if table.name.namespace == RESERVED_NAMESPACE:
+        return None
+    if (stated := table.properties.get(MODE)) is not None:
+        return stated
+    if any(column["name"].startswith(RESERVED_COLUMN_PREFIX) for column in table.schema["fields"]):
+        return "changelog"
+    return "mirror" if table.offsets() else None
+
+
 def _described(name: str, committed: dict[str, Any] | None, live: dict[str, Any] | None) -> dict[str, Any]:
     """`live` is what the writer says of all tables; None without one. A table may be in either alone."""
     nothing: dict[str, Any] = {
-        "rows": 0, "snapshots": 0, "files": 0, "deleteFiles": 0, "bytes": 0, "offsets": {}, "lastCommitTime": None, "ownerEpoch": 0,
-        "deadLetters": 0,
+        "rows": 0, "snapshots": 0, "files": 0, "deleteFiles": 0, "deletedRows": 0, "bytes": 0, "offsets": {}, "lastCommitTime": None,
+        "ownerEpoch": 0, "deadLetters": 0,
     }  # fmt: skip
     said = (live or {}).get(name) or {}
     return {
         "table": name,
+        "mode": said.get("mode") or None,
         **(committed or nothing),
         "pendingRows": said.get("pending_rows"),
         "state": said.get("state", "idle") if live is not None else None,
@@ -90,12 +105,13 @@ def _print(found: list[dict[str, Any]], answered: bool) -> None:
     if not found:
         console.print("no tables yet")
     else:
-        headers = ["table", "rows", "pending", "snapshots", "files", "bytes", "last commit", "epoch", "state"]
-        shown = plain_table(headers, right=[*headers[1:6], "epoch"])
+        headers = ["table", "mode", "rows", "pending", "snapshots", "files", "bytes", "last commit", "epoch", "state"]
+        shown = plain_table(headers, right=[*headers[2:7], "epoch"])
         for table in found:
             pending = table["pendingRows"]
             shown.add_row(
                 table["table"],
+                table["mode"] or "",
                 f"{table['rows']:,}",
                 "" if pending is None else f"{pending:,}",
                 f"{table['snapshots']:,}",
@@ -109,6 +125,9 @@ def _print(found: list[dict[str, Any]], answered: bool) -> None:
         for table in found:
             offsets = ", ".join(f"log {log} below offset {offset}" for log, offset in sorted(table["offsets"].items()))
             console.print(f"{table['table']}: committed {offsets or 'nothing'}", soft_wrap=True)
+            if table["deletedRows"]:
+                what = f"{table['deletedRows']:,} deleted rows are still in its files, {table['deleteFiles']:,} files say which"
+                console.print(f"{table['table']}: {what}", soft_wrap=True)
             _print_stop(console, table)
             _print_parked(console, table)
             _print_troubles(console, table)

@@ -26,7 +26,7 @@ LOG = {"directory", "log", "serving", "trouble", "low", "syncedEnd", "backlogByt
 SOURCE = {
     *("source", "log", "epoch", "lastSequence", "lastEventSequence", "lastLsn", "persistedSequence", "pendingBatches", "connected"),
 }
-TABLE = {"table", "rows", "pendingRows", "uncommittedEvents", "uncommittedSeconds", "state", "offsets", "stopped"}
+TABLE = {"table", "mode", "rows", "pendingRows", "uncommittedEvents", "uncommittedSeconds", "state", "offsets", "stopped"}
 STATUS = {"time", "data", "running", "addresses", "processes", "ready", "readyWriter", "logs", "sources", "tables", "counts", "rates"}
 
 
@@ -94,7 +94,8 @@ def test_what_is_said_is_what_was_sent(daemon: Daemon) -> None:
     }
     (table,) = said["tables"]
     assert set(table) == TABLE
-    assert (table["table"], table["rows"], table["offsets"], table["stopped"]) == ("default.ledger", 12, {log["log"]: 5}, None)
+    assert (table["table"], table["mode"], table["rows"]) == ("default.ledger", "changelog", 12)
+    assert (table["offsets"], table["stopped"]) == ({log["log"]: 5}, None)
     assert table["pendingRows"] == 9
     assert table["uncommittedSeconds"] > 0
     assert said["counts"] == {"ackedEvents": 21, "committedEvents": 12}

@@ -14,6 +14,8 @@ from pyiceberg.types import ListType, LongType, NestedField, StringType
 from dolake.cli import run
 from tests.iceberg.lake import Lake
 from tests.iceberg.mirror import Mirror
+from tests.verify.damage import lake
+from tests.verify.test_mirrors import three_flushes
 
 
 @pytest.fixture
@@ -35,10 +37,12 @@ def test_tables_says_how_far_each_is_committed(data: Path, capsys: pytest.Captur
     assert table.pop("lastCommitTime") > 0
     assert table == {
         "table": "public.things",
+        "mode": "mirror",
         "rows": 3,
         "snapshots": 2,
         "files": 2,
         "deleteFiles": 0,
+        "deletedRows": 0,
         "offsets": {"log-a": 12},
         "ownerEpoch": 3,
         "pendingRows": None,
@@ -91,3 +95,20 @@ def test_rows_that_are_deleted_are_not_counted_and_delete_files_are_listed(tmp_p
     assert [(file["kind"], file["rows"]) for file in table["files"]] == [("position deletes", 1), ("data", 1)]
     assert run(["inspect", "shop.orders", "--data", str(tmp_path)]) == 0
     assert "position deletes" in capsys.readouterr().out
+
+
+def test_a_mirror_and_the_changelog_beside_it_are_listed_as_what_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lake(tmp_path, three_flushes, mode="both")
+    capsys.readouterr()
+    assert run(["tables", "--data", str(tmp_path), "--json"]) == 0
+    listed = {table["table"]: table for table in json.loads(capsys.readouterr().out)}
+    assert {name: (table["mode"], table["rows"]) for name, table in listed.items()} == {
+        "default.t": ("mirror", 19),
+        "default.t__changes": ("changelog", 28),
+        "dolake.dead_letters": (None, 1),
+    }
+    assert (listed["default.t"]["deletedRows"], listed["default.t"]["deleteFiles"]) == (5, 2)
+    assert run(["tables", "--data", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "default.t: 5 deleted rows are still in its files, 2 files say which" in shown
+    assert "default.t__changes: committed log" in shown
