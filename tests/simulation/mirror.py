@@ -46,6 +46,7 @@ class Mirror:
     sources: set[str] = field(default_factory=set)
     accepted: int = 0
     seen: Counter[Event] = field(default_factory=Counter)
+    last: dict[tuple[Any, str, str], int] = field(default_factory=dict)  # by key (None: all), source and epoch: the last event's number
     is_foreign: bool = False
     delete_count: int = 0
 
@@ -61,8 +62,16 @@ class Mirror:
             assert verdict is not None
             yield from (f"I13: {self.name}: {logged.event} at {logged.spot} {rule}" for rule in self._wrongly_out(logged, verdict))
         else:
+            later = max(self._last(logged, key) for key in (*_keys(logged.event), None))
+            if verdict is not None and later > logged.event["sequence"]:
+                yield f"I8: {self.name}: {logged.event} was sent again and is applied, event {later} was there before"
             yield from (f"I8: {self.name}: {logged.event} at {logged.spot} {rule}" for rule in self._apply(logged))
+            for key in _keys(logged.event) or [None]:
+                self.last[key, logged.source, logged.epoch] = max(self._last(logged, key), logged.event["sequence"])
         self.sources.add(logged.source)
+
+    def _last(self, logged: Logged, key: Any) -> int:
+        return self.last.get((key, logged.source, logged.epoch), -1)
 
     def _wrongly_out(self, logged: Logged, verdict: Mapping[str, Any]) -> Iterator[str]:
         """What speaks against a refusal."""
@@ -136,6 +145,11 @@ class Mirror:
             self.rows.setdefault(key, []).append(Row((values,), owners.get(key, "")))
 
 
+def _keys(event: Mapping[str, Any]) -> list[Any]:
+    """The keys that an event speaks of; none for a TRUNCATE."""
+    return [image[KEY] for image in (event.get("before"), event.get("after")) if image and image.get(KEY) is not None]
+
+
 def _old_key(event: Mapping[str, Any]) -> Any:
     """The key that an update takes away; its own where it changes none."""
     before = (event.get("before") or {}).get(KEY) if event["operation"] == "UPDATE" else None
@@ -190,7 +204,7 @@ class MirrorReader:
         gone: set[tuple[str, int]] = set()
         fresh: list[tuple[str, int]] = []
         for file, sequence, snapshot_id in deletes:
-            found.delete_count += file.record_count
+            found.delete_count += file.record_count if file.content == DataFileContent.POSITION_DELETES else 0
             is_new = snapshot_id == head["snapshot-id"]
             for path, position in self._positions(file):
                 known = data.get(path)
