@@ -114,13 +114,13 @@ def refuse_nulls(rows: MirrorRows, required: Collection[str], taken: Flags) -> l
     return refusals
 
 
-def last_truncate(rows: MirrorRows, shared: bool, writers: Collection[str]) -> tuple[int, list[Refusal]]:
+def last_truncate(rows: MirrorRows, taken: Flags, shared: bool, writers: Collection[str]) -> tuple[int, list[Refusal]]:
     """The row of the last TRUNCATE that holds, -1 where none does; one of a table that others write too is refused, unless `shared`.
 
     `writers`: sources that have written the table before this flush.
     """
     last, refusals = -1, []
-    for row in rows.truncates:
+    for row in filter(taken.__getitem__, rows.truncates):
         mine = rows.source_names[rows.sources[row]]
         before = {rows.source_names[code] for code in np.unique(rows.sources[:row]).tolist()}
         others = (set(writers) | before) - {mine}

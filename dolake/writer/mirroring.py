@@ -74,11 +74,20 @@ class Draft:
 
 
 def draft(
-    flight: Flight, index: KeyIndex, writers: Collection[str], shared_truncate: bool, aliases: Mapping[str, Mapping[str, str]]
+    flight: Flight,
+    index: KeyIndex,
+    writers: Collection[str],
+    shared_truncate: bool,
+    aliases: Mapping[str, Mapping[str, str]],
+    outrun: Collection[int] = (),
 ) -> Draft:
-    """Everything that the flight's events and the index decide. `aliases`: by source, former column names it still uses. Blocks."""
+    """Everything that the flight's events and the index decide. `aliases`: by source, former column names it still uses. Blocks.
+
+    `outrun` are rows of letters that are not to be applied after all.
+    """
     rows = MirrorRows.of([align(piece, flight.schema) for piece in flight.frozen.pieces], flight.schema, flight.key, index.seed)
     taken = np.ones(rows.count, np.bool_)
+    taken[list(outrun)] = False
     refusals: list[Refusal] = []
 
     def refuse(found: Iterable[Refusal]) -> None:
@@ -86,8 +95,8 @@ def draft(
             taken[refusal.row] = False
             refusals.append(refusal)
 
-    refuse(refuse_keyless(rows, flight.key))
-    truncate, refused = last_truncate(rows, shared_truncate, writers)
+    refuse(refusal for refusal in refuse_keyless(rows, flight.key) if taken[refusal.row])
+    truncate, refused = last_truncate(rows, taken, shared_truncate, writers)
     refuse(refused)
     required = [column.name for column in flight.table_schema.fields if column.required and column.name in rows.rows.column_names]
     refuse(refuse_nulls(rows, required, taken))
@@ -119,7 +128,7 @@ def finish(draft: Draft, flight: Flight, index: KeyIndex, committed: pa.Table | 
         deleted = np.unique(hits.rows)
         contested = _contested(rows, folded, index, hits.keys, hits.rows)
     change = Counts(
-        folded=rows.count - len(draft.refusals) - len(written),
+        folded=int(draft.taken.sum()) - len(written),
         removed=index.live_count if removes_all else len(deleted),
         contested=contested,
     )

@@ -24,7 +24,7 @@ from dolake.writer.indexes import Indexes
 from dolake.writer.kinds import Counts, Kind
 from dolake.writer.mirroring import MirrorPlan
 from dolake.writer.table import Table
-from dolake.writer.watch import Watch
+from dolake.writer.watch import Watch, outrun_letters
 
 # What the log has of these records (log id and offset) for a table: an event that is refused is kept as it was received.
 Recall = Callable[[Table, Collection[tuple[str, int]]], Awaitable[Mapping[tuple[str, int], EventChunk]]]
@@ -71,7 +71,13 @@ class Mirrors:
         failpoints.hit("flush.before_fold")
         aliases = table.reading.aliases(set(flight.declared))
         shared = table.rules.truncate == "table"
-        draft = await run(mirroring.draft, flight, index, table.writers, shared, aliases)
+        outrun: dict[int, Letter] = {}
+        while True:
+            draft = await run(mirroring.draft, flight, index, table.writers, shared, aliases, list(outrun))
+            more = await run(outrun_letters, flight.letters, draft.rows, draft.taken, flight.key, flight.schema, index.seed)
+            if not more:
+                break
+            outrun |= more
         committed = None
         if draft.needed:
             committed = await self._until_answered("store", mirroring.read_rows, self._store, index, draft.needed, flight)
@@ -81,7 +87,8 @@ class Mirrors:
         if _is_foreign(base):
             strangers = index.live_count - table.counts.rows
             plan = replace(plan, flight=replace(plan.flight, change=plan.flight.change.plus(Counts(foreign=strangers))))
-        judged = plan.flight.with_letters(await self._letters(table, plan)) if plan.refusals else plan.flight
+        refused = await self._letters(table, plan) if plan.refusals else []
+        judged = plan.flight.with_letters([*outrun.values(), *refused])
         if table.watch is None:
             table.watch = Watch.of(await self.waiting(table.name))
         watch = table.watch.with_flight(judged.letters, ())

@@ -8,15 +8,17 @@ overtaken cannot be asked when it is sent again: it is noticed when the later ev
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyiceberg.schema import Schema
 
 from dolake.buffer.fold import Flags
 from dolake.parquet.keys import KeyHashes, key_hashes
-from dolake.parquet.letters import DEAD, SUPERSEDED, Letter, Place
+from dolake.parquet.letters import DEAD, REPLAYED, SUPERSEDED, Letter, Place
 from dolake.parquet.mirror import MirrorKey, event_keys, old_key_columns
 from dolake.writer.folding import MirrorRows
 from dolake.writer.replay import OVERTAKEN
@@ -102,6 +104,28 @@ class Watch:
         hashes = key_hashes(columns, seed) if readable else KeyHashes.joined(())
         for number, high, low in zip(readable, hashes.high.tolist(), hashes.low.tolist(), strict=True):
             self._by_hash.setdefault((high, low), []).append(places[number])
+
+
+def outrun_letters(
+    letters: Iterable[Letter], rows: MirrorRows, taken: Flags, key: MirrorKey, schema: Schema, seed: int
+) -> dict[int, Letter]:
+    """Of letters that would be applied with these rows, those that a later event of theirs stands before: row → the verdict instead.
+
+    When they were read only events of their very key were looked at: not those of a key that one of the two changes, nor TRUNCATEs.
+    """
+    again = {letter.seen: letter for letter in letters if letter.outcome == REPLAYED}
+    if not again:
+        return {}
+    found: dict[int, Letter] = {}
+    near = pc.is_in(rows.rows["_cdc_offset"], value_set=pa.array(sorted({place.offset for place in again}), pa.int64()))
+    for row in np.flatnonzero(np.asarray(near.combine_chunks()) & taken).tolist():
+        letter = again.get(rows.place(row))
+        before = taken.copy()
+        before[row:] = False
+        before[list(found)] = False
+        if letter is not None and Watch.of([letter]).overtaken(rows, before, key, schema, seed):
+            found[row] = replace(letter, reason=SUPERSEDED, rule=OVERTAKEN, outcome=SUPERSEDED)
+    return found
 
 
 def _superseded(letter: Letter) -> Letter:

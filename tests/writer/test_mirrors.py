@@ -603,3 +603,24 @@ def test_an_index_is_put_away_where_memory_is_short_and_found_again(tmp_path: Pa
             assert notes(h) == notes(h, "default.u") == {2: "c"}
 
     run(work())
+
+
+@pytest.mark.parametrize("later", [row(60, 61, "UPDATE"), TRUNCATE])
+def test_a_letter_that_is_overtaken_within_the_flush_that_would_apply_it_is_not(tmp_path: Path, later: Event) -> None:
+    """By an event that is not of the key it leaves: of the one it would take away, or of all."""
+
+    async def work() -> None:
+        async with half(tmp_path, mode="mirror") as h:
+            h.hand.declare(columns=NARROW)
+            h.hand.change(row(60, 60), row(6, LARGE, "UPDATE", old=60), row(7, LARGE))
+            await h.flush()
+            h.hand.declare(columns=WIDE)
+            h.hand.change(later)
+            again(h, *letters(h)[:1])
+            h.hand.change(row(7, 7))
+            await h.flush()
+            assert {key: found["n"] for key, found in h.mirrored().items()} == ({7: 7} if later is TRUNCATE else {60: 61, 7: 7})
+            assert states(h)[6] == ["dead", "superseded"]
+            assert breaches(h) == []
+
+    run(work())
