@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -101,10 +100,6 @@ def _overtakes_nothing(watch: Watch, *_: Any) -> Collection[Any]:
     return []
 
 
-def _own_lock(mirrors: Mirrors, name: Any) -> asyncio.Lock:
-    return asyncio.Lock()
-
-
 _MIRRORS: dict[str, Any] = {"modes": ("mirror",), "columns": ({},), "changelogs": (), "partitions": ((),)}
 _RESTARTS = {**_MIRRORS, "strikes": 12, "index_faults": 1.0}
 _FOREIGN = {"foreign_change": 0.1, "foreign_change_between": 0.2}
@@ -128,5 +123,4 @@ MIRROR_MUTANTS: dict[str, Rules] = {
     "overtaken letters applied": Rules(
         patches=((Watch, "overtaken", _overtakes_nothing),), profile={**_MIRRORS, "misfits": 0.4, "replays": 4}
     ),
-    "an index in two hands": Rules(patches=((Mirrors, "lock", _own_lock),), profile={**_MIRRORS, "flush_age_s": 0.2, "flush_rows": 3}),
 }

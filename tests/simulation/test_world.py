@@ -39,6 +39,9 @@ EXPECTED = {
     *("late request landed", "late request refused"),
     *("letters sent again", "verdicts: dead", "verdicts: replayed", "verdicts: superseded"),
     *("tables parked", "tables unparked", "park refused", "side segments unlinked"),
+    *("mirror commits", "mirror rows deleted", "mirrors folded from changelogs"),
+    *("foreign: append", "foreign: delete", "foreign: rewrite", "foreign: rewrite all", "foreign: equality deletes"),
+    *("index: lost", "index: a file lost", "index: cut", "index: a bit flipped", "index: older"),
 }
 
 
