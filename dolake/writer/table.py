@@ -22,7 +22,7 @@ from dolake.buffer.plan import FlushPolicy, Pin, TableBacklog
 from dolake.clock import Runtime
 from dolake.errors import DolakeError, SchemaRejected, TableStopped
 from dolake.iceberg.metadata import BEGIN_PREFIX, LoadedTable
-from dolake.model import ROW_ID_COLUMN, DeclaredSchema, TableName
+from dolake.model import DEAD_LETTERS_SOURCE, ROW_ID_COLUMN, DeclaredSchema, TableName
 from dolake.parquet.align import align_columns
 from dolake.parquet.layout import EventChunk
 from dolake.parquet.letters import REPLAYED, Letter, Place
@@ -368,7 +368,9 @@ def _decided(kind: Kind, frozen: Frozen, reading: EventReader) -> tuple[Kind, bo
     rows = [piece for piece in frozen.pieces if pc.any(pc.not_equal(piece["_cdc_operation"], "TRUNCATE")).as_py()]
     if any(piece[ROW_ID_COLUMN].null_count < piece.num_rows for piece in rows):
         return Kind.MIRROR, False
-    return (Kind.CHANGELOG, True) if rows else (kind, False)
+    if not rows or all(record.pin.source == DEAD_LETTERS_SOURCE for record in frozen.records if record.rows):
+        return kind, False  # Letters come through a log of their own, perhaps before the key that their source has declared.
+    return Kind.CHANGELOG, True
 
 
 def _table_schema(kind: Kind, reading: EventReader, base: LoadedTable | None) -> Schema:

@@ -397,6 +397,8 @@ class World:
     def note_stopped(self, half: WriterHalf, name: TableName, stopped: Stopped) -> None:
         """A table that takes no more rows. Fenced by another writer: an operator starts the writer again."""
         self.trace(half.process.name, "stopped", f"{name} {stopped.reason}")
+        if half.process.detached and "Input/output error" in stopped.reason:
+            return  # A zombie's side log is out of its reach.
         if "equality deletes" in stopped.reason and name in self.equality:
             if not self.is_taken_back:
                 self._take_back_equality(name)
