@@ -154,8 +154,8 @@ def test_how_far_a_table_is_behind_grows_with_what_is_not_committed_and_ends_wit
     assert first_s is not None
     wait_until(lambda: (behind(daemon)["default.ledger"][1] or 0.0) > first_s + 1, "the oldest of them to grow older")
     shown = next(line for line in daemon.run("status").stdout.splitlines() if "default.ledger" in line).split()
-    assert shown[1:4] == ["0", "12", "12"], "rows, pending, uncommitted"
-    assert (float(shown[4]) > first_s, shown[5]) == (True, "s")
+    assert shown[1:5] == ["changelog", "0", "12", "12"], "mode, rows, pending, uncommitted"
+    assert (float(shown[5]) > first_s, shown[6]) == (True, "s")
     os.kill(daemon.supervisor, signal.SIGSTOP)
     try:
         daemon.kill("writer")
