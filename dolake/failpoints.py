@@ -74,7 +74,7 @@ POINTS: dict[str, str] = {
     "flush.after_claim": "the table is this writer's, by a snapshot without rows: verdicts on its events come next",
     "flush.after_letters": "verdicts on a table's events were committed, or found to be somebody else's; its rows were not",
     "flush.after_create": "the table was created, by this writer or another",
-    "flush.before_fold": "a mirror's key index is at the table's head, its events are not folded yet",
+    "index.at_head": "a mirror's key index is at the table's head, its events are not folded yet",
     "index.load": "a key index is about to be read from disk",
     "index.read": "some data files are about to be read into a key index",
     "index.save": "a key index is about to be written to disk",

@@ -9,6 +9,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -22,6 +23,10 @@ from tests.harness.waiting import wait_until
 from tests.shop import EVENT_COUNT, KEYS, STREAM
 
 ALL_SNAPSHOTS = {"DOLAKE_COMMIT_SNAPSHOTS_KEPT": "10000"}
+MOMENTS = (
+    *("index.load", "index.read", "index.at_head"),
+    *("flush.after_letters", "flush.after_put", "flush.after_commit", "catalog.after_swap"),
+)
 QUICK = {**ALL_SNAPSHOTS, "DOLAKE_FLUSH_AGE_S": "0.2", "DOLAKE_LOG_SEGMENT_BYTES": "1 MiB"}
 
 
@@ -73,6 +78,61 @@ def test_mirrors_under_kills_with_lost_cut_and_old_indexes(tmp_path: Path, round
         damages=dict(damages),
         ready_again_s_p95=percentile(recoveries, 95),
     )
+
+
+@pytest.mark.acceptance("AT-53")
+@pytest.mark.parametrize(
+    "point",
+    ["index.at_head", "index.load", "index.read", "flush.after_letters", "flush.after_put", "catalog.after_swap", "flush.after_commit"],
+)
+def test_a_kill_at_this_moment_of_a_mirrors_flush_changes_nothing(tmp_path: Path, point: str, rounds: int) -> None:
+    """Letters are provoked by updates that name a value as unchanged, of rows that are not there."""
+    trigger = tmp_path / "kill"
+    settings = {**QUICK, "DOLAKE_FAILPOINTS": f"{point}=kill({trigger})"}
+    with Daemon(tmp_path / "data", settings, mode="both", port=free_port()) as daemon, Lake(daemon.data) as lake:
+        daemon.start()
+        sender = send(daemon, rate=3_000)
+        try:
+            for number in range(rounds):
+                wait_for_traffic(daemon, sender, 200_000)
+                wait_until(lambda: lake.snapshots("public.customers"), "the first flush", 60)
+                before = daemon.wait_ready()
+                trigger.touch()
+                if point == "flush.after_letters":
+                    refused_update(daemon, number)
+                elif point == "index.read":  # Whoever begins without a saved index reads the table.
+                    daemon.kill("writer")
+                wait_until(lambda: not trigger.exists(), f"{point} to be reached", 60)
+                daemon.wait_replaced(before, "writer")
+            assert sender.wait(300) == 0, (tmp_path / "data.send").read_text() + daemon.tail()
+        finally:
+            sender.kill()
+            sender.wait()
+        assert daemon.run("flush").returncode == 0
+        assert_mirrors_are_the_database(lake)
+        for table in KEYS:
+            assert_every_snapshot_is_the_fold(lake, table)
+        if point == "flush.after_letters":
+            found = lake.read_duckdb("dolake.dead_letters").to_pylist()
+            assert sorted((letter["table_name"], letter["_cdc_source"], letter["reason"]) for letter in found) == sorted(
+                ("default.large", f"refused-{number}", "unchanged_without_row") for number in range(rounds)
+            )
+
+
+def refused_update(daemon: Daemon, number: int) -> None:
+    event = {
+        "sequence": 0,
+        "timestamp": 1767225600000,
+        "operation": "UPDATE",
+        "table": "large",
+        "rowId": f"{number}",
+        "after": {"n": number},
+        "metadata": {"unchanged": ["text"]},
+    }
+    body = {"sourceDoId": f"refused-{number}", "sequenceNumber": 0, "events": [event]}
+    request = Request(f"{daemon.wait_ready().http}/cdc", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urlopen(request, timeout=30) as answer:
+        assert json.load(answer)["status"] == "ok"
 
 
 def wait_for_traffic(daemon: Daemon, sender: subprocess.Popen[bytes], grown: int) -> None:

@@ -68,7 +68,7 @@ class Mirrors:
         """On top of exactly `base`'s head, its letters not in its flight yet. Raises TableStopped."""
         run = self._runtime.tasks.run
         index = await self._until_answered("store", self.indexes.at_head, base, flight.key.ids)
-        failpoints.hit("flush.before_fold")
+        failpoints.hit("index.at_head")
         aliases = table.reading.aliases(set(flight.declared))
         shared = table.rules.truncate == "table"
         outrun: dict[int, Letter] = {}
