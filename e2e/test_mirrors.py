@@ -143,6 +143,8 @@ def wait_for_traffic(daemon: Daemon, sender: subprocess.Popen[bytes], grown: int
 def damage(indexes: Path, old: Path, chance: random.Random) -> str:
     """Takes all indexes away, cuts some of their files, or puts older ones back, which were right once."""
     choice = chance.choice(["lost", "cut", "old"])
+    if not indexes.exists():  # The writer was killed before there was anything to index, and has not committed since.
+        return "none yet"
     if choice == "lost":
         shutil.rmtree(indexes)
     elif choice == "cut":

@@ -183,9 +183,11 @@ class _Unchanged:
         beside = {column.name: origin_of(column).beside for column in flight.schema.fields}
         self._columns = {name: [name, *(other for other in own if beside.get(other) == name)] for name in own}
 
-    def of(self, row: int) -> list[str]:
+    def of(self, row: int) -> list[str] | None:
         names = self._aliases.get(self._rows.source_names[self._rows.sources[row]], {})
-        given = self._names[row].as_py() or ()
+        given = self._names[row].as_py()
+        if not given:
+            return None
         return [column for name in given for column in self._columns.get(names.get(name, name), ())]
 
 

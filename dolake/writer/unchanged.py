@@ -57,11 +57,12 @@ LookUp = Callable[[KeyHashes], Mapping[int, int]]
 
 
 def resolve(
-    rows: MirrorRows, taken: Flags, truncates: Sequence[int], columns_of: Callable[[int], Sequence[str]], look_up: LookUp
+    rows: MirrorRows, taken: Flags, truncates: Sequence[int], columns_of: Callable[[int], Sequence[str] | None], look_up: LookUp
 ) -> Resolved:
-    """`taken`: events that were not refused; `truncates`: rows of those that hold; `columns_of`: a row's unchanged columns."""
+    """`taken`: events that were not refused; `truncates`: rows of those that hold; `columns_of`: a row's unchanged columns, None where its
+    event names none at all; there must be a row even where the table has none of the columns."""
     named = np.asarray(rows.rows["_cdc_unchanged"].combine_chunks().is_valid()) & taken & (rows.operations == UPDATE)
-    unchanged = {int(row): found for row in np.flatnonzero(named) if (found := columns_of(int(row)))}
+    unchanged = {int(row): found for row in np.flatnonzero(named) if (found := columns_of(int(row))) is not None}
     resolved = Resolved()
     if unchanged:
         _Walk(rows, taken, unchanged, look_up, resolved).run(truncates)

@@ -282,6 +282,7 @@ def test_unchanged_columns_keep_what_the_row_has(tmp_path: Path) -> None:
                 {"operation": "DELETE", "before": {"id": 5}},
                 keep(5, "big", n=50),  # not there any more
                 keep(99, "big", n=99),  # never was
+                keep(97, "unheard_of", n=97),  # nor that column
                 keep(98, "big", n=98, old=99),
                 {"operation": "INSERT", "after": {"id": 99, "big": "late", "n": 0}},
                 keep(99, "big", n=1),
@@ -296,7 +297,7 @@ def test_unchanged_columns_keep_what_the_row_has(tmp_path: Path) -> None:
             }  # fmt: skip
             kept_out = [letter for letter in letters(h) if letter["outcome"] == "dead"]
             found = [(letter["reason"], json.loads(letter["event"])["after"]["id"]) for letter in kept_out]
-            assert found == [("unchanged_without_row", key) for key in (5, 99, 98)]
+            assert found == [("unchanged_without_row", key) for key in (5, 99, 97, 98)]
             h.hand.change(keep(1, "big", n=11), TRUNCATE, keep(7, "big", n=1))
             await h.flush()
             assert h.mirrored() == {}
