@@ -71,6 +71,7 @@ class Table(Absence):
     mode: WantedMode = field(default_factory=WantedMode)
     looker: Looker = field(default=_sees_nothing)
     dropped: Dropped = field(default_factory=Dropped)  # what is noted of tables of this name that were dropped
+    beside: Mapping[str, str] = field(default_factory=dict)  # of a mirror's changelog: the mirror's properties
     base: LoadedTable | None = None
     reading: EventReader = field(init=False)
     kind: Kind = Kind.UNDECIDED
@@ -115,7 +116,7 @@ class Table(Absence):
         self.writers = writers_in(properties)
         self.bounds, self.verdicts, self.letters_epoch = dict(verdicts.bounds), verdicts.places, verdicts.epoch
         self.clear()
-        self.reading.load(base, self.dropped.declared if floors else {})
+        self.reading.load(base, {**self.beside, **(self.dropped.declared if floors else {})})
         try:
             self.kind = kind_of(str(self.name), self.mode, base)
         except TableStopped as stopped:

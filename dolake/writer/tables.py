@@ -38,6 +38,9 @@ class Tables(dict[TableName, Table]):
         table = self.new(name)
         try:
             base = await self._flusher.load(name)
+            if str(name) != name.sent and (mirror := await self._flusher.load(TableName.in_lake(name.sent))) is not None:
+                # One that begins later than its mirror hears no more of what was declared before.
+                table.beside = mirror.properties
             table.load(base, await self._flusher.verdicts(name, base))
         except (DolakeError, ValueError) as error:  # ValueError: columns of a kind that dolake does not write
             table.stop(stopped_by(error))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import shutil
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from dolake.model import TableName
 from dolake.verify import Compared
 from tests.verify.damage import verified
-from tests.writer.half import Half, half, letters, other_writer
+from tests.writer.half import COLUMNS, Half, half, letters, other_writer
 from tests.writer.test_dead_letters import again, breaches
 
 T = TableName.parse("t")
@@ -623,5 +624,28 @@ def test_a_letter_that_is_overtaken_within_the_flush_that_would_apply_it_is_not(
             assert {key: found["n"] for key, found in h.mirrored().items()} == ({7: 7} if later is TRUNCATE else {60: 61, 7: 7})
             assert states(h)[6] == ["dead", "superseded"]
             assert breaches(h) == []
+
+    run(work())
+
+
+def test_a_changelog_that_begins_later_than_its_mirror_knows_what_was_declared(tmp_path: Path) -> None:
+    columns = [*COLUMNS, {"name": "price", "type": "decimal(10,2)", "nullable": True}]
+
+    async def work() -> None:
+        async with half(tmp_path, mode="mirror") as h:
+            h.hand.declare(columns=columns)
+            h.hand.change(insert(1, "a", price="1.00"))
+            await h.flush()
+            sequences, numbers = h.hand.sequences, h.hand.numbers
+            for place in range(40):  # Until the segment with the declaration is sealed, and another one follows.
+                h.hand.change(insert(place, "x" * 200, price="2.00"))
+            await h.flush()
+            h.log.trim(h.log.synced_end)
+        async with half(tmp_path, mode="both") as h:
+            h.hand.sequences, h.hand.numbers = sequences, numbers
+            h.hand.change(update(50, "moved", old=1, price="3.10"))
+            await h.flush()
+            last = h.rows("default.t__changes")[-1]
+            assert (last["price"], last["_cdc_key_before"]) == (Decimal("3.10"), '{"id":1}')
 
     run(work())
