@@ -591,7 +591,9 @@ class World:
                 self._check_changelog(name, history)
         if self.profile.is_beside and not self._is_decided_elsewhere():
             self._check_beside()
-        if self.profile.misfits and not self.profile.is_mirrored:  # The others are looked at closely enough, and it takes its time.
+        if (
+            self.profile.misfits or self.profile.is_mirrored
+        ) and not self.profile.foreign_rows:  # The others are looked at closely enough, and it takes its time.
             self._verify()
 
     def _check_changelog(self, name: str, history: Committed) -> None:
