@@ -13,9 +13,11 @@ import orjson
 import pyarrow as pa
 import pytest
 
+from dolake.verify import Compared
 from tests.iceberg.lake import duckdb_with_iceberg
 from tests.parquet.test_encode import plain
 from tests.test_real_types import ALL, COLUMN, READ_AS_EMPTY
+from tests.verify.damage import verified
 from tests.writer.half import Half, half, letters
 
 READERS = ("DuckDB", "PyIceberg")
@@ -49,10 +51,10 @@ def keep(key: int, name: str, old: int | None = None) -> dict[str, Any]:
     return event if old is None else {**event, "before": {"id": old}}
 
 
-async def write(path: Path) -> dict[str, pa.Table]:
+async def write(path: Path, mode: str = "mirror") -> dict[str, pa.Table]:
     columns = [{"name": "id", "type": "long", "nullable": False}, {"name": "tick", "type": "int", "nullable": True}]
     columns += [{"name": COLUMN[name], "type": kind, "nullable": True} for name, (kind, _, _) in ALL.items()]
-    async with half(path, mode="mirror") as h:
+    async with half(path, mode=mode) as h:
         h.hand.declare(columns=columns)
         for name in ALL:
             h.hand.change(insert(at("inserted", name), **value_of(name)), insert(at("updated to it", name), tick=0))
@@ -72,7 +74,7 @@ async def write(path: Path) -> dict[str, pa.Table]:
         assert (await h.flush())["success"]
         hand = h.hand
     shutil.rmtree(path / "index")
-    async with half(path, mode="mirror") as h:
+    async with half(path, mode=mode) as h:
         h.hand.sequences, h.hand.numbers = hand.sequences, hand.numbers
         for name in ALL:
             h.hand.change(keep(at("kept without an index", name), name), keep(at("kept twice", name), name))
@@ -120,6 +122,13 @@ def test_a_value_is_in_the_mirror_as_it_was_sent(found: dict[str, pa.Table], nam
         assert {math.copysign(1, value) for value in values} == {math.copysign(1, expected)}
     strangers = {other for other, column in COLUMN.items() if other != name and here[column].null_count < len(WAYS)}
     assert strangers == (READ_AS_EMPTY - {name} if reader == "PyIceberg" else set())
+
+
+def test_every_type_is_compared_with_the_changelog_and_the_log(tmp_path: Path) -> None:
+    asyncio.run(write(tmp_path, mode="both"))
+    compared = Compared()
+    assert verified(tmp_path, mode="both", against_log=compared).text == ""
+    assert (compared.keys, compared.rows, compared.unknown_values) == (len(ALL) * (len(WAYS) + 2), compared.events // 2, 0)
 
 
 # Another value of each type, so that a row of every table takes another's key.
@@ -221,3 +230,6 @@ def test_every_type_is_a_key(tmp_path: Path) -> None:
         assert found == {kind: [(other, 7) for other, _ in others[kind]] for kind in KINDS}
 
     asyncio.run(work())
+    compared = Compared()
+    assert verified(tmp_path, against_log=compared).text == ""
+    assert compared.keys == sum(len({*expected(kind, 0)}) + 1 for kind in KINDS)

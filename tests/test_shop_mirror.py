@@ -29,6 +29,11 @@ def test_the_mirrors_are_the_database_in_every_snapshot(tmp_path: Path, flush_ro
         assert_mirrors_are_the_database(lake)
         snapshots = [assert_every_snapshot_is_the_fold(lake, table) for table in KEYS]
         assert (sum(snapshots) > 8) == (flush_rows == 5_000)
+        verified = daemon.run("verify", "--against", "log", "--json", deadline_s=300)
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+        said = json.loads(verified.stdout)
+        assert (said["breaches"], said["notes"], said["compared"]["rows"]) == ([], [], EVENT_COUNT)
+        assert (said["compared"]["events"], said["compared"]["unknown_values"]) == (2 * EVENT_COUNT, 0)
 
 
 def test_debezium_gives_the_same_mirrors(tmp_path: Path) -> None:

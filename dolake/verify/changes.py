@@ -20,7 +20,7 @@ from dolake.verify.keys import TableKey
 from dolake.verify.letters import JudgedEvents
 from dolake.verify.rows import ACCEPTED
 from dolake.verify.tables import Surroundings, TableRows
-from dolake.verify.values import RowLoader
+from dolake.verify.values import RowLoader, no_rows
 
 _NEEDED = ("_cdc_log", "_cdc_offset", "_cdc_index", "_cdc_source", "_cdc_operation", "_cdc_key_before", "_cdc_unchanged")
 _BATCH_ROWS = 1 << 16
@@ -75,7 +75,7 @@ class _Rows:
         self._loader = RowLoader(around.store, changes.table)
         wanted = pa.schema([self._loader.schema.field(name) for name in dict.fromkeys([*_NEEDED, *key.event_names])])
         self.files = [file for file in changes.files if file.kind == "data"]
-        pieces, codes, positions = [wanted.empty_table()], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        pieces, codes, positions = [no_rows(wanted)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for code, file in enumerate(self.files):
             kept = changes.deleted.kept(file.location, file.row_count)
             pieces.append(align_columns(read_columns(around.store.get(file.location)), wanted).take(pa.array(kept)))

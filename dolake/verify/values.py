@@ -30,7 +30,7 @@ class RowLoader:
     def rows(self, places: Sequence[tuple[LiveFile, int]]) -> pa.Table:
         """In the order given."""
         if not places:
-            return self.schema.empty_table()
+            return no_rows(self.schema)
         by_file: dict[str, list[int]] = {}
         for number, (file, _) in enumerate(places):
             by_file.setdefault(file.location, []).append(number)
@@ -48,6 +48,11 @@ class RowLoader:
                 self._files.popitem(last=False)
         self._files.move_to_end(location)
         return self._files[location]
+
+
+def no_rows(schema: pa.Schema) -> pa.Table:
+    """Not `Schema.empty_table`: it cannot make nested uuids."""
+    return pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
 def differing(
