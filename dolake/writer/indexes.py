@@ -185,9 +185,12 @@ class Indexes:
             index.clear()
         rebuilt = not index.files and bool(data)
         added = [data[location] for location in data if location not in index.files]
+        if added:  # What may speak of files that came (back) only now is read again, also by who goes on where this was cut short.
+            oldest = min(file.sequence_number for file in added)
+            index.delete_files -= {file.location for file in deletes.values() if file.sequence_number >= oldest}
         try:
             rows = self._add(index, base.name, added)
-            self._delete(index, list(deletes.values()), min((file.sequence_number for file in added), default=None))
+            self._delete(index, [file for file in deletes.values() if file.location not in index.delete_files])
         except (ObjectMissing, pa.ArrowException) as error:
             raise TableStopped(str(base.name), f"a file of it cannot be read: {error}; `dolake verify` says more", field="files") from error
         index.delete_files = set(deletes)
@@ -216,11 +219,8 @@ class Indexes:
             columns = read_fields(data, index.key)
             yield file, _Read(_known_hashes(columns, index, file.row_count), _sources(file_metadata(data)))
 
-    def _delete(self, index: KeyIndex, deletes: Sequence[LiveFile], oldest_added: int | None) -> None:
-        """What is new of them, and what may speak of files that came (back) only now."""
+    def _delete(self, index: KeyIndex, deletes: Sequence[LiveFile]) -> None:
         for file in deletes:
-            if file.location in index.delete_files and (oldest_added is None or file.sequence_number < oldest_added):
-                continue
             for location, places in _by_path(decode_deletes(self._store.get(file.location))):
                 index.delete(index.numbers_of(location, places))
 
