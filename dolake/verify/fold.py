@@ -60,6 +60,7 @@ class Fold:
     def __init__(self, *, whole: bool, log_count: int) -> None:
         self.whole, self._log_count = whole, log_count
         self._entries: dict[Key, Entry] = {}
+        self._truncated: set[str] = set()  # logs with a TRUNCATE
 
     def entries(self) -> Iterator[Entry]:
         yield from self._entries.values()
@@ -81,10 +82,12 @@ class Fold:
         if before is not None:
             entry.contested = before.contested or before.source != entry.source
             entry.unsure = entry.unsure or before.unsure
+        entry.contested = entry.contested or bool(self._truncated - {entry.log})
         self._entries[_plain(entry.key)] = entry
 
     def _truncate(self, event: Event) -> None:
-        """Everything that this log has brought is gone; when what others brought goes, the order of commits decides."""
+        """Everything that this log has brought is gone; when what others bring goes, the order of commits decides."""
+        self._truncated.add(event.log)
         for entry in self._entries.values():
             if entry.log == event.log:
                 entry.row, entry.apart = None, {}

@@ -1,0 +1,21 @@
+"""The fold that `dolake verify` holds mirrors to."""
+
+from __future__ import annotations
+
+from dolake.verify.fold import Event, Fold
+
+
+def event(log: str, operation: str, key: int, row: int) -> Event:
+    return Event(log, f"source of {log}", operation, (key,), None, (), row)
+
+
+def test_what_a_truncate_of_another_log_takes_is_decided_by_the_order_of_commits() -> None:
+    """Whichever of the two logs is folded first."""
+    truncating = [event("a", "INSERT", 1, 0), event("a", "TRUNCATE", 0, 1), event("a", "INSERT", 2, 2)]
+    other = [event("b", "INSERT", 3, 3)]
+    for events in ([*truncating, *other], [*other, *truncating]):
+        fold = Fold(whole=True, log_count=2)
+        for one in events:
+            fold.take(one)
+        found = {entry.key[0]: (entry.row, entry.contested) for entry in fold.entries()}
+        assert found == {1: (None, False), 2: (2, False), 3: (3, True)}
