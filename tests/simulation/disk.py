@@ -194,6 +194,7 @@ class DiskDoor:
         if path in self.disk.names:
             raise _error(errno.EEXIST, path)
         self.disk.chaos.fail_maybe("create_eio", path)
+        self.fail_index("index_create_eio", path)
         inode = Inode()
         self._change(path, {path: inode})
         return SimFile(self, path, inode, writable=True)
@@ -211,6 +212,7 @@ class DiskDoor:
         if not isinstance(inode, Inode):
             raise _error(errno.ENOENT, path)
         self.disk.chaos.fail_maybe("read_eio", path)
+        self.fail_index("index_read_eio", path)
         return memoryview(bytes(inode.cached))
 
     def list(self, directory: str) -> list[str]:
@@ -228,6 +230,7 @@ class DiskDoor:
         if posixpath.dirname(old) != posixpath.dirname(new):
             raise _error(errno.EXDEV, new)
         self.disk.chaos.fail_maybe("rename_eio", old)
+        self.fail_index("index_rename_eio", old)
         self._change(new, {new: self._node(old), old: None})
 
     def unlink(self, path: str) -> None:
@@ -281,6 +284,11 @@ class DiskDoor:
         self.enter("usage", path)
         return self.disk.capacity, max(0, self.disk.capacity - self.disk.used())
 
+    def fail_index(self, name: str, path: str) -> None:
+        """Faults of key indexes alone: nothing else may suffer from them."""
+        if _is_of_index(path):
+            self.disk.chaos.fail_maybe(name, path)
+
     def enter(self, operation: str, detail: str) -> None:
         self.process.step(operation, detail)
         self.check_attached(detail)
@@ -315,7 +323,8 @@ class SimFile:
             raise _error(errno.EBADF, self._path)
         disk = self._door.disk
         room = disk.capacity - disk.used() + max(0, len(self._inode.cached) - position)
-        failure = disk.chaos.draw("write_eio", "write_enospc")
+        names = ("write_eio", "write_enospc", "index_write_enospc") if _is_of_index(self._path) else ("write_eio", "write_enospc")
+        failure = disk.chaos.draw(*names)
         if failure is None and len(data) > room:
             disk.chaos.count("disk full")
             failure = "write_enospc"
@@ -386,6 +395,10 @@ class SimCounter:
 
     def close(self) -> None:
         pass
+
+
+def _is_of_index(path: str) -> bool:
+    return "/index/" in path
 
 
 def _error(number: int, path: str) -> OSError:

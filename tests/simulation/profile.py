@@ -25,6 +25,7 @@ CATALOG = {
     "swap_slow": 0.2,
 }
 FOREIGN = {"foreign_change": 0.02, "foreign_change_between": 0.05}
+INDEX = {"index_create_eio": 0.02, "index_write_enospc": 0.05, "index_rename_eio": 0.05, "index_read_eio": 0.02}
 NETWORK = {"wire_cut": 0.02, "frame_twice": 0.02}
 PARTITIONS: list[tuple[tuple[str, ...], ...]] = [
     *([((),)] * 3),
@@ -142,6 +143,8 @@ class Profile:
         """The same world with mirror tables in it."""
         foreign = not self.local and draw.random() < 0.5
         chances = {**self.chances, **{name: 2 * chance for name, chance in FOREIGN.items()}} if foreign else self.chances
+        if draw.random() < 0.5:
+            chances = {**chances, **INDEX}
         contested = draw.random() < 0.15
         return replace(
             self,

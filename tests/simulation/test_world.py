@@ -41,6 +41,7 @@ EXPECTED = {
     *("tables parked", "tables unparked", "park refused", "side segments unlinked"),
     *("mirror commits", "mirror rows deleted", "mirrors folded from changelogs"),
     *("foreign: append", "foreign: delete", "foreign: rewrite", "foreign: rewrite all", "foreign: equality deletes"),
+    *("index_create_eio", "index_write_enospc", "index_rename_eio", "index_read_eio"),
     *("index: lost", "index: a file lost", "index: cut", "index: a bit flipped", "index: older"),
 }
 
