@@ -15,6 +15,7 @@ DEFAULT_NAMESPACE = "default"
 # Refused from sources (design.md §4): dolake's own tables and the changelog twins of mirror tables.
 RESERVED_NAMESPACE = "dolake"
 RESERVED_SUFFIX = "__changes"
+_RESERVED_RULE = f"the namespace `{RESERVED_NAMESPACE}` and names ending in `{RESERVED_SUFFIX}` are dolake's own"
 RESERVED_COLUMN_PREFIX = "_cdc_"
 ROW_ID_COLUMN = "_cdc_row_id"
 # Under this name dead letters are sent again; their tables are already called what they are called in the lake.
@@ -39,18 +40,20 @@ class TableName:
     def parse(cls, text: str) -> TableName:
         """A name that a source may use. Raises ValueError with the rule broken; nothing is cleaned up."""
         name = cls.in_lake(text)
-        if name.namespace == RESERVED_NAMESPACE or name.name.endswith(RESERVED_SUFFIX):
-            raise ValueError(f"the namespace `{RESERVED_NAMESPACE}` and names ending in `{RESERVED_SUFFIX}` are dolake's own")
+        if name.name.endswith(RESERVED_SUFFIX):
+            raise ValueError(_RESERVED_RULE)
         return name
 
     @classmethod
     def in_lake(cls, text: str) -> TableName:
-        """The name of any table that there may be, dolake's own too. Raises ValueError with the rule broken."""
+        """The name of any table that has events: a changelog beside a mirror too. Raises ValueError with the rule broken."""
         parts = text.split(".")
         if len(parts) == 1:
             parts = [DEFAULT_NAMESPACE, *parts]
         if len(parts) != 2 or not all(TABLE_PART.fullmatch(part) for part in parts):
             raise ValueError("a table is `name` or `namespace.name`, each part [A-Za-z0-9_]{1,128}")
+        if parts[0] == RESERVED_NAMESPACE:
+            raise ValueError(_RESERVED_RULE)
         return cls(*parts)
 
     @property

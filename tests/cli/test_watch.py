@@ -53,14 +53,18 @@ def test_the_screen_is_drawn_again_with_what_has_changed_until_ctrl_c(daemon: Da
         for part in (ready.cdc, ready.http, "can ack     yes", "can commit  yes", "no sources yet", f"ingest {ready.pids['ingest']} runs"):
             assert part in screen
         asyncio.run(send(ready.cdc, "shop", 5, 4))
-        screen = terminal.wait_for(lambda seen: line_of(seen, "default.ledger")[1:4] == ["0", "12", "12"], "12 rows to be pending")
+        screen = terminal.wait_for(
+            lambda seen: line_of(seen, "default.ledger")[1:5] == ["changelog", "0", "12", "12"], "12 rows to be pending"
+        )
         assert line_of(screen, "shop")[2:4] == ["8", "82"], "the last sequence, the last event"
         terminal.wait_for(lambda seen: re.search(r"events/s +0 acked, 0 committed", seen), "rates")
         asyncio.run(send(ready.cdc, "shop", 9, 2, declare=False))
-        screen = terminal.wait_for(lambda seen: line_of(seen, "default.ledger")[1:4] == ["0", "18", "18"], "18 rows to be pending")
+        screen = terminal.wait_for(
+            lambda seen: line_of(seen, "default.ledger")[1:5] == ["changelog", "0", "18", "18"], "18 rows to be pending"
+        )
         assert line_of(screen, "shop")[2:4] == ["10", "102"]
         asyncio.run(flush(ready.cdc))
-        terminal.wait_for(lambda seen: line_of(seen, "default.ledger")[1:4] == ["18", "0", "0"], "18 rows to be committed")
+        terminal.wait_for(lambda seen: line_of(seen, "default.ledger")[1:5] == ["changelog", "18", "0", "0"], "18 rows to be committed")
         drawn = terminal.drawn_count
         terminal.wait_for(lambda _: terminal.drawn_count > drawn, "the screen to be drawn though nothing changes")
         terminal.type(b"\x03")
