@@ -14,7 +14,7 @@ from tests.simulation.disk import DirectoryNode, Inode, SimDisk
 from tests.simulation.faults import Chaos
 
 Copy = dict[str, bytes]
-KINDS = ("lost", "a file lost", "cut", "older", "older", "a bit flipped")
+KINDS = ("lost", "a file lost", "cut", "older", "a bit flipped")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ CATALOG = {
     "swap_slow": 0.2,
 }
 FOREIGN = {"foreign_change": 0.02, "foreign_change_between": 0.05}
-INDEX = {"index_create_eio": 0.02, "index_write_enospc": 0.05, "index_rename_eio": 0.05, "index_read_eio": 0.02}
+INDEX = {"index_create_eio": 0.05, "index_write_enospc": 0.05, "index_rename_eio": 0.2, "index_read_eio": 0.05}
 NETWORK = {"wire_cut": 0.02, "frame_twice": 0.02}
 PARTITIONS: list[tuple[tuple[str, ...], ...]] = [
     *([((),)] * 3),
@@ -142,7 +142,7 @@ class Profile:
     def mirrored(self, draw: random.Random) -> Profile:
         """The same world with mirror tables in it."""
         foreign = not self.local and draw.random() < 0.5
-        chances = {**self.chances, **{name: 2 * chance for name, chance in FOREIGN.items()}} if foreign else self.chances
+        chances = {**self.chances, **{name: 4 * chance for name, chance in FOREIGN.items()}} if foreign else self.chances
         if draw.random() < 0.5:
             chances = {**chances, **INDEX}
         contested = draw.random() < 0.15
@@ -159,6 +159,6 @@ class Profile:
             replays=draw.choice([0, 0, self.replays]),
             is_contested=contested,
             shared_truncate=draw.random() < 0.3,
-            index_faults=draw.choice([0.0, 0.3, 1.0]),
+            index_faults=draw.choice([0.0, 1.0, 1.0]),
             foreign_rows=foreign,
         )
