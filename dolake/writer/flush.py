@@ -332,9 +332,7 @@ class Flusher:
 
 def _exactly(base: LoadedTable, table: Table, flight: Flight) -> bool:
     """False where a predecessor's late commit took the table further than this flush: what is in memory is there already."""
-    offsets = base.offsets()
-    expected = {**table.committed, **{log_id: range_.end for log_id, range_ in flight.frozen.ranges.items()}}
-    return all(offsets.get(log_id, 0) == expected.get(log_id, 0) for log_id in offsets.keys() | expected)
+    return _is_where({**table.committed, **{log_id: range_.end for log_id, range_ in flight.frozen.ranges.items()}}, base)
 
 
 def _is_where(committed: Mapping[str, int], base: LoadedTable) -> bool:
