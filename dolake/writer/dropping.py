@@ -26,6 +26,7 @@ from dolake.model import DEAD_LETTERS_TABLE, TableName
 from dolake.storage.disk import Disk
 from dolake.writer.declared import SCHEMA_PROPERTY
 from dolake.writer.flight import Away
+from dolake.writer.indexes import remove_index
 from dolake.writer.lock import lock_writer
 from dolake.writer.table import Table
 
@@ -94,6 +95,7 @@ class Dropping:
         if gone:
             if before is not None:
                 flusher.committer.forget(before.uuid)
+            await flusher.mirrors.remove_index(table.name)
             await parking.discard(table)
             table.stopped, table.epoch = None, None
             table.refused.clear()
@@ -122,6 +124,7 @@ def drop_here(disk: Disk, settings: Settings, catalog: TableCatalog, name: Table
             note = note_of_drop(base, _ends(disk, settings.log.directories), side.bounds if side is not None else {})
             note_dropped(disk, settings.data, name, note)
             take_out_of_catalog(catalog, base)
+            remove_index(disk, settings.data, name)
             if side is not None:
                 side.remove()
         finally:

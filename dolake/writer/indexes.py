@@ -64,7 +64,7 @@ class Indexes:
 
     def __init__(self, runtime: Runtime, disk: Disk, data: str, store: ObjectStore, metrics: Metrics) -> None:
         self._runtime, self._disk, self._store, self._metrics = runtime, disk, store, metrics
-        self._folder = os.path.join(data, FOLDER)
+        self._data = data
         # The one used last stands last. A plain dict: a copy of its items is made at once, whatever other threads do to it.
         self._open: dict[TableName, _Open] = {}
 
@@ -89,6 +89,8 @@ class Indexes:
         index = opened.index
         self._metrics.set("dolake_index_rows_count", index.live_count, table=str(name))
         self._metrics.set("dolake_index_bytes", index.size_bytes, table=str(name))
+        if index.unspilled:
+            logger.warning("key index grows in memory", table=str(name), reason=index.unspilled)
         if opened.unsaved_rows > max(_UNSAVED_ROWS_MAX, index.live_count // _UNSAVED_SHARE):
             self._save(opened)
 
@@ -117,20 +119,15 @@ class Indexes:
                 self._save(opened)
         self._open.clear()
 
-    def forget(self, name: TableName) -> None:
-        """What is in memory may not be what the table is: it is loaded again."""
-        self._open.pop(name, None)
-
     def remove(self, name: TableName) -> None:
         """The table is gone."""
         self._open.pop(name, None)
-        with contextlib.suppress(OSError):
-            IndexFolder(self._disk, self._directory(name)).remove()
+        remove_index(self._disk, self._data, name)
 
     # -- the disk
 
     def _directory(self, name: TableName) -> str:
-        return os.path.join(self._folder, str(name))
+        return index_directory(self._data, name)
 
     def _load(self, base: LoadedTable, key: tuple[int, ...]) -> _Open:
         folder = IndexFolder(self._disk, self._directory(base.name))
@@ -223,6 +220,17 @@ class Indexes:
         for file in deletes:
             for location, places in _by_path(decode_deletes(self._store.get(file.location))):
                 index.delete(index.numbers_of(location, places))
+
+
+def index_directory(data: str, name: TableName) -> str:
+    """Where a table's saved index lies, below the data directory."""
+    return os.path.join(data, FOLDER, str(name))
+
+
+def remove_index(disk: Disk, data: str, name: TableName) -> None:
+    """What is saved of a table that is gone; what cannot be removed does no harm, as it names its table's uuid. Blocks."""
+    with contextlib.suppress(OSError):
+        IndexFolder(disk, index_directory(data, name)).remove()
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,11 @@ class Mirrors:
                 async with lock:
                     await self._runtime.tasks.run(self.indexes.put_away, name)
 
+    async def remove_index(self, name: TableName) -> None:
+        """The table is gone from the catalog."""
+        async with self.lock(name):
+            await self._runtime.tasks.run(self.indexes.remove, name)
+
     async def plan(self, table: Table, flight: Flight, base: LoadedTable) -> MirrorPlan:
         """On top of exactly `base`'s head, its letters not in its flight yet. Raises TableStopped."""
         run = self._runtime.tasks.run

@@ -649,3 +649,19 @@ def test_a_changelog_that_begins_later_than_its_mirror_knows_what_was_declared(t
             assert (last["price"], last["_cdc_key_before"]) == (Decimal("3.10"), '{"id":1}')
 
     run(work())
+
+
+def test_a_dropped_mirror_takes_its_saved_index_along(tmp_path: Path) -> None:
+    index = tmp_path / "index" / "default.t"
+
+    async def work() -> None:
+        async with half(tmp_path, mode="mirror") as h:
+            h.hand.declare()
+            h.hand.change(insert(1, "a"))
+            await h.flush()
+        assert (index / "index.json").exists()
+        async with half(tmp_path, mode="mirror") as h:
+            await h.service.dropping.drop(T, h.until())
+            assert list(index.iterdir()) == []
+
+    run(work())
