@@ -129,9 +129,11 @@ def test_a_client_that_pings_and_never_reads_is_not_read_from(monkeypatch):
             await until(lambda: here.connections)
             sockets = intake_of(here).connections
             largest = 0
-            while not here.connections[0].gone.is_set():
-                largest = max([largest, *(socket.transport.get_write_buffer_size() for socket in sockets)])
-                await check_serves(here)
+            async with here.dial() as other:  # one connection: as many as this loop can make would be refused for their number
+                while not here.connections[0].gone.is_set():
+                    largest = max([largest, *(socket.transport.get_write_buffer_size() for socket in sockets)])
+                    await other.send("still there?")
+                    assert await other.recv() == "still there?"
             assert 100_000 < largest < 1_000_000
             writer.transport.abort()
             assert metrics.get("dolake_cdc_dropped_connections_total", reason="does not answer") == 1
