@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -14,7 +15,14 @@ from dolake.cdc import message as wire
 from dolake.cdc import validation
 from tests.cdc.samples import CONNECT, DISCONNECT, FLUSH_REQUEST, HEARTBEAT, SCHEMA, batch, frame
 
-ABSENT = object()
+
+class Left(Enum):
+    """What a field may be besides a value. Its name is the same in every run, and so are those of the tests."""
+
+    OUT = "out"
+
+
+ABSENT = Left.OUT
 NOT_TEXT: tuple[Any, ...] = (None, 7, True, [], {})
 NOT_INTEGER: tuple[Any, ...] = (None, "7", 1.5, 1.0, True, [], {}, 2**63, -(2**63) - 1)
 NOT_BOOLEAN: tuple[Any, ...] = (None, 0, 1, "true", [], {})

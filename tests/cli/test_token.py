@@ -64,7 +64,7 @@ def test_a_token_that_could_not_be_configured_is_not_made(arguments: list[str], 
 
 
 @pytest.mark.acceptance("AT-98")
-@pytest.mark.parametrize("given", [new_token(), "nonsense", ""])
+@pytest.mark.parametrize("given", [pytest.param(new_token(), id="another token"), "nonsense", ""])
 def test_check_ends_with_5_for_a_token_that_is_not_good(tmp_path: Path, given: str) -> None:
     (tmp_path / "dolake.toml").write_text(section("shop", new_token(), read=True))
     done = token("check", "--data", str(tmp_path), text=given + "\n")
