@@ -108,7 +108,21 @@ def test_the_shop_stream_with_random_kills_is_the_shop_stream_without(tmp_path: 
 def send(daemon: Daemon, rate: int = 0) -> subprocess.Popen[bytes]:
     """`dolake send` of the whole stream, until all of it is committed; so many events a second, or as fast as it goes."""
     ready = daemon.wait_ready()
-    command = [*dolake_command(), "send", str(STREAM), "--to", ready.cdc, "--source", "shop", "--format", "wal2json", "--wait", "persisted"]
+    command = [
+        *dolake_command(),
+        "send",
+        str(STREAM),
+        "--to",
+        ready.cdc,
+        "--source",
+        "shop",
+        "--format",
+        "wal2json",
+        "--wait",
+        "persisted",
+        "--retry-s",
+        "300",
+    ]
     command += ["--rate", str(rate)] if rate else []
     with open(daemon.data.parent / f"{daemon.data.name}.send", "wb") as output:
         return subprocess.Popen(command, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dolake.iceberg.contents import ContentsReader, LiveFile
 from dolake.iceberg.metadata import LoadedTable
@@ -22,7 +23,7 @@ from dolake.verify.letters import JudgedEvents, count_by_record, verify_against_
 from dolake.verify.logs import LogView
 from dolake.verify.mirrors import verify_counts, verify_keys
 from dolake.verify.rows import PLACE_COLUMNS, verify_against_log, verify_rows
-from dolake.verify.strangers import Strangers
+from dolake.verify.strangers import Strangers, is_foreign
 from dolake.verify.totals import verify_totals
 
 _NUMBERS = ("_cdc_offset", "_cdc_index", "_cdc_sequence")
@@ -121,6 +122,7 @@ def _verify_rows(found: TableRows, around: Surroundings) -> Iterator[Breach | No
     table, judged = found.table, around.judged
     assert found.deleted is not None
     pieces: list[pa.Table] = []
+    others_count = 0
     for item in _verify_files(found, around.store):
         if isinstance(item, Breach | Note):
             yield item
@@ -129,7 +131,12 @@ def _verify_rows(found: TableRows, around: Surroundings) -> Iterator[Breach | No
         columns = [name for name in PLACE_COLUMNS if name in column_names(data)]
         rows = read_columns(data, columns)
         kept = found.deleted.kept(file.location, file.row_count)
-        pieces.append(rows if len(kept) == rows.num_rows else rows.take(pa.array(kept)))
+        rows = rows if len(kept) == rows.num_rows else rows.take(pa.array(kept))
+        if is_foreign(file) and "_cdc_log" in columns:  # It may hold rows of ours, rewritten, and rows that no log ever held.
+            events = rows.filter(pc.is_in(rows["_cdc_log"].cast(pa.string()), pa.array(table.offsets(), pa.string())))
+            others_count += rows.num_rows - events.num_rows
+            rows = events
+        pieces.append(rows)
     if table.name == DEAD_LETTERS_TABLE:
         yield from verify_letters(table, judged)
         return
@@ -137,22 +144,14 @@ def _verify_rows(found: TableRows, around: Surroundings) -> Iterator[Breach | No
         return  # Its rows say nothing while its files do not; and rows of others carry no places.
     if not pieces and not judged.kept_out(table):
         return
-    rows = pa.concat_tables([_plain(piece) for piece in pieces]) if pieces else _NO_ROWS
+    if others_count:
+        yield Note(str(table.name), f"{others_count} rows that others have put in are of no log that feeds it: nothing is said of them")
+    # Files of others may hold texts as large texts, or dictionaries.
+    rows = pa.concat_tables([piece.select(PLACE_COLUMNS).cast(_NO_ROWS.schema) for piece in pieces]) if pieces else _NO_ROWS
     kept_out = judged.kept_out(table)
     yield from verify_rows(table, rows, len(kept_out), judged.replayed(table))
     yield from verify_against_letters(table, rows, judged)
     yield from verify_against_log(table, rows, _logged(table, around.views), count_by_record(kept_out))
-
-
-def _plain(piece: pa.Table) -> pa.Table:
-    """Dictionary columns as their values, so that pieces of several files are of one type."""
-    schema = pa.schema(
-        [
-            (field.name, field.type.value_type if pa.types.is_dictionary(field.type) else field.type)
-            for field in piece.select(PLACE_COLUMNS).schema
-        ]
-    )
-    return piece.select(PLACE_COLUMNS).cast(schema)
 
 
 def _logged(table: LoadedTable, views: Sequence[LogView]) -> pa.Table:
