@@ -11,18 +11,21 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
 from types import TracebackType
 from typing import TypeVar
 
 from pyiceberg.avro.codecs import AVRO_CODEC_KEY, AvroCompressionCodec
-from pyiceberg.avro.decoder import BinaryDecoder
+from pyiceberg.avro.decoder import BinaryDecoder, new_decoder
 from pyiceberg.avro.encoder import BinaryEncoder
 from pyiceberg.avro.file import MAGIC, META_SCHEMA, SYNC_SIZE, AvroFile, AvroFileHeader, AvroOutputFile
 from pyiceberg.avro.reader import DoubleReader, Reader
-from pyiceberg.avro.resolver import ReadSchemaResolver, SchemaPartnerAccessor, construct_writer, resolve_writer
+from pyiceberg.avro.resolver import ReadSchemaResolver, SchemaPartnerAccessor, construct_reader, construct_writer, resolve_writer
 from pyiceberg.avro.writer import Writer
-from pyiceberg.io import OutputFile
+from pyiceberg.io import InputFile, OutputFile
 from pyiceberg.schema import Schema, visit_with_partner
 from pyiceberg.typedef import StructProtocol
 from pyiceberg.types import DoubleType, IcebergType
@@ -32,6 +35,8 @@ D = TypeVar("D", bound=StructProtocol)
 
 CODEC: AvroCompressionCodec = "deflate"
 _HEADER = construct_writer(META_SCHEMA)
+_HEADER_READER = construct_reader(META_SCHEMA, {-1: AvroFileHeader})
+_READERS_MAX = 256  # Of tables' schemas and partitions that are being read: some kilobytes each.
 
 
 @dataclass(frozen=True)
@@ -77,15 +82,37 @@ class OneBlockFile(AvroOutputFile[D]):
         self.output_stream.__exit__(kind, error, traceback)
 
 
+@dataclass(frozen=True, eq=False)
+class AvroReading:
+    """What is read of files of one kind: the schema wanted, and what its structs and enums become, by field id. One for each kind."""
+
+    schema: Schema
+    types: Mapping[int, Callable[..., StructProtocol]]
+    enums: Mapping[int, Callable[..., Enum]]
+
+
 class ExactAvroFile(AvroFile[D]):
-    """Takes the place of PyIceberg's reader."""
+    """Takes the place of PyIceberg's reader, which resolves the schemas again for every file: most of what a small one costs."""
+
+    def __init__(self, input_file: InputFile, reading: AvroReading) -> None:
+        super().__init__(input_file)
+        self._reading = reading
 
     def __enter__(self) -> ExactAvroFile[D]:
-        super().__enter__()
-        if '"double"' in self.header.meta["avro.schema"]:
-            resolver, accessor = _ExactReaders(self.read_types, self.read_enums), SchemaPartnerAccessor()
-            self.reader = visit_with_partner(self.schema, self.read_schema, resolver, accessor)  # type: ignore[misc]  # As PyIceberg does.
+        with self.input_file.open() as stream:
+            self.decoder = new_decoder(stream.read())
+        self.header = _HEADER_READER.read(self.decoder)
+        self.reader = _reader(self.header.meta.get("avro.schema", ""), self._reading)
         return self
+
+
+@lru_cache(_READERS_MAX)
+def _reader(avro_schema: str, reading: AvroReading) -> Reader:
+    """Holds nothing of the files that were read with it. Raises ValueError if that is no schema."""
+    written = AvroSchemaConversion().avro_to_iceberg(json.loads(avro_schema))
+    resolver = _ExactReaders(dict(reading.types), dict(reading.enums))
+    reader: Reader = visit_with_partner(written, reading.schema, resolver, SchemaPartnerAccessor())  # type: ignore[misc]  # As PyIceberg does.
+    return reader
 
 
 class _ExactReaders(ReadSchemaResolver):

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyiceberg.manifest import DataFileContent, ManifestEntry, read_manifest_list
+from pyiceberg.manifest import DataFileContent, ManifestEntry
 
-from dolake.iceberg.entries import fetch_entries, is_live, partition_of
+from dolake.iceberg.entries import fetch_entries, fetch_manifests, is_live, partition_of
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.storage.store import ObjectStore
 
@@ -66,7 +66,7 @@ class ContentsReader:
         metadata = {location: 0}
         files: list[LiveFile] = []
         removed: list[str] = []
-        for manifest in read_manifest_list(self._io.new_input(location)):
+        for manifest in fetch_manifests(self._io, location):
             metadata[manifest.manifest_path] = manifest.manifest_length
             if manifest.manifest_path not in self._manifests:
                 entries = fetch_entries(self._io, manifest)

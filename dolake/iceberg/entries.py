@@ -20,6 +20,7 @@ from pyiceberg.io.pyarrow import (
 from pyiceberg.manifest import (
     DATA_FILE_TYPE,
     MANIFEST_ENTRY_SCHEMAS,
+    MANIFEST_LIST_FILE_SCHEMAS,
     DataFile,
     DataFileContent,
     FileFormat,
@@ -27,6 +28,7 @@ from pyiceberg.manifest import (
     ManifestEntry,
     ManifestEntryStatus,
     ManifestFile,
+    PartitionFieldSummary,
     data_file_with_partition,
     manifest_entry_schema_with_data_file,
 )
@@ -35,7 +37,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.typedef import Record
 from pyiceberg.types import IntegerType, ListType, NestedField, StructType
 
-from dolake.iceberg.avro import AvroLayout, ExactAvroFile
+from dolake.iceberg.avro import AvroLayout, AvroReading, ExactAvroFile
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.partition import stored_values
 from dolake.iceberg.plan import NewDeletes, NewFile
@@ -46,6 +48,16 @@ FILE_PATH_ID = 2147483546
 POSITION_ID = 2147483545
 _VERSIONS: Mapping[ManifestContent, Literal[2, 3]] = {ManifestContent.DATA: 2, ManifestContent.DELETES: 3}
 _EQUALITY_IDS, _REFERENCED_DATA_FILE = 135, 143
+_ENTRIES = {
+    content: AvroReading(
+        MANIFEST_ENTRY_SCHEMAS[version],
+        types={-1: ManifestEntry, 2: DataFile},
+        enums={0: ManifestEntryStatus, 101: FileFormat, 134: DataFileContent},
+    )
+    for content, version in _VERSIONS.items()
+}
+# Lists of version 1 are read as those of version 2 too.
+_MANIFESTS = AvroReading(MANIFEST_LIST_FILE_SCHEMAS[2], types={-1: ManifestFile, 508: PartitionFieldSummary}, enums={517: ManifestContent})
 _WRITTEN_OF_DELETES = {*(part.field_id for part in DATA_FILE_TYPE[2].fields), _REFERENCED_DATA_FILE}
 
 
@@ -171,17 +183,18 @@ def settled_entries(entries: Iterable[ManifestEntry], sequence_number: int) -> l
     ]
 
 
+def fetch_manifests(io: StoreFileIO, manifest_list: str) -> list[ManifestFile]:
+    """The manifests of a manifest list. Blocks. Raises what the store raises, and ValueError where the file is no manifest list."""
+    with ExactAvroFile[ManifestFile](io.new_input(manifest_list), _MANIFESTS) as reader:
+        return list(reader)
+
+
 def fetch_entries(io: StoreFileIO, manifest: ManifestFile) -> list[ManifestEntry]:
     """All entries of a manifest, with what they inherit from it filled in (Iceberg v2, "Sequence Number Inheritance").
 
     Blocks. Raises what the store raises, and ValueError where the file is no manifest.
     """
-    with ExactAvroFile[ManifestEntry](
-        io.new_input(manifest.manifest_path),
-        MANIFEST_ENTRY_SCHEMAS[_VERSIONS[manifest.content]],
-        read_types={-1: ManifestEntry, 2: DataFile},
-        read_enums={0: ManifestEntryStatus, 101: FileFormat, 134: DataFileContent},
-    ) as reader:
+    with ExactAvroFile[ManifestEntry](io.new_input(manifest.manifest_path), _ENTRIES[manifest.content]) as reader:
         entries = list(reader)
     for entry in entries:
         inherits = entry.status == ManifestEntryStatus.ADDED or manifest.sequence_number == 0  # 0: from a table of version 1

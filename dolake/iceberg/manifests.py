@@ -25,11 +25,10 @@ from pyiceberg.manifest import (
     ManifestFile,
     ManifestListWriterV2,
     ManifestWriterV2,
-    read_manifest_list,
 )
 
 from dolake.iceberg.avro import CODEC, AvroLayout, OneBlockFile
-from dolake.iceberg.entries import TableShape, fetch_entries, is_live
+from dolake.iceberg.entries import TableShape, fetch_entries, fetch_manifests, is_live
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.metadata import LoadedTable
 
@@ -84,7 +83,7 @@ def head_manifests(memory: TableMemory, io: StoreFileIO, base: LoadedTable) -> t
         return ()
     location = head["manifest-list"]
     if location not in memory.lists:
-        memory.remember_list(location, tuple(read_manifest_list(io.new_input(location))))
+        memory.remember_list(location, tuple(fetch_manifests(io, location)))
     return memory.lists[location]
 
 

@@ -17,11 +17,19 @@ from pyiceberg.manifest import (
     ManifestEntry,
     ManifestEntryStatus,
     ManifestFile,
-    read_manifest_list,
 )
 from pyiceberg.typedef import Record
 
-from dolake.iceberg.entries import TableShape, added_delete_entries, added_entries, count_files, fetch_entries, is_live, partition_of
+from dolake.iceberg.entries import (
+    TableShape,
+    added_delete_entries,
+    added_entries,
+    count_files,
+    fetch_entries,
+    fetch_manifests,
+    is_live,
+    partition_of,
+)
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.manifests import write_manifest, write_manifest_list
 from dolake.iceberg.metadata import LoadedTable, Update
@@ -101,7 +109,7 @@ def plan_foreign(table: LoadedTable, kind: str, number: int, draw: random.Random
     """The updates that add a snapshot with that change; none where the table has nothing to change."""
     assert table.head is not None
     io = StoreFileIO(cast(ObjectStore, _Plain(warehouse)))
-    manifests = list(read_manifest_list(io.new_input(table.head["manifest-list"])))
+    manifests = fetch_manifests(io, table.head["manifest-list"])
     entries = [(manifest, entry) for manifest in manifests for entry in fetch_entries(io, manifest) if is_live(entry)]
     change = _Change(table, number, entries, io)
     live = MirrorReader(warehouse).live(table)

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import pyarrow.parquet as pq
-from pyiceberg.manifest import DataFile, DataFileContent, ManifestEntryStatus, read_manifest_list
+from pyiceberg.manifest import DataFile, DataFileContent, ManifestEntryStatus
 from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.schema import Schema
 
+from dolake.iceberg.entries import fetch_entries, fetch_manifests, is_live
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.metadata import EPOCH, INSTANCE, LoadedTable, offsets_in
 from dolake.parquet.letters import REPLAYED
@@ -98,11 +99,11 @@ def _check_owner(history: Committed, before: LoadedTable | None, after: LoadedTa
 def _check_new_rows(history: Committed, after: LoadedTable, snapshot: Mapping[str, Any], objects: Objects) -> Iterator[str]:
     named = [(snapshot["manifest-list"], None)]
     counted = 0
-    for manifest in read_manifest_list(_reader(objects).new_input(snapshot["manifest-list"])):
+    for manifest in fetch_manifests(_reader(objects), snapshot["manifest-list"]):
         named.append((manifest.manifest_path, manifest.manifest_length))
         if manifest.added_snapshot_id != snapshot["snapshot-id"]:
             continue
-        for entry in manifest.fetch_manifest_entry(_reader(objects)):
+        for entry in fetch_entries(_reader(objects), manifest):
             if entry.status != ManifestEntryStatus.ADDED or entry.snapshot_id != snapshot["snapshot-id"]:
                 continue
             file = entry.data_file
@@ -165,8 +166,8 @@ def check_table(table: LoadedTable, history: Committed, objects: Objects) -> Ite
     found: Counter[tuple[str, int, int]] = Counter()
     files: Counter[str] = Counter()
     if head is not None:
-        for manifest in read_manifest_list(_reader(objects).new_input(head["manifest-list"])):
-            for entry in manifest.fetch_manifest_entry(_reader(objects), discard_deleted=True):
+        for manifest in fetch_manifests(_reader(objects), head["manifest-list"]):
+            for entry in filter(is_live, fetch_entries(_reader(objects), manifest)):
                 files[entry.data_file.file_path] += 1
                 for row in read_rows(objects.get(entry.data_file.file_path)):
                     found[(row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])] += 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import itertools
 import random
 import uuid
 from collections.abc import Callable, Coroutine
@@ -53,7 +54,7 @@ class Process:
         self.alive = True
         self.detached = False
         self.frozen_until = 0.0
-        self.held: list[asyncio.Handle] = []
+        self.held: list[Callback] = []
         self.steps_left: int | None = None
         self.counts: frozenset[str] | None = None
         self.doom = ""
@@ -175,12 +176,45 @@ class Worker:
             self.future.set_exception(error)
 
 
+class Callback:
+    """What asyncio's Handle and TimerHandle are, without what they carry for debugging: a world makes ten thousand."""
+
+    __slots__ = ("arguments", "callback", "context", "is_cancelled", "when_s")
+
+    def __init__(self, callback: Callable[..., object], arguments: tuple[Any, ...], context: Context | None, when_s: float) -> None:
+        self.callback, self.arguments, self.when_s = callback, arguments, when_s
+        self.context = context if context is not None else copy_context()
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+    def cancelled(self) -> bool:
+        return self.is_cancelled
+
+    def when(self) -> float:
+        return self.when_s
+
+
+class SimTask(asyncio.Task[Any]):
+    """A task whose place in a set is its number: by its address, one seed would be two schedules."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any], loop: SimLoop, number: int, **named: Any) -> None:
+        self._number = number
+        super().__init__(work, loop=loop, **named)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class SimLoop(asyncio.BaseEventLoop):
     """asyncio on virtual time, the next callback drawn by chance. No I/O, no threads."""
 
     def __init__(self, seed: str, *, trace: Callable[[str, str, str], None], time_s_max: float = 3600.0) -> None:
         super().__init__()
-        self._ready: list[asyncio.Handle] = []
+        self._ready: list[Callback] = []
+        self._scheduled: list[tuple[float, int, Callback]] = []
+        self._numbers = itertools.count()
         self._random = random.Random(seed)
         self._now = 0.0
         self._time_s_max = time_s_max
@@ -190,6 +224,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self.step_count = 0
         self.complaints: list[str] = []
         self.set_exception_handler(self._complain)
+        self.set_task_factory(self._make_task)
 
     def time(self) -> float:
         return self._now
@@ -203,8 +238,15 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def give_way(self) -> None:
         """Lets others run if the caller is in a worker; on the loop itself nothing can."""
-        if self.worker is not None:
-            self.worker.give_way(self.pause_s())
+        worker = self.worker
+        if worker is None:
+            return
+        pause_s = self.pause_s()
+        if pause_s or self._ready or worker.process.frozen_until > self._now or self._has_timer_due():
+            worker.give_way(pause_s)  # Or it would be the next to be drawn: nobody else is ready.
+
+    def _has_timer_due(self) -> bool:
+        return bool(self._scheduled) and self._scheduled[0][0] <= self._now
 
     def run_in_executor(self, *_: Any) -> Any:
         raise AssertionError("work beside the loop goes through runtime.tasks.run")
@@ -212,43 +254,65 @@ class SimLoop(asyncio.BaseEventLoop):
     def _write_to_self(self) -> None:
         pass
 
-    def _run_once(self) -> None:
-        ready, scheduled = self._ready, self._scheduled
-        while scheduled and (scheduled[0]._cancelled or scheduled[0]._when <= self._now):
-            self._take_timer()
-        while not ready:
-            if not scheduled or self._now > self._time_s_max:
-                raise Stuck(f"after {self._now:.1f} virtual seconds")
-            self._now = max(self._now, scheduled[0]._when)
-            while scheduled and (scheduled[0]._cancelled or scheduled[0]._when <= self._now):
-                self._take_timer()
-        self.step_count += 1
-        chosen = int(self._random.random() * len(ready))
-        ready[chosen], ready[-1] = ready[-1], ready[chosen]
-        handle = ready.pop()
-        if handle._cancelled:
-            return
-        process = handle._context.get(_PROCESS)
-        if process is None:
-            handle._run()
-        elif process.frozen_until > self._now:
-            self._thaw(process, handle)
-        elif process.alive:
-            handle._run()
+    def _make_task(self, loop: asyncio.AbstractEventLoop, work: Any, **named: Any) -> SimTask:
+        return SimTask(work, self, next(self._numbers), **named)
 
-    def _thaw(self, process: Process, handle: asyncio.Handle) -> None:
+    def call_soon(self, callback: Callable[..., object], *arguments: Any, context: Context | None = None) -> Any:
+        made = Callback(callback, arguments, context, self._now)
+        self._ready.append(made)
+        return made
+
+    def call_later(self, delay: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None) -> Any:
+        return self.call_at(self._now + delay, callback, *arguments, context=context)
+
+    def call_at(self, when: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None) -> Any:
+        made = Callback(callback, arguments, context, when)
+        if when <= self._now:
+            self._ready.append(made)
+        else:
+            heapq.heappush(self._scheduled, (when, next(self._numbers), made))
+        return made
+
+    def _run_once(self) -> None:
+        """Goes on until somebody stops it: asyncio's own loop around this one has nothing to look at in between."""
+        ready, scheduled, draw = self._ready, self._scheduled, self._random.random
+        while not self._stopping:
+            if not ready:
+                self._pass_time()
+            while scheduled and scheduled[0][0] <= self._now:
+                ready.append(heapq.heappop(scheduled)[2])
+            self.step_count += 1
+            chosen = int(draw() * len(ready))
+            ready[chosen], ready[-1] = ready[-1], ready[chosen]
+            made = ready.pop()
+            if made.is_cancelled:
+                continue
+            process = made.context.get(_PROCESS)
+            if process is None or (process.alive and process.frozen_until <= self._now):
+                self._call(made)
+            elif process.frozen_until > self._now:
+                self._thaw(process, made)
+
+    def _pass_time(self) -> None:
+        while self._scheduled and self._scheduled[0][2].is_cancelled:
+            heapq.heappop(self._scheduled)
+        if not self._scheduled or self._now > self._time_s_max:
+            raise Stuck(f"after {self._now:.1f} virtual seconds")
+        self._now = max(self._now, self._scheduled[0][0])
+
+    def _call(self, made: Callback) -> None:
+        try:
+            made.context.run(made.callback, *made.arguments)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.call_exception_handler({"message": f"Exception in callback {made.callback!r}", "exception": error})
+
+    def _thaw(self, process: Process, made: Callback) -> None:
         """Keeps a callback of a frozen process until it is frozen no more."""
         if not process.held:
             self.call_at(process.frozen_until, lambda: (self._ready.extend(process.held), process.held.clear()), context=Context())
-        process.held.append(handle)
-
-    def _take_timer(self) -> None:
-        timer = heapq.heappop(self._scheduled)
-        timer._scheduled = False
-        if timer._cancelled:
-            self._timer_cancelled_count = max(0, self._timer_cancelled_count - 1)
-        else:
-            self._ready.append(timer)
+        process.held.append(made)
 
     def _complain(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

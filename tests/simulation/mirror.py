@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import orjson
 import pyarrow.parquet as pq
-from pyiceberg.manifest import DataFile, DataFileContent, read_manifest_list
+from pyiceberg.manifest import DataFile, DataFileContent
 
-from dolake.iceberg.entries import fetch_entries, is_live, partition_of
+from dolake.iceberg.entries import fetch_entries, fetch_manifests, is_live, partition_of
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.metadata import LoadedTable
 from dolake.parquet.letters import REPLAYED
@@ -245,7 +245,7 @@ class MirrorReader:
     def _files(self, head: Mapping[str, Any]) -> Iterator[tuple[DataFile, int, int]]:
         """Live files, each with its data sequence number and the snapshot that added it."""
         store = StoreFileIO(cast(ObjectStore, self.objects))
-        for manifest in read_manifest_list(store.new_input(head["manifest-list"])):
+        for manifest in fetch_manifests(store, head["manifest-list"]):
             key = f"{manifest.manifest_path} {manifest.sequence_number}"
             if key not in self._manifests:
                 entries = [entry for entry in fetch_entries(store, manifest) if is_live(entry)]
