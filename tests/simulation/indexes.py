@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import dolake.iceberg.index
 import dolake.iceberg.index_runs
 import dolake.writer.indexes
 from tests.simulation.disk import DirectoryNode, Inode, SimDisk
 from tests.simulation.faults import Chaos
+from tests.simulation.waits import Patch
 
 Copy = dict[str, bytes]
 KINDS = ("lost", "a file lost", "cut", "older", "a bit flipped")
 
 
-@contextmanager
-def small_indexes(draw: random.Random) -> Iterator[None]:
-    patches: tuple[tuple[Any, str, int], ...] = (
+def small_indexes(draw: random.Random) -> list[Patch]:
+    return [
         (dolake.iceberg.index, "MEMORY_ENTRIES_MAX", draw.choice([1, 4, 1 << 19])),
         (dolake.iceberg.index, "GROWTH", draw.choice([1, 4])),
         (dolake.iceberg.index, "_FIRST_SPACE", draw.choice([1, 16])),
@@ -27,15 +25,7 @@ def small_indexes(draw: random.Random) -> Iterator[None]:
         (dolake.writer.indexes, "_UNSAVED_ROWS_MAX", draw.choice([0, 3, 1 << 19])),
         (dolake.writer.indexes, "_MEMORY_BYTES_MAX", draw.choice([0, 300, 1 << 28])),
         (dolake.writer.indexes, "_READ_ROWS", draw.choice([1, 4, 1 << 20])),
-    )
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
-    for owner, name, value in patches:
-        setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
+    ]
 
 
 class IndexFolders:

@@ -11,7 +11,6 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -62,6 +61,7 @@ from tests.simulation.rough import RoughSource
 from tests.simulation.sources import Manners, write_script
 from tests.simulation.sqlcatalog import SqlServer
 from tests.simulation.store import PlatterStore, StoreDoor, Warehouse
+from tests.simulation.waits import Patch, idle_waits, in_force
 
 ROOT = "/data"
 CHAOS_S_MAX = 60.0
@@ -81,19 +81,8 @@ class Rules:
     """
 
     door: Callable[[SimDisk, Process], DiskDoor] = DiskDoor
-    patches: tuple[tuple[Any, str, Any], ...] = ()
+    patches: tuple[Patch, ...] = ()
     profile: Mapping[str, Any] = field(default_factory=dict)
-
-    @contextmanager
-    def in_force(self) -> Iterator[None]:
-        before = [(owner, name, getattr(owner, name)) for owner, name, _ in self.patches]
-        for owner, name, value in self.patches:
-            setattr(owner, name, value)
-        try:
-            yield
-        finally:
-            for owner, name, value in before:
-                setattr(owner, name, value)
 
 
 @dataclass
@@ -157,7 +146,7 @@ class World:
 
     def run(self) -> Outcome:
         try:
-            with small_indexes(random.Random(f"indexes {self.seed}")):
+            with in_force(small_indexes(random.Random(f"indexes {self.seed}")) + idle_waits(random.Random(f"waits {self.seed}"))):
                 self.loop.run_until_complete(self._main())
         except Stuck as error:
             self.note(f"liveness: {error}")
@@ -682,7 +671,7 @@ def run_world(seed: int, rules: Rules | None = None, *, printed: bool = False) -
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
-        with (rules or Rules()).in_force():
+        with in_force((rules or Rules()).patches):
             return Context().run(World(seed, rules, printed=printed).run)
     finally:
         structlog.configure(**before)
