@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dolake.parquet.decode import read_columns
-from dolake.parquet.encode import EncodedFile
+from dolake.parquet.encode import COMPRESSION, EncodedFile
 
 _GROUP_ROWS = 1024 * 1024
 _PATH, _POSITION = "file_path", "pos"
@@ -49,8 +49,7 @@ def encode_deletes(paths: Sequence[str], file_places: npt.NDArray[np.integer[Any
         sink,
         _SCHEMA,
         version="2.6",
-        compression="zstd",
-        compression_level=1,
+        **COMPRESSION,
         use_dictionary=[_PATH],
         write_page_checksum=True,
         write_statistics=True,

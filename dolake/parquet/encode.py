@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+COMPRESSION: Mapping[str, Any] = {"compression": "zstd", "compression_level": 1}
 # Bytes in Arrow of a row group; a reader's unit of work and of skipping. Small rows: DuckDB wants at least 122,880 of them.
 _GROUP_BYTES = 64 * 1024 * 1024
 _GROUP_ROWS_MAX = 1024 * 1024
@@ -42,8 +43,7 @@ def encode_parquet(table: pa.Table, metadata: Mapping[str, str] | None = None) -
         sink,
         table.schema,
         version="2.6",
-        compression="zstd",
-        compression_level=1,
+        **COMPRESSION,
         use_dictionary=_dictionary_columns(table),
         write_page_checksum=True,
         write_statistics=True,

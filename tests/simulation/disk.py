@@ -219,7 +219,9 @@ class DiskDoor:
         self.enter("list", directory)
         if not isinstance(self._node(directory), DirectoryNode):
             raise _error(errno.ENOTDIR, directory)
-        return sorted(posixpath.basename(path) for path in self.disk.names if posixpath.dirname(path) == directory)
+        start = len(directory) + 1
+        within = [path[start:] for path in self.disk.names if path.startswith(directory + "/")]
+        return sorted(name for name in within if "/" not in name)
 
     def exists(self, path: str) -> bool:
         self.enter("exists", path)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import dolake.iceberg.index
 import dolake.iceberg.index_runs
 import dolake.writer.indexes
+from tests.simulation.constants import Patch
 from tests.simulation.disk import DirectoryNode, Inode, SimDisk
 from tests.simulation.faults import Chaos
-from tests.simulation.waits import Patch
 
 Copy = dict[str, bytes]
 KINDS = ("lost", "a file lost", "cut", "older", "a bit flipped")

@@ -7,12 +7,14 @@ end, halves start again; within a bounded time everything acked must be in the l
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import Context
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import orjson
@@ -31,6 +33,7 @@ from dolake.verify import verify_lake
 from dolake.writer.flight import Stopped
 from dolake.writer.kinds import Counts
 from tests.simulation.catalog import CatalogServer
+from tests.simulation.constants import Patch, idle_waits, in_force, packing
 from tests.simulation.disk import Cut, DiskDoor, Inode, SimDisk
 from tests.simulation.faults import Chaos, Trace
 from tests.simulation.foreign import EQUALITY, KINDS, plan_foreign
@@ -61,10 +64,10 @@ from tests.simulation.rough import RoughSource
 from tests.simulation.sources import Manners, write_script
 from tests.simulation.sqlcatalog import SqlServer
 from tests.simulation.store import PlatterStore, StoreDoor, Warehouse
-from tests.simulation.waits import Patch, idle_waits, in_force
 
 ROOT = "/data"
 CHAOS_S_MAX = 60.0
+LOOK_S = 0.25
 DRAIN_S_MAX = 240.0
 FREEZE_S_MAX = 5.0
 TRANSACTION_S_MAX = 60.0
@@ -146,7 +149,8 @@ class World:
 
     def run(self) -> Outcome:
         try:
-            with in_force(small_indexes(random.Random(f"indexes {self.seed}")) + idle_waits(random.Random(f"waits {self.seed}"))):
+            draw = random.Random(f"constants {self.seed}")
+            with in_force([*small_indexes(draw), *idle_waits(draw), *packing(draw)]):
                 self.loop.run_until_complete(self._main())
         except Stuck as error:
             self.note(f"liveness: {error}")
@@ -157,6 +161,7 @@ class World:
                 task._log_destroy_pending = False
             self.loop.close()
             self.catalog.close()
+            gc.collect()  # What nobody asked a dead task for is told when it is collected: now, in every run of this seed.
         for complaint in self.loop.complaints:
             self.note(f"unhandled: {complaint}")
         self.chaos.counts["events committed"] = sum(len(table.rows) for table in self.tables.values())
@@ -217,7 +222,7 @@ class World:
         """Returns when that is so, after that long, or at the first breach."""
         end_s = self.loop.time() + seconds
         while not reached() and self.loop.time() < end_s and not self.breaches:  # noqa: ASYNC110 - in virtual time looking costs nothing
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(LOOK_S)
 
     def _heal(self) -> None:
         self.trace("world", "heals")
@@ -669,9 +674,19 @@ def make_settings(profile: Profile, start: int = 0) -> Settings:
 def run_world(seed: int, rules: Rules | None = None, *, printed: bool = False) -> Outcome:
     """Runs one seed. The product's log lines are not printed, nor even made."""
     before = structlog.get_config()
+    _freeze_imports()
+    gc.disable()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
         with in_force((rules or Rules()).patches):
             return Context().run(World(seed, rules, printed=printed).run)
     finally:
         structlog.configure(**before)
+        gc.enable()
+
+
+@cache
+def _freeze_imports() -> None:
+    """Or each collection would go through all modules again."""
+    gc.collect()
+    gc.freeze()

@@ -1,6 +1,7 @@
-"""How long the product waits between its looks where nothing happens: some seeds keep what it ships with, most wait longer.
+"""Constants of the product that a seed may have otherwise: how long it waits where nothing happens, how it packs files.
 
-A world that waits for a late request is otherwise spent on looks that find nothing.
+Some seeds keep what it ships with. But a world that waits for a late request is mostly looks that find nothing, and one of small
+files is mostly the making of zstd's contexts, one for each column of each.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import dolake.parquet.deletes
+import dolake.parquet.encode
 import dolake.writer.moving
 import dolake.writer.parking
 import dolake.writer.service
@@ -29,6 +32,12 @@ WAITS = (
 def idle_waits(draw: random.Random) -> list[Patch]:
     longer = draw.choice(LONGER)
     return [(owner, name, longer * getattr(owner, name)) for owner, name in WAITS]
+
+
+def packing(draw: random.Random) -> list[Patch]:
+    if draw.random() < 0.2:
+        return []
+    return [(owner, "COMPRESSION", {"compression": "none"}) for owner in (dolake.parquet.encode, dolake.parquet.deletes)]
 
 
 @contextmanager
