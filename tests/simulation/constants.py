@@ -23,6 +23,7 @@ Patch = tuple[Any, str, Any]
 LONGER = (1, 3, 10, 10, 10, 10, 10, 10)
 WAITS = (
     (dolake.writer.service, "TICK_S"),
+    (dolake.writer.service, "IDLE_S"),
     (dolake.writer.service, "IDLE_S_MAX"),
     (dolake.writer.moving, "TICK_S"),
     (dolake.writer.parking, "TICK_S"),

@@ -263,7 +263,12 @@ class SimLoop(asyncio.BaseEventLoop):
         return made
 
     def call_later(self, delay: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None) -> Any:
-        return self.call_at(self._now + delay, callback, *arguments, context=context)
+        made = Callback(callback, arguments, context, self._now + delay)
+        if delay <= 0:
+            self._ready.append(made)
+        else:
+            heapq.heappush(self._scheduled, (made.when_s, next(self._numbers), made))
+        return made
 
     def call_at(self, when: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None) -> Any:
         made = Callback(callback, arguments, context, when)
@@ -288,10 +293,18 @@ class SimLoop(asyncio.BaseEventLoop):
             if made.is_cancelled:
                 continue
             process = made.context.get(_PROCESS)
-            if process is None or (process.alive and process.frozen_until <= self._now):
-                self._call(made)
-            elif process.frozen_until > self._now:
-                self._thaw(process, made)
+            if process is not None:
+                if process.frozen_until > self._now:
+                    self._thaw(process, made)
+                    continue
+                if not process.alive:
+                    continue
+            try:
+                made.context.run(made.callback, *made.arguments)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self.call_exception_handler({"message": f"Exception in callback {made.callback!r}", "exception": error})
 
     def _pass_time(self) -> None:
         while self._scheduled and self._scheduled[0][2].is_cancelled:
@@ -299,14 +312,6 @@ class SimLoop(asyncio.BaseEventLoop):
         if not self._scheduled or self._now > self._time_s_max:
             raise Stuck(f"after {self._now:.1f} virtual seconds")
         self._now = max(self._now, self._scheduled[0][0])
-
-    def _call(self, made: Callback) -> None:
-        try:
-            made.context.run(made.callback, *made.arguments)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.call_exception_handler({"message": f"Exception in callback {made.callback!r}", "exception": error})
 
     def _thaw(self, process: Process, made: Callback) -> None:
         """Keeps a callback of a frozen process until it is frozen no more."""
@@ -334,7 +339,20 @@ class SimClock:
         return self._loop.time()
 
     async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        future = self._loop.create_future()
+        timer = self._loop.call_later(seconds, _wake, future)
+        try:
+            await future
+        finally:
+            timer.cancel()
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class SimRandom:
