@@ -39,7 +39,7 @@ from pyiceberg.types import IntegerType, ListType, NestedField, StructType
 
 from dolake.iceberg.avro import AvroLayout, AvroReading, ExactAvroFile
 from dolake.iceberg.file_io import StoreFileIO
-from dolake.iceberg.partition import stored_values
+from dolake.iceberg.partition import parsed, stored_values
 from dolake.iceberg.plan import NewDeletes, NewFile
 from dolake.iceberg.summary import FileCounts
 
@@ -75,12 +75,12 @@ class TableShape:
 
     @classmethod
     def of(cls, schema: Mapping[str, Any], spec: Mapping[str, Any], properties: Mapping[str, str]) -> TableShape:
-        parsed = Schema.model_validate(schema)
+        its_schema, its_spec = parsed(schema, spec)
         return cls(
-            schema=parsed,
-            spec=PartitionSpec.model_validate(spec),
-            collectors=compute_statistics_plan(parsed, dict(properties)),
-            column_ids=parquet_path_to_id_mapping(parsed),
+            schema=its_schema,
+            spec=its_spec,
+            collectors=compute_statistics_plan(its_schema, dict(properties)),
+            column_ids=parquet_path_to_id_mapping(its_schema),
         )
 
     def layout(self, content: ManifestContent) -> AvroLayout:

@@ -85,7 +85,7 @@ def stored_partition(schema: Mapping[str, Any], spec: Spec, values: Sequence[Any
     """
     if not spec["fields"] and not values:
         return ()
-    return stored_values(*_parsed(orjson.dumps(schema), orjson.dumps(spec)), values)
+    return stored_values(*parsed(schema, spec), values)
 
 
 def stored_values(schema: Schema, spec: PartitionSpec, values: Sequence[Any]) -> tuple[Any, ...]:
@@ -93,6 +93,11 @@ def stored_values(schema: Schema, spec: PartitionSpec, values: Sequence[Any]) ->
     if len(values) != len(spec.fields):
         raise ValueError(f"{len(values)} partition values for a spec of {len(spec.fields)} fields")
     return tuple(_stored(schema, part, value) for part, value in zip(spec.fields, values, strict=True))
+
+
+def parsed(schema: Mapping[str, Any], spec: Spec) -> tuple[Schema, PartitionSpec]:
+    """Of Iceberg JSON. The same objects for the same text: PyIceberg derives much from them, and keeps it there."""
+    return _parsed(orjson.dumps(schema), orjson.dumps(spec))
 
 
 @lru_cache(maxsize=64)

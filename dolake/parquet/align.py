@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
+import orjson
 import pyarrow as pa
 from pyiceberg.schema import Schema
 
@@ -47,4 +49,10 @@ def schema_as_json(schema: Schema) -> dict[str, Any]:
 
 
 def schema_from_json(value: Any) -> Schema:
-    return Schema.model_validate(value)
+    """Of what table metadata holds. The same object for the same text: PyIceberg derives much from one, and keeps it there."""
+    return _parsed(orjson.dumps(value))
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: bytes) -> Schema:
+    return Schema.model_validate_json(text)

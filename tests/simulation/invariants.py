@@ -9,16 +9,17 @@ import io
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol, cast
 
 import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile, DataFileContent, ManifestEntryStatus
 from pyiceberg.partitioning import PartitionSpec
-from pyiceberg.schema import Schema
 
 from dolake.iceberg.entries import fetch_entries, fetch_manifests, is_live
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.metadata import EPOCH, INSTANCE, LoadedTable, offsets_in
+from dolake.parquet.align import schema_from_json
 from dolake.parquet.letters import REPLAYED
 from dolake.storage.store import ObjectStore
 from tests.simulation.faults import Breach
@@ -136,7 +137,7 @@ def _check_partition(after: LoadedTable, spec_id: int, file: DataFile, rows: Seq
     """New files are of the table's own spec, and every row in one has the partition that the file's entry states."""
     if spec_id != after.spec["spec-id"]:
         yield f"{after.name}: {file.file_path} is of spec {spec_id}, the table's is {after.spec['spec-id']}"
-    schema, spec = Schema.model_validate(after.schema), PartitionSpec.model_validate(after.spec)
+    schema, spec = schema_from_json(after.schema), PartitionSpec.model_validate(after.spec)
     for place, part in enumerate(spec.fields):
         source = schema.find_field(part.source_id)
         transform = part.transform.transform(source.field_type)
@@ -154,8 +155,9 @@ def _check_objects(named: Iterable[tuple[str, int | None]], objects: Objects) ->
             yield f"I10: {location} has {found} durable bytes, its entry says {size_bytes}"
 
 
-def read_rows(data: bytes) -> list[dict[str, Any]]:
-    """All rows of a Parquet file; raises if a page's checksum does not match (I15)."""
+@lru_cache(1024)
+def read_rows(data: bytes) -> Sequence[Mapping[str, Any]]:
+    """All rows of a Parquet file of these bytes, decoded once; raises if a page's checksum does not match (I15)."""
     rows: list[dict[str, Any]] = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read(use_threads=False).to_pylist()
     return rows
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import orjson
-import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile, DataFileContent
 
 from dolake.iceberg.entries import fetch_entries, fetch_manifests, is_live, partition_of
@@ -18,7 +16,7 @@ from dolake.iceberg.metadata import LoadedTable
 from dolake.parquet.letters import REPLAYED
 from dolake.storage.store import ObjectStore
 from dolake.writer.kinds import Counts
-from tests.simulation.invariants import Event, Objects
+from tests.simulation.invariants import Event, Objects, read_rows
 from tests.simulation.records import Logged
 
 Values = dict[str, Any]
@@ -254,24 +252,19 @@ class MirrorReader:
 
     def _data(self, path: str) -> list[Values]:
         if path not in self._rows:
-            self._rows[path] = [_without_nulls(row) for row in _read(self.objects.get(path))]
+            self._rows[path] = [_without_nulls(row) for row in read_rows(self.objects.get(path))]
         return self._rows[path]
 
     def _positions(self, file: DataFile) -> list[tuple[str, int]]:
         if file.content != DataFileContent.POSITION_DELETES:
             return []
         if file.file_path not in self._deletes:
-            self._deletes[file.file_path] = [(row["file_path"], row["pos"]) for row in _read(self.objects.get(file.file_path))]
+            self._deletes[file.file_path] = [(row["file_path"], row["pos"]) for row in read_rows(self.objects.get(file.file_path))]
         return self._deletes[file.file_path]
 
 
 def _scope(file: DataFile) -> Scope:
     return file.spec_id, partition_of(file)
-
-
-def _read(data: bytes) -> Sequence[Values]:
-    rows: list[Values] = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read(use_threads=False).to_pylist()
-    return rows
 
 
 def check_required(table: LoadedTable, found: Found) -> Iterator[str]:
