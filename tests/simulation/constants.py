@@ -20,7 +20,7 @@ import dolake.writer.service
 Patch = tuple[Any, str, Any]
 """Owner, attribute, value."""
 
-LONGER = (1, 4, 10, 20, 20, 20, 20, 20)
+LONGER = (1, 4, 10, *[20] * 13)
 WAITS = (
     (dolake.writer.service, "TICK_S"),
     (dolake.writer.service, "IDLE_S"),

@@ -11,7 +11,7 @@ import pyarrow as pa
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.world import Outcome, run_world
 
-CHUNK = 20
+CHUNK = 4  # Small: outcomes flow, and no process waits long for the other at the end.
 
 
 def run_all(seeds: range, mutant: str, jobs: int) -> Iterator[Outcome]:
