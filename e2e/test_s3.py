@@ -11,8 +11,8 @@ import pytest
 
 from e2e.services.s3 import S3Server, free_port
 from tests.harness.daemon import HALVES, Daemon, clean_environment, dolake_command, status
+from tests.harness.fault_proxy import TcpProxy
 from tests.harness.lake import Lake, assert_lake_equals_oracle
-from tests.harness.network import TcpProxy
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.shop_lake import assert_shop_is_complete
 from tests.harness.source import Source
