@@ -43,7 +43,7 @@ RECONNECT_S_FIRST, RECONNECT_S_MAX = 0.1, 10.0
 RETRY_MS_FIRST, RETRY_MS_MAX = 100, 10_000
 STATUS_S_MAX = 30.0
 IDLE_S, SILENT_S_MAX = 15.0, 60.0
-_CLOSE_S_MAX = 5.0
+CLOSE_S_MAX = 5.0
 
 logger = structlog.get_logger("dolake.cdc.client")
 
@@ -228,7 +228,7 @@ class Producer:
 
     async def _leave(self, transport: Transport) -> None:
         try:
-            async with asyncio.timeout(_CLOSE_S_MAX):
+            async with asyncio.timeout(CLOSE_S_MAX):
                 if not self._window.waiting:
                     await transport.send(disconnect_frame(self.source, self._runtime.clock.now_ms()))
                 await transport.close()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from dolake.config.section import Section
-from dolake.config.values import GIB, KIB, MIB, Bytes, Count
+from dolake.config.values import GIB, KIB, MIB, Bytes, Count, a_number
 
 
 class LimitSettings(Section):
@@ -22,6 +22,9 @@ class LimitSettings(Section):
     connections: Count = Field(default=10_000, description="connections of sources served at once")
     connections_per_address: Count = Field(default=100, description="connections of one address served at once")
     connections_per_s: Count = Field(default=20, description="new connections of one address taken in any second")
+    idle_s: Annotated[float, BeforeValidator(a_number), Field(ge=0.1, le=86_400, allow_inf_nan=False)] = Field(
+        default=20.0, description="silence after which a connection is asked whether it lives, and after as much again without answer ended"
+    )
     messages_per_s: Count = Field(
         default=1000, description="messages that one connection may send in a second, as much as two seconds of them at once"
     )

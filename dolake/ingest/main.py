@@ -53,7 +53,7 @@ async def run_ingest(
     frame_bytes_max = FRAME_PAYLOADS_MAX * limits.payload_bytes
     sockets = _allow_sockets(limits.connections)
     connections = ConnectionLimits(limits.connections, limits.connections_per_address, limits.connections_per_s, sockets)
-    policy = ServerPolicy(frame_bytes_max=frame_bytes_max, connections=connections)
+    policy = ServerPolicy(frame_bytes_max, idle_s_max=limits.idle_s, pong_s_max=limits.idle_s, connections=connections)
     server = CdcServer(runtime, service.connect, policy, service.gate, service.metrics)
     relay = RelayServer(settings.relay_path, runtime, PostDesk(service).answer, frame_bytes_max)
     service.held_bytes, service.held_bytes_max = server.held_bytes, policy.held_bytes_max

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from tests.harness.http_faults import read_head
 from tests.harness.links import Link, Way
 
 _TEXT, _BINARY = 1, 2
+_CONTROL = {8: "close", 9: "ping", 10: "pong"}
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,19 @@ class Frame:
             return {}
         return content if isinstance(content, dict) else {}
 
+    @property
+    def kind(self) -> str:
+        """The message's `type`, or the name of a control frame; empty for anything else."""
+        return _CONTROL.get(self.opcode) or str(self.message.get("type", ""))
+
 
 def frames(direction: str = "", kind: str = "", **fields: Any) -> Callable[[Any], bool]:
-    """Hits frames of this direction (any) whose message is of this `type` (any frame at all) and has these fields."""
+    """Hits frames of this direction (any) and of this kind (any frame at all) whose message has these fields."""
 
     def hits(moment: Any) -> bool:
         if not isinstance(moment, Frame) or direction not in ("", moment.direction):
             return False
-        if kind and moment.message.get("type") != kind:
+        if kind not in ("", moment.kind):
             return False
         return all(moment.message.get(name) == value for name, value in fields.items())
 
@@ -62,6 +69,10 @@ class WebsocketProxy(TcpProxy):
     FRAME_KINDS = ("cut", "cut_before", "lose", "stall", "duplicate", "reorder")
     KINDS = TcpProxy.KINDS | {*FRAME_KINDS}
 
+    def __init__(self, port: int, *, seed: int = 0) -> None:
+        super().__init__(port, seed=seed)
+        self.seen: Counter[str] = Counter()  # frames that came to the proxy, by kind, whatever became of them
+
     async def _carry(self, link: Link, client: asyncio.StreamReader, target: asyncio.StreamReader) -> None:
         await link.up.put(await read_head(client))
         answer = await read_head(target)
@@ -75,6 +86,7 @@ class WebsocketProxy(TcpProxy):
             while (parsed := await read_frame(reader)) is not None:
                 number += 1
                 frame = Frame(way.link.number, way.direction, number, *parsed)
+                self.seen[frame.kind] += 1
                 fault = self.faults.biting(frame, *self.FRAME_KINDS)
                 kind = fault.fault.kind if fault else ""
                 if fault is not None and kind == "stall":
