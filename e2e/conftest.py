@@ -11,8 +11,15 @@ from typing import Any
 import pytest
 
 from e2e.services.s3 import S3Server
+from tests.harness.leftovers import no_leftovers
 
 FIGURES = Path(__file__).parent.parent / "build" / "figures.ndjson"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with no_leftovers(tmp_path_factory.mktemp("temporary")):
+        yield
 
 
 @pytest.fixture(scope="session")

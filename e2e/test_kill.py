@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from e2e.services.s3 import free_port
 from tests.harness.daemon import Daemon, clean_environment, dolake_command
 from tests.harness.kills import TARGETS, Killer, percentile
 from tests.harness.lake import Lake, assert_lake_equals_oracle
 from tests.harness.oracle import Oracle, ledger_event
+from tests.harness.ports import free_port
 from tests.harness.source import Source
 from tests.harness.traffic import drain, steady_traffic, url_of
 from tests.harness.waiting import wait_until

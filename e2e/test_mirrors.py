@@ -13,11 +13,11 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from e2e.services.s3 import free_port
 from e2e.test_kill import send, wal_bytes
 from tests.harness.daemon import Daemon
 from tests.harness.kills import Killer, percentile
 from tests.harness.lake import Lake
+from tests.harness.ports import free_port
 from tests.harness.shop_lake import assert_every_snapshot_is_the_fold, assert_mirrors_are_the_database
 from tests.harness.waiting import wait_until
 from tests.shop import EVENT_COUNT, KEYS, STREAM

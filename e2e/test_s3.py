@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from e2e.services.s3 import S3Server, free_port
+from e2e.services.s3 import S3Server
 from tests.harness.daemon import HALVES, Daemon, clean_environment, dolake_command, status
 from tests.harness.fault_proxy import TcpProxy
 from tests.harness.lake import Lake, assert_lake_equals_oracle
 from tests.harness.oracle import Oracle, ledger_event
+from tests.harness.ports import free_port
 from tests.harness.shop_lake import assert_shop_is_complete
 from tests.harness.source import Source
 from tests.harness.traffic import drain, steady_traffic, url_of

@@ -10,7 +10,8 @@ import pytest
 
 from dolake.errors import ObjectMissing, StoreUnreachable
 from dolake.storage.s3 import PART_SIZE_BYTES, PUT_SIZE_BYTES_MAX, S3Access, S3Store
-from e2e.services.s3 import S3Server, free_port
+from e2e.services.s3 import S3Server
+from tests.harness.ports import free_port
 
 
 def access(server: S3Server) -> S3Access:

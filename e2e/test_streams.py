@@ -12,10 +12,10 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from e2e.services.s3 import free_port
 from tests.harness.daemon import Daemon
 from tests.harness.kills import Killer, percentile
 from tests.harness.oracle import Oracle
+from tests.harness.ports import free_port
 from tests.harness.source import Source
 from tests.harness.traffic import drain, url_of
 from tests.harness.waiting import wait_until

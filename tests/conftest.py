@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from dolake.failpoints import REGISTRY
+from tests.harness.leftovers import no_leftovers
 
 # The same examples in every run, so that a change is judged by what it changed; `make faults` draws new ones.
 settings.register_profile("steady", derandomize=True, deadline=None)
@@ -17,6 +18,12 @@ settings.register_profile("searching", deadline=None, print_blob=True)
 # Whoever starts the tests in the background makes them ignore Ctrl-C, and so every daemon and command that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with no_leftovers(tmp_path_factory.mktemp("temporary")):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +16,9 @@ import pyarrow as pa
 import pytest
 
 from tests.harness.daemon import clean_environment, is_running
+from tests.harness.leftovers import no_leftovers
 from tests.harness.oracle import Oracle, breaches, ledger_event
+from tests.harness.ports import Ports
 from tests.harness.waiting import WaitedTooLong, wait_until
 
 
@@ -102,3 +107,75 @@ def test_settings_of_the_outside_do_not_leak_into_a_daemon(monkeypatch: pytest.M
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
     environment = clean_environment({"DOLAKE_FLUSH_AGE_S": "1"})
     assert [name for name in environment if name.startswith(("DOLAKE_", "AWS_"))] == ["DOLAKE_FLUSH_AGE_S"]
+
+
+@pytest.mark.acceptance("AT-116")
+def test_ten_thousand_ports_are_unique_and_can_be_bound() -> None:
+    """Also beside another process that allocates."""
+    script = "from tests.harness.ports import Ports; p = Ports(); print(*(p.allocate() for _ in range(1000)), flush=True); input()"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", script]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as other,
+        Ports() as ports,
+        contextlib.ExitStack() as bound,
+    ):
+        assert other.stdin is not None
+        assert other.stdout is not None
+        theirs = [int(port) for port in other.stdout.readline().split()]
+        ours = [ports.allocate() for _ in range(10_000)]
+        assert len(theirs) == 1000
+        assert len({*ours, *theirs}) == 11_000
+        for port in ours:
+            bound.enter_context(socket.socket()).bind(("127.0.0.1", port))
+        other.stdin.write("\n")
+
+
+@pytest.mark.acceptance("AT-116")
+def test_ports_that_are_given_back_are_given_again() -> None:
+    with Ports() as first:
+        numbers = [first.allocate() for _ in range(150)]
+    with Ports() as second:
+        assert set(numbers) & {second.allocate() for _ in range(150)}
+
+
+def leave_a_process() -> Callable[[], object]:
+    process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    return lambda: (process.kill(), process.wait())
+
+
+def leave_a_folder() -> Callable[[], object]:
+    path = tempfile.mkdtemp()
+    return lambda: os.rmdir(path)
+
+
+def leave_a_socket() -> Callable[[], object]:
+    return socket.create_server(("127.0.0.1", 0)).close
+
+
+def leave_nothing() -> Callable[[], object]:
+    subprocess.run(["true"], check=True)
+    tempfile.TemporaryFile().close()
+    return lambda: None
+
+
+@pytest.mark.acceptance("AT-116")
+@pytest.mark.parametrize(
+    ("leave", "finding"),
+    [
+        (leave_a_process, "a process: .* sleep 60"),
+        (leave_a_folder, "a temporary file: "),
+        (leave_a_socket, "a socket that listens on port "),
+        (leave_nothing, None),
+    ],
+)
+def test_what_a_test_leaves_behind_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leave: Callable[[], Callable[[], object]], finding: str | None
+) -> None:
+    monkeypatch.setattr("tests.harness.leftovers._ENDING_S_MAX", 0.2)
+    clear = lambda: None  # noqa: E731
+    try:
+        with pytest.raises(AssertionError, match=finding) if finding else contextlib.nullcontext(), no_leftovers(tmp_path):
+            clear = leave()
+    finally:
+        clear()

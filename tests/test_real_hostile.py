@@ -19,7 +19,7 @@ from tests.harness.lake import Lake, assert_lake_equals_oracle
 from tests.harness.oracle import Oracle
 from tests.harness.source import batch_message, connect_message
 from tests.harness.traffic import drain, steady_traffic
-from tests.harness.waiting import wait_until_async
+from tests.harness.waiting import wait_until_async, wait_until_still
 
 SETTINGS = {
     "DOLAKE_FLUSH_AGE_S": "0.3",
@@ -98,7 +98,7 @@ async def slow_handshake(port: int) -> None:
         for byte in HANDSHAKE[:-1]:
             raw.writer.write(bytes([byte]))
             await raw.writer.drain()
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.1)
     assert b" 101 " not in await raw.rest()
 
 
@@ -197,7 +197,7 @@ async def never_reads(port: int) -> None:
     raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
     question = {"type": "heartbeat", "timestamp": 1, "sourceDoId": "deaf", "lastAckSequence": -1, "pendingEvents": 0}
     flood = asyncio.ensure_future(raw.flood(text(json.dumps(question).encode()) * 100))
-    await asyncio.sleep(3)
+    await wait_until_still(raw.writer.transport.get_write_buffer_size, 1.0)
     assert not flood.done()
     flood.cancel()
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.harness.ports import free_port
 from tests.harness.waiting import wait_until
 
 SCRIPTS = Path(__file__).parent
@@ -111,12 +111,6 @@ class S3Server:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -43,9 +43,9 @@ def test_pieces_end_where_frames_begin_and_hold_as_many_as_allowed(seed):
         had_begun = bool(walk._head)
         seen += piece.frame_count
         pending = pending[piece.end :]
-        if pending:  # It stopped at a frame, because there were enough.
-            assert min(position, len(data)) - len(pending) == begins[seen]
-            assert piece.frame_count == frames_max or (controls[seen] and piece.control_count >= controls_max)
+        stops_at = min(position, len(data)) - len(pending)
+        was_enough = piece.frame_count == frames_max or (seen < len(begins) and controls[seen] and piece.control_count >= controls_max)
+        assert not pending or (stops_at == begins[seen] and was_enough)  # It stops at a frame, and because there were enough.
     assert seen == len(begins)
 
 

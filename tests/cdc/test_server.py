@@ -23,6 +23,7 @@ from dolake.clock import real_runtime
 from dolake.config.access import TokenSettings
 from dolake.metrics import Metrics
 from tests.harness.access import grant, new_token
+from tests.harness.waiting import wait_until_still
 
 POLICY = ServerPolicy(frame_bytes_max=100_000)
 
@@ -342,11 +343,8 @@ def test_a_client_that_never_reads_is_not_read_from_and_holds_up_nobody():
     async def scene() -> None:
         async with served(copies=4) as here:
             writer, connection = await never_read(here, 2000)
-            before = -1
-            while len(connection.received) != before:
-                before = len(connection.received)
-                await asyncio.sleep(0.2)
-            assert 5 <= before < 200  # 200 KB of answers each: a few MB in sockets and the bounded queue, then it is held
+            received = await wait_until_still(lambda: len(connection.received), 0.2)
+            assert 5 <= received < 200  # 200 KB of answers each: a few MB in sockets and the bounded queue, then it is held
             for _ in range(3):
                 await check_serves(here)
             writer.transport.abort()
@@ -406,8 +404,7 @@ def test_no_ping_is_answered_for_while_reading_is_paused():
             await until(lambda: here.connections)
             here.connections[0].receive = receive  # type: ignore[method-assign]
             writer.write(masked(b"held"))
-            await asyncio.sleep(0.5)
-            assert not here.connections[0].gone.is_set()
+            assert not await wait_until_still(here.connections[0].gone.is_set, 0.5)
             held.set()
             await here.connections[0].gone.wait()
             writer.close()

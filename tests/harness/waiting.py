@@ -40,5 +40,18 @@ async def wait_until_async(condition: Callable[[], T], what: str | Callable[[], 
         await asyncio.sleep(_PAUSE_S)
 
 
+async def wait_until_still(measure: Callable[[], T], still_s: float, deadline_s: float = 30.0) -> T:
+    """What `measure` gives once that has not changed for `still_s`: something has come to an end, or does not begin."""
+    end = time.monotonic() + deadline_s
+    value, since = measure(), time.monotonic()
+    while time.monotonic() < since + still_s:
+        if time.monotonic() > end:
+            raise _too_long(f"{value!r} to stay as it is", deadline_s)
+        await asyncio.sleep(_PAUSE_S)
+        if (now := measure()) != value:
+            value, since = now, time.monotonic()
+    return value
+
+
 def _too_long(what: str | Callable[[], str], deadline_s: float) -> WaitedTooLong:
     return WaitedTooLong(f"waited {deadline_s:g} s for {what if isinstance(what, str) else what()}")
