@@ -20,7 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
 
 from tests.harness.fault_proxy import Network, TcpProxy
-from tests.harness.faults import Fault, FaultNeverHit
+from tests.harness.faults import Fault, FaultNeverHit, Installed
 from tests.harness.http_faults import HttpProxy, requests
 from tests.harness.waiting import wait_until
 from tests.harness.websocket_faults import WebsocketProxy, frames
@@ -154,7 +154,7 @@ def test_refuse_resets_what_is_open_and_what_comes(proxy: TcpProxy) -> None:
 def test_a_target_that_is_not_there_is_a_reset() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # It holds the port and does not listen.
-        with TcpProxy(bound.getsockname()[1]) as proxy, dialled(proxy) as client, pytest.raises(ConnectionResetError):
+        with TcpProxy(bound.getsockname()[1]) as proxy, pytest.raises(ConnectionResetError), dialled(proxy) as client:
             client.recv(1)
 
 
@@ -189,7 +189,7 @@ def test_a_black_hole_holds_everything_until_it_is_healed(proxy: TcpProxy, echo:
             assert is_silent(client)
             assert is_silent(another)
             assert echo.text == b"a"
-            assert fault.hit_count == 2
+            wait_until(lambda: fault.hit_count == 2, "both to be held")
             proxy.heal()
             assert heard(another, 1) == b"x"
         assert heard(client, 1) == b"b"
@@ -316,22 +316,26 @@ def test_partition_and_isolate_block_the_links_between_and_no_others(echo: Echo)
         clients = {ends: stack.enter_context(dialled(proxy)) for ends, proxy in proxies.items()}
         network = Network(proxies)
 
-        def silent_after(sent: bytes) -> list[tuple[str, str]]:
+        def send(sent: bytes, *silent: tuple[str, str]) -> None:
+            """Only these links let nothing through."""
             for client in clients.values():
                 client.sendall(sent)
-            return [ends for ends, client in clients.items() if is_silent(client)]
+            assert [heard(clients[ends], 1) for ends in names if ends not in silent] == [sent] * (len(names) - len(silent))
+            assert all(is_silent(clients[ends]) for ends in silent)
+            wait_until(lambda: all(fault.hit_count for fault in faults), "every block to hold something")
 
-        assert silent_after(b"a") == []
-        faults = network.partition({"a"}, {"daemon", "b"})
-        assert silent_after(b"b") == names[:1]
+        faults: list[Installed] = []
+        send(b"a")
+        faults += network.partition({"a"}, {"daemon", "b"})
+        send(b"b", names[0])
         network.heal()
         assert heard(clients[names[0]], 1) == b"b"
         faults += network.isolate("daemon")
-        assert silent_after(b"c") == names
+        send(b"c", *names)
         network.heal()
         assert [heard(client, 1) for client in clients.values()] == [b"c"] * 3
         faults += network.isolate("store")
-        assert silent_after(b"d") == names[2:]
+        send(b"d", names[2])
         network.heal()
         assert heard(clients[names[2]], 1) == b"d"
         assert [fault.hit_count for fault in faults] == [1] * 5
@@ -487,7 +491,8 @@ def test_what_is_held_goes_on_when_it_is_let_go(store: HttpProxy, things: Things
     impatient = Client(store, SOON_S)
     with pytest.raises(TimeoutError):
         impatient.ask("PUT", "/x", b"1")
-    assert (("/x" in things.things), fault.hit_count) == (arrives, 1)
+    wait_until(lambda: fault.hit_count == 1, "it to be held")
+    assert ("/x" in things.things) is arrives
     impatient.close()
     store.heal()
     wait_until(lambda: "/x" in things.things, "the request to arrive, though nobody waits for it")
@@ -552,6 +557,7 @@ def test_faults_of_bytes_hold_for_requests_too(client: Client, store: HttpProxy,
     impatient = Client(store, SOON_S)
     with pytest.raises(TimeoutError):
         impatient.ask("GET", "/x")
+    wait_until(lambda: hole.hit_count, "it to be held")
     store.heal()
     impatient.close()
     assert client.ask("GET", "/x")[1] == b"0123456789" * 10
