@@ -110,13 +110,26 @@ class CatalogUnreachable(DolakeError):
 
 
 class StoreUnreachable(DolakeError):
-    """The object store did not answer, or refused: bucket, credentials, endpoint."""
+    """The object store did not answer, or refused: bucket, credentials, endpoint.
+
+    `code` is the store's own word for a refusal (`NoSuchBucket`, `SlowDown`), or `no_answer`, `no_connection`, `no_credentials`.
+    """
 
     exit_code = 3
+
+    def __init__(self, reason: str, *, code: str = "") -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class ObjectMissing(DolakeError):
     """An object is not in the store."""
+
+    exit_code = 4
+
+
+class ObjectDamaged(DolakeError):
+    """An object is not what was put under its name: cut short, or with other bytes. Nothing of it was used."""
 
     exit_code = 4
 

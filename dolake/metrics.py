@@ -110,6 +110,10 @@ METRICS: dict[str, Metric] = {
     "dolake_http_refused_requests_total": _counter("HTTP requests refused for their token, or the lack of one", "status"),
     "dolake_store_up_count": _gauge("1 while the object store answers the writer"),
     "dolake_catalog_up_count": _gauge("1 while the catalog answers the writer"),
+    "dolake_circuit_open_count": _gauge(
+        "1 while the store or the catalog has failed so often that one try at a time is made, at each step of one backoff", "part"
+    ),
+    "dolake_circuit_failures_total": _counter("Tries that the store or the catalog did not answer, or refused", "part"),
     "dolake_http_requests_total": _counter("HTTP requests answered; status `gone`: the client left before", "path", "status"),
     "dolake_http_request_seconds": _histogram("From an HTTP request's head to its answer", "path"),
     "dolake_process_up_count": _gauge("1 while the process answers", "process"),

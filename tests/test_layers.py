@@ -27,7 +27,7 @@ LAYERS = [
     ["query", "verify", "compaction"],
     ["cdc", "buffer", "parquet", "iceberg"],
     ["storage", "metrics", "auth", "config", "control"],
-    ["model", "clock", "failpoints", "column_types", "partitioning", "members", "local_socket"],
+    ["model", "clock", "retry", "failpoints", "column_types", "partitioning", "members", "local_socket"],
     ["errors"],
 ]
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}

@@ -56,7 +56,9 @@ def wait_both_ready(daemon: Daemon) -> None:
     def both() -> list[Any]:
         return [said(ready.http + path) for path in ("/ready", "/ready/writer")]
 
-    well = [(200, {"ready": True, "reasons": []}, None), (200, {"ready": True, "reasons": [], "stopped": []}, None)]
+    closed = {"state": "closed", "failures": 0, "failingSeconds": 0.0, "nextTrySeconds": None, "code": "", "reason": ""}
+    writer = {"ready": True, "reasons": [], "stopped": [], "circuits": {"store": closed, "catalog": closed}}
+    well = [(200, {"ready": True, "reasons": []}, None), (200, writer, None)]
     wait_until(lambda: both() == well, lambda: f"readiness, not {both()}\n{daemon.tail()}", 60)
 
 

@@ -18,6 +18,7 @@ from dolake.model import DEFAULT_NAMESPACE, TABLE_PART, TableName
 from dolake.storage.store import ObjectStore
 
 _ASK_S_MAX = 5.0
+_TRIES = 3  # A command asks once, and has no loop of its own.
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Lake:
 def open_lake(settings: Settings) -> Lake:
     """Raises ConfigurationError if the data directory is not there."""
     require_data(settings)
-    store = open_warehouse(settings)
+    store = open_warehouse(settings, tries=_TRIES)
     if not os.path.exists(settings.catalog_path):  # Opening it would create it.
         return Lake(store, None)
     return Lake(store, open_catalog(settings, store, real_runtime()))

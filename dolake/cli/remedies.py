@@ -109,6 +109,7 @@ ERRORS: dict[str, str] = {
     "CatalogUnreachable": "see *The store or the catalog is down*; acks go on meanwhile",
     "StoreUnreachable": "see *The store or the catalog is down*; check bucket, credentials and endpoint",
     "ObjectMissing": "restore the object that is named: somebody else removed it from the warehouse",
+    "ObjectDamaged": "read it again, in case it was spoilt on its way; if it is so in the warehouse, restore it from a copy",
     "CommitConflict": "nothing: the table is loaded again and looked at",
     "TableStopped": "see *A table has stopped*",
     "DaemonUnreachable": "start `dolake serve` on this data directory, or look into its log lines",

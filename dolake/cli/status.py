@@ -119,6 +119,7 @@ def _screen(standing: dict[str, Any]) -> RenderableType:
     for name, key in (("can ack", "ready"), ("can commit", "readyWriter")):
         said = standing[key]
         lines.append(f"{name:<11} " + ("yes" if said["ready"] else "[bold red]no[/]: " + escape("; ".join(said["reasons"]))))
+    lines += [f"{part:<11} [bold red]{_circuit(said)}[/]" for part, said in standing["readyWriter"]["circuits"].items() if said["failures"]]
     if standing["rates"] is not None:
         acked, committed = (_rate(standing["rates"][key]) for key in ("ackedEventsPerSecond", "committedEventsPerSecond"))
         lines.append(f"events/s    {acked} acked, {committed} committed")
@@ -126,6 +127,14 @@ def _screen(standing: dict[str, Any]) -> RenderableType:
     parts.append(source_table(standing["sources"]) if standing["sources"] else "no sources yet")
     parts.append(standing_table(standing["tables"]) if standing["tables"] else "no tables yet")
     return Group(*parts)
+
+
+def _circuit(said: dict[str, Any]) -> str:
+    """How the store or the catalog is asked, which has failed."""
+    text = f"circuit {said['state']}, failing for {said['failingSeconds']:.0f} s, {said['failures']} times in a row"
+    if said["nextTrySeconds"] is not None:
+        text += f", next try in {said['nextTrySeconds']:.1f} s"
+    return text + (f" ({said['code']})" if said["code"] else "")
 
 
 def _rate(value: float | None) -> str:

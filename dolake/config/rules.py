@@ -103,6 +103,9 @@ def _credentials(settings: Settings) -> Iterator[Breach]:
     if (s3.access_key is None) != (s3.secret_key is None):
         missing, given = ("secret_key", "access_key") if s3.secret_key is None else ("access_key", "secret_key")
         yield _breach(f"s3.{missing}", "nothing", f"must be given together with s3.{given}", f"s3.{given}")
+    if s3.credentials_file is not None and s3.access_key is not None:
+        rule = "must not be given together with s3.access_key: keys come from one place"
+        yield _breach("s3.credentials_file", s3.credentials_file, rule, "s3.access_key")
     masking = next((pattern for pattern, table in settings.tables.items() if table.mask), None)
     if masking is not None and settings.mask_key is None:
         rule = f"is required by tables.{masking}.mask: without a key short values could be guessed from their hashes"

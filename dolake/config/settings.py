@@ -94,6 +94,12 @@ class S3Settings(Section):
     access_key: str | None = Field(default=None, description="access key; the machine's own identity unless set")
     secret_key: str | None = Field(default=None, repr=False, description="secret key that belongs to the access key")
     session_token: str | None = Field(default=None, repr=False, description="session token of temporary keys")
+    credentials_file: str | None = Field(
+        default=None,
+        description="file of keys that expire and are renewed, instead of the three above: JSON with AccessKeyId, SecretAccessKey and "
+        "SessionToken, as `aws sts assume-role --query Credentials` prints it; read again whenever it has changed (replace it by a "
+        "rename), with no signal and no restart",
+    )
 
     @field_validator("endpoint")
     @classmethod

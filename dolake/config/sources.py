@@ -45,7 +45,7 @@ _AWS_VARIABLES = {
 _KEYS_TOGETHER = ("s3.access_key", "s3.secret_key", "s3.session_token")
 _SECRETS = ("s3.secret_key", "s3.session_token", "mask_key")
 _SECTIONS_BY_NAME: dict[str, type[BaseModel]] = {"tables": TableOverrides, "sources": SourceOverrides, "tokens": TokenSettings}
-_PATHS = ("data", "auth.tokens_file", "tls.certificate", "tls.key", "tls.client_ca")
+_PATHS = ("data", "s3.credentials_file", "auth.tokens_file", "tls.certificate", "tls.key", "tls.client_ca")
 _VALUE_LENGTH_MAX = 200
 _NO_DATA = os.path.join(os.sep, "nonexistent")  # Stands in for a missing DIR while the rest is checked; never used.
 
@@ -224,7 +224,7 @@ def _read_aws(draft: _Draft, variables: Mapping[str, str]) -> None:
     uri = draft.get("warehouse.uri")
     if not isinstance(uri, str) or not uri.startswith("s3://"):
         return
-    own_keys = any(draft.get(key) is not None for key in _KEYS_TOGETHER)
+    own_keys = any(draft.get(key) is not None for key in (*_KEYS_TOGETHER, "s3.credentials_file"))
     for variable, key in _AWS_VARIABLES.items():
         if variables.get(variable) and draft.get(key) is None and not (own_keys and key in _KEYS_TOGETHER):
             draft.set(key, variables[variable], variable)

@@ -4,7 +4,8 @@ It owns no state: each request is answered from what the ingest half (the hub of
 
     GET /health        200 as long as this process lives
     GET /ready         200 when batches can be acked, else 503 with the reasons
-    GET /ready/writer  200 when flushes can be committed, else 503 with the reasons; names the tables that have stopped
+    GET /ready/writer  200 when flushes can be committed, else 503 with the reasons; names the tables that have stopped, and how the
+                       store and the catalog are asked (`circuits`: closed, open or half-open, since when, why, the next try)
     GET /metrics       Prometheus text
     POST /cdc          one batch or schema for the ingest half (see `posting`)
 
@@ -76,9 +77,10 @@ def build_app(client: ControlClient, relay: RelayClient, runtime: Runtime, gate:
         try:
             answer = (await ask("ready")).get("writer") or {}
         except DolakeError as error:
-            return _readiness(False, [_absence(error)], stopped=[])
-        stopped = answer.get("stopped", []) if entrance.may_read(request) else []
-        return _readiness(bool(answer.get("ready")), entrance.told(request, answer.get("reasons", [])), stopped=stopped)
+            return _readiness(False, [_absence(error)], stopped=[], circuits={})
+        may_read = entrance.may_read(request)
+        more = {name: answer.get(name, none) if may_read else none for name, none in (("stopped", []), ("circuits", {}))}
+        return _readiness(bool(answer.get("ready")), entrance.told(request, answer.get("reasons", [])), **more)
 
     async def metrics(request: Request) -> Response:
         entrance.require_reader(request)
@@ -106,7 +108,7 @@ def build_app(client: ControlClient, relay: RelayClient, runtime: Runtime, gate:
     return Measured(app, own, runtime.clock, frozenset(route.path for route in routes))
 
 
-def _readiness(ready: bool, reasons: list[str], **more: list[dict[str, str]]) -> Response:
+def _readiness(ready: bool, reasons: list[str], **more: Any) -> Response:
     headers = {} if ready else {"Retry-After": _RETRY_AFTER_S}
     return JSONResponse({"ready": ready, "reasons": reasons, **more}, status_code=200 if ready else 503, headers=headers)
 

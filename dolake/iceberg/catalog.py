@@ -10,17 +10,19 @@ made from; PyIceberg's own `commit_table` would load the table once more and so 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
-from sqlalchemy import Engine, delete, event, insert, select, update
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, delete, event, insert, select, update
+from sqlalchemy.exc import DisconnectionError, IntegrityError, SQLAlchemyError
 
 from dolake import failpoints
 from dolake.clock import Runtime
-from dolake.errors import CatalogUnreachable, CommitConflict, ObjectMissing
+from dolake.errors import CatalogUnreachable, CommitConflict, ObjectDamaged, ObjectMissing
+from dolake.iceberg.file_io import decoding
 from dolake.iceberg.metadata import LoadedTable, Requirement, Update, apply_updates, from_bytes, to_bytes, unmet_requirements
 from dolake.iceberg.names import metadata_location, metadata_version
 from dolake.model import TABLE_PART, TableName
@@ -72,6 +74,8 @@ class SqlTableCatalog:
         if self._engine.dialect.name == "sqlite":
             self._engine.dispose()  # What was pooled so far has not been told what follows.
             event.listen(self._engine, "connect", _make_durable)
+            event.listen(self._engine, "do_connect", self._note_file)
+            event.listen(self._engine, "checkout", self._require_same_file)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -85,9 +89,11 @@ class SqlTableCatalog:
         if known is not None and known.metadata_location == location:
             return known
         try:
-            metadata = from_bytes(self._store.get(location))
+            metadata = self._read_metadata(location)
         except ObjectMissing as error:
             raise CatalogUnreachable(f"{table}: the catalog names {location}, which is not in the warehouse: restore it") from error
+        except ObjectDamaged as error:  # Without it nobody knows anything of the table: it is waited for, as for the catalog itself.
+            raise CatalogUnreachable(f"{table}: {error}") from error
         return self._remember(LoadedTable(table, metadata, location))
 
     def create(self, table: TableName, metadata: dict[str, Any]) -> LoadedTable:
@@ -96,9 +102,9 @@ class SqlTableCatalog:
             with suppress(IntegrityError):  # Somebody else has just made it.
                 self._catalog.create_namespace_if_not_exists(table.namespace)
             row = self._catalog._create_table_row(table.namespace, table.name, created.metadata_location)
+        with self._writing() as connection:
             try:
-                with self._engine.begin() as connection:
-                    connection.execute(insert(IcebergTables).values(**row))
+                connection.execute(insert(IcebergTables).values(**row))
             except IntegrityError as error:
                 raise CommitConflict(f"{table}: the catalog has a table of this name already") from error
         return self._remember(created)
@@ -115,7 +121,7 @@ class SqlTableCatalog:
             .where(*_row(base.name), IcebergTables.metadata_location == base.metadata_location)
             .values(metadata_location=location, previous_metadata_location=base.metadata_location)
         )
-        with self._reported("written"), self._engine.begin() as connection:
+        with self._writing() as connection:
             swapped = connection.execute(statement).rowcount
         if swapped != 1:
             raise CommitConflict(f"{base.name}: the table is not at {base.metadata_location} any more")
@@ -131,7 +137,7 @@ class SqlTableCatalog:
 
     def drop(self, base: LoadedTable) -> None:
         statement = delete(IcebergTables).where(*_row(base.name), IcebergTables.metadata_location == base.metadata_location)
-        with self._reported("written"), self._engine.begin() as connection:
+        with self._writing() as connection:
             dropped = connection.execute(statement).rowcount
         self._loaded.pop(base.name, None)
         if dropped != 1:
@@ -145,9 +151,44 @@ class SqlTableCatalog:
         self._store.settle([location])
         return location
 
+    def _read_metadata(self, location: str) -> dict[str, Any]:
+        data = self._store.get(location)
+        with decoding(location):
+            return from_bytes(data)
+
     def _remember(self, table: LoadedTable) -> LoadedTable:
         self._loaded[table.name] = table
         return table
+
+    def _file(self) -> tuple[int, int] | None:
+        """Which file the catalog's path leads to; None where there is none."""
+        try:
+            found = os.stat(self._engine.url.database or "")
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _note_file(self, _dialect: Any, record: Any, *_: Any) -> None:
+        """Before it is opened. SQLite would make an empty file where there is none, in which no table is known."""
+        file = self._file()
+        if file is None:
+            raise DisconnectionError("the file is gone: restore it")
+        if record is not None:
+            record.info["file"] = file
+
+    def _require_same_file(self, connection: Any, record: Any, proxy: Any) -> None:
+        """One that somebody has put in the file's place (a restored copy) is opened; what the old one is told nobody would find."""
+        if record.info.get("file") != self._file():
+            raise DisconnectionError("the file was replaced")
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction in the file that lies there, also when it is over. Raises CatalogUnreachable where the outcome is not known."""
+        with self._reported("written"), self._engine.begin() as connection:
+            file = connection.info.get("file")
+            yield connection
+        if self._engine.dialect.name == "sqlite" and file != self._file():
+            raise CatalogUnreachable(f"the catalog {self._uri} was replaced while it was written")
 
     @contextmanager
     def _reported(self, verb: str) -> Iterator[None]:

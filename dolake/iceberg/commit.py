@@ -19,6 +19,7 @@ from pyiceberg.manifest import ManifestContent, ManifestEntry, ManifestFile
 from dolake import failpoints
 from dolake.clock import Runtime
 from dolake.errors import CommitConflict, ObjectMissing, StoreUnreachable, TableStopped
+from dolake.iceberg.access import CATALOG, LakeAccess, part_at_fault
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.entries import TableShape, added_delete_entries, added_entries, count_files, settled_entries
 from dolake.iceberg.file_io import StoreFileIO
@@ -39,8 +40,6 @@ from dolake.iceberg.summary import NO_FILES, FileCounts
 from dolake.model import TableName
 from dolake.storage.store import ObjectStore
 
-_BACKOFF_FIRST_S = 0.05
-_BACKOFF_MAX_S = 4.0  # Readiness must come back within 5 s of what was away.
 # Somebody else's commit is over when we hear of it: no reason to wait long.
 _CONFLICT_PAUSE_S = 0.05
 
@@ -69,12 +68,11 @@ CommitOutcome = Landed | Replan
 
 @dataclass(frozen=True)
 class Trouble:
-    """A round that came to nothing, for whoever watches: the loop goes on after `pause_s`."""
+    """A round that came to nothing, for whoever watches: the loop goes on."""
 
     table: TableName
     error: Exception
     attempt: int
-    pause_s: float
 
 
 def _unwatched(_trouble: Trouble) -> None:
@@ -119,6 +117,7 @@ class Committer:
         on_trouble: Callable[[Trouble], None] = _unwatched,
     ) -> None:
         self._runtime, self._catalog, self._store = runtime, catalog, store
+        self.access = LakeAccess(runtime)
         self._policy = policy or CommitPolicy()
         self._on_trouble = on_trouble
         self._io = StoreFileIO(store)
@@ -126,30 +125,36 @@ class Committer:
 
     async def commit(self, delta: Delta) -> CommitOutcome:
         """Returns when the delta's fate is known. Raises TableStopped if the table is not this writer's to change."""
-        files_checked = False
+        checked: set[str] = set()
         attempt = 0
+        parts = {CATALOG}
         while True:
             try:
-                if attempt:
-                    failpoints.hit("commit.resolve")
-                base = await self._load(delta.table)
-                verdict = self._judge(base, delta)
-                assert base is not None  # Or the judgement had stopped the table.
-                if verdict is Verdict.LANDED:
-                    return Landed(base)
-                if verdict in (Verdict.REPLAN, Verdict.MOVED):
-                    return Replan(base, verdict.value, moved=verdict is Verdict.MOVED)
-                if not files_checked and (reason := await self._runtime.tasks.run(self._check_files, delta)):
-                    return Replan(base, reason)
-                files_checked = True
-                return await self._commit_once(base, delta)
+                async with self.access.turn(parts):
+                    if attempt:
+                        failpoints.hit("commit.resolve")
+                    return await self._round(delta, checked)
             except TableStopped:
                 raise
             except Exception as error:  # Any failure is an unknown outcome: look again; the judgement tells which it was.
                 attempt += 1
+                parts.add(part_at_fault(error) or CATALOG)
                 pause_s = self._pause_s(error, attempt)
-                self._on_trouble(Trouble(delta.table, error, attempt, pause_s))
+                self._on_trouble(Trouble(delta.table, error, attempt))
                 await self._runtime.clock.sleep(pause_s)
+
+    async def _round(self, delta: Delta, checked: set[str]) -> CommitOutcome:
+        """One look at the table, and one try if there is anything to try. `checked`: files known to be in the store whole."""
+        base = await self._load(delta.table)
+        verdict = self._judge(base, delta)
+        assert base is not None  # Or the judgement had stopped the table.
+        if verdict is Verdict.LANDED:
+            return Landed(base)
+        if verdict in (Verdict.REPLAN, Verdict.MOVED):
+            return Replan(base, verdict.value, moved=verdict is Verdict.MOVED)
+        if reason := await self._runtime.tasks.run(self._check_files, delta, checked):
+            return Replan(base, reason)
+        return await self._commit_once(base, delta)
 
     def forget(self, table_uuid: str) -> None:
         """Drops what is remembered of a table that is not written any more."""
@@ -162,15 +167,18 @@ class Committer:
     def _judge(self, base: LoadedTable | None, delta: Delta) -> Verdict:
         return judge(base, delta)
 
-    def _check_files(self, delta: Delta) -> str:
+    def _check_files(self, delta: Delta, checked: set[str]) -> str:
         """What is wrong with the delta's files in the store: an upload cut short must not get into a snapshot."""
         for location, size_bytes in delta.objects().items():
+            if location in checked:
+                continue
             try:
                 found_bytes = self._store.size(location)
             except ObjectMissing:
                 return f"{location} is not in the store"
             if found_bytes != size_bytes:
                 return f"{location} has {found_bytes} bytes in the store, not {size_bytes}"
+            checked.add(location)
         return ""
 
     async def _commit_once(self, base: LoadedTable, delta: Delta) -> CommitOutcome:
@@ -290,8 +298,6 @@ class Committer:
                 return snapshot_id
 
     def _pause_s(self, error: Exception, attempt: int) -> float:
-        """Exponential with full jitter, so that writers that fell over together do not come back together."""
         if isinstance(error, CommitConflict):
             return self._runtime.random.uniform(0, _CONFLICT_PAUSE_S)
-        longest_s = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2 ** min(attempt, 10))
-        return self._runtime.random.uniform(longest_s / 2, longest_s)
+        return self.access.pause_s(error, attempt)

@@ -54,7 +54,7 @@ _KINDS = {
 class ContentsReader:
     """Reads snapshots' contents; manifests that several snapshots share are read once. Blocks.
 
-    Raises ObjectMissing or StoreUnreachable, and ValueError where a file is not what its name says.
+    Raises ObjectMissing, ObjectDamaged or StoreUnreachable.
     """
 
     def __init__(self, store: ObjectStore) -> None:

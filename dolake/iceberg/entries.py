@@ -38,7 +38,7 @@ from pyiceberg.typedef import Record
 from pyiceberg.types import IntegerType, ListType, NestedField, StructType
 
 from dolake.iceberg.avro import AvroLayout, AvroReading, ExactAvroFile
-from dolake.iceberg.file_io import StoreFileIO
+from dolake.iceberg.file_io import StoreFileIO, decoding
 from dolake.iceberg.partition import parsed, stored_values
 from dolake.iceberg.plan import NewDeletes, NewFile
 from dolake.iceberg.summary import FileCounts
@@ -183,18 +183,19 @@ def settled_entries(entries: Iterable[ManifestEntry], sequence_number: int) -> l
     ]
 
 
-def fetch_manifests(io: StoreFileIO, manifest_list: str) -> list[ManifestFile]:
-    """The manifests of a manifest list. Blocks. Raises what the store raises, and ValueError where the file is no manifest list."""
-    with ExactAvroFile[ManifestFile](io.new_input(manifest_list), _MANIFESTS) as reader:
-        return list(reader)
+def fetch_manifests(io: StoreFileIO, manifest_list: str) -> tuple[ManifestFile, ...]:
+    """The manifests that a manifest list names. Blocks. Raises what the store raises, and ObjectDamaged."""
+    with decoding(manifest_list), ExactAvroFile[ManifestFile](io.new_input(manifest_list), _MANIFESTS) as reader:
+        return tuple(reader)
 
 
 def fetch_entries(io: StoreFileIO, manifest: ManifestFile) -> list[ManifestEntry]:
     """All entries of a manifest, with what they inherit from it filled in (Iceberg v2, "Sequence Number Inheritance").
 
-    Blocks. Raises what the store raises, and ValueError where the file is no manifest.
+    Blocks. Raises what the store raises, and ObjectDamaged where the file is not the manifest that was written.
     """
-    with ExactAvroFile[ManifestEntry](io.new_input(manifest.manifest_path), _ENTRIES[manifest.content]) as reader:
+    file = io.new_input(manifest.manifest_path, size_bytes=manifest.manifest_length)
+    with decoding(manifest.manifest_path), ExactAvroFile[ManifestEntry](file, _ENTRIES[manifest.content]) as reader:
         entries = list(reader)
     for entry in entries:
         inherits = entry.status == ManifestEntryStatus.ADDED or manifest.sequence_number == 0  # 0: from a table of version 1

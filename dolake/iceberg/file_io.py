@@ -7,11 +7,15 @@ FileIOs never sync, and use multipart uploads for the smallest file) and gives a
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStream
 
-from dolake.errors import ObjectMissing
+from dolake.errors import ObjectDamaged, ObjectMissing
 from dolake.storage.store import ObjectStore
 
 
@@ -22,8 +26,9 @@ class StoreFileIO(FileIO):
         super().__init__()
         self._store = store
 
-    def new_input(self, location: str) -> StoreInputFile:
-        return StoreInputFile(self._store, location)
+    def new_input(self, location: str, size_bytes: int | None = None) -> StoreInputFile:
+        """`size_bytes`, where somebody has recorded it, is what it must have."""
+        return StoreInputFile(self._store, location, size_bytes)
 
     def new_output(self, location: str) -> StoreOutputFile:
         return StoreOutputFile(self._store, location)
@@ -33,11 +38,11 @@ class StoreFileIO(FileIO):
 
 
 class StoreInputFile(InputFile):
-    """An object to read, whole."""
+    """An object to read, whole. Opening raises ObjectDamaged where it has not the size it should."""
 
-    def __init__(self, store: ObjectStore, location: str) -> None:
+    def __init__(self, store: ObjectStore, location: str, size_bytes: int | None = None) -> None:
         super().__init__(location)
-        self._store = store
+        self._store, self._size_bytes = store, size_bytes
 
     def __len__(self) -> int:
         return self._store.size(self.location)
@@ -46,7 +51,10 @@ class StoreInputFile(InputFile):
         return _exists(self._store, self.location)
 
     def open(self, seekable: bool = True) -> InputStream:
-        return io.BytesIO(self._store.get(self.location))
+        data = self._store.get(self.location)
+        if self._size_bytes is not None and len(data) != self._size_bytes:
+            raise ObjectDamaged(f"{self.location} came with {len(data)} bytes and should have {self._size_bytes}; restore it")
+        return io.BytesIO(data)
 
 
 class StoreOutputFile(OutputFile):
@@ -93,6 +101,15 @@ class _PutOnClose(io.BytesIO):
 
     def __del__(self) -> None:
         """An abandoned stream is forgotten: only `close` puts."""
+
+
+@contextmanager
+def decoding(location: str) -> Iterator[None]:
+    """Around reading what an object holds: whatever a decoder stumbles over is damage to it. Raises ObjectDamaged."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, OverflowError, AssertionError, struct.error, zlib.error) as error:
+        raise ObjectDamaged(f"{location} is not what was written: {type(error).__name__}: {error}; restore it") from error
 
 
 def _exists(store: ObjectStore, location: str) -> bool:

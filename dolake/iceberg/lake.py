@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from dolake.storage.s3 import S3Store
 
 
-def open_warehouse(settings: Settings) -> LocalStore | S3Store:
-    """The warehouse, not asked anything yet."""
+def open_warehouse(settings: Settings, *, tries: int = 1) -> LocalStore | S3Store:
+    """The warehouse, not asked anything yet. `tries`: see `open_store`."""
     if not settings.warehouse.uri.startswith("s3://"):
         return open_store(settings.warehouse.uri)
     from dolake.storage.s3 import S3Access
 
-    return open_store(settings.warehouse.uri, S3Access(**settings.s3.model_dump()))
+    return open_store(settings.warehouse.uri, S3Access(**settings.s3.model_dump()), tries=tries)
 
 
 def open_catalog(settings: Settings, store: ObjectStore, runtime: Runtime) -> SqlTableCatalog:

@@ -83,7 +83,7 @@ def head_manifests(memory: TableMemory, io: StoreFileIO, base: LoadedTable) -> t
         return ()
     location = head["manifest-list"]
     if location not in memory.lists:
-        memory.remember_list(location, tuple(fetch_manifests(io, location)))
+        memory.remember_list(location, fetch_manifests(io, location))
     return memory.lists[location]
 
 

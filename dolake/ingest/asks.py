@@ -43,7 +43,7 @@ class Asks:
             reasons.append("this daemon is stopping")
         writer = self._service.writer
         unable = writer.reasons(self._service.runtime.clock.monotonic_s())
-        said = {"ready": not unable, "reasons": unable, "stopped": writer.stopped()}
+        said = {"ready": not unable, "reasons": unable, "stopped": writer.stopped(), "circuits": writer.circuits()}
         return {"ready": not reasons, "reasons": reasons, "writer": said}
 
     def _state(self) -> Message:

@@ -67,6 +67,11 @@ class WriterView:
         reason = self.last.get("reason")
         return [*down, *([reason] if isinstance(reason, str) and reason else [])]
 
+    def circuits(self) -> Message:
+        """How the writer asks store and catalog by now, for each of them (`iceberg.breaker`); nothing where there is no writer."""
+        said = self.last.get("circuits") if self.connected else None
+        return said if isinstance(said, dict) else {}
+
     def stopped(self) -> list[Message]:
         """The tables that take no more rows, `table` and `reason` of each. The others are committed all the same."""
         tables = self.last.get("tables")

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from dolake.errors import DolakeError
 from dolake.iceberg.contents import LiveFile
+from dolake.iceberg.objects import read_file
 from dolake.model import DeclaredSchema, TableName
 from dolake.parquet.decode import column_names, read_columns
 from dolake.parquet.layout import EventChunk
@@ -134,7 +135,7 @@ class _Changelog(_Table):
             bound = file.upper_bounds.get(_OFFSET_ID)
             if file.kind != "data" or (bound is not None and int.from_bytes(bound, "little", signed=True) < first):
                 continue
-            data = self.around.store.get(file.location)
+            data = read_file(self.around.store, file.location, file.size_bytes)
             if not set(PLACE_NAMES) <= set(column_names(data)):
                 continue
             read = read_columns(data, PLACE_NAMES)

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from dolake.iceberg.contents import LiveFile
 from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.objects import read_file
 from dolake.parquet.align import align_columns
 from dolake.parquet.decode import read_columns
 from dolake.verify.breach import Breach, Note
@@ -78,7 +79,7 @@ class _Rows:
         pieces, codes, positions = [no_rows(wanted)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for code, file in enumerate(self.files):
             kept = changes.deleted.kept(file.location, file.row_count)
-            pieces.append(align_columns(read_columns(around.store.get(file.location)), wanted).take(pa.array(kept)))
+            pieces.append(align_columns(read_columns(read_file(around.store, file.location, file.size_bytes)), wanted).take(pa.array(kept)))
             codes.append(np.full(len(kept), code))
             positions.append(kept)
         table = pa.concat_tables(pieces)

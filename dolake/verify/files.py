@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import google_crc32c
 import pyarrow as pa
 
 from dolake.errors import ObjectMissing
 from dolake.iceberg.contents import Contents, LiveFile
-from dolake.iceberg.names import parse_data_file_location
+from dolake.iceberg.objects import has_its_digest
 from dolake.parquet.decode import read_checked
 from dolake.storage.store import ObjectStore
 from dolake.verify.breach import Breach
@@ -33,8 +32,7 @@ def verify_sizes(store: ObjectStore, subject: str, contents: Iterable[Contents])
 
 def verify_file(file: LiveFile, data: bytes, subject: str) -> Iterator[Breach]:
     """One live file's whole content against its name's digest, its page checksums and its row count."""
-    name = parse_data_file_location(file.location)  # None: not one of ours
-    if name is not None and google_crc32c.value(data) != name.digest:
+    if not has_its_digest(file.location, data):
         yield Breach("I15", subject, f"{file.location}: its bytes are not those that were written (digest differs)")
     try:
         rows = sum(batch.num_rows for batch in read_checked(data))

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from dolake.iceberg.contents import LiveFile
 from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.objects import read_file
 from dolake.model import ROW_ID_COLUMN, TableName
 from dolake.parquet.decode import read_fields
 from dolake.parquet.keys import KeyHashes, key_hashes
@@ -157,7 +158,7 @@ def hashes_of(columns: Sequence[pa.Array]) -> KeyHashes:
 
 def key_text(store: ObjectStore, file: LiveFile, position: int, key: TableKey) -> str:
     """The key of one row, for a sentence."""
-    columns = read_fields(store.get(file.location), key.ids)
+    columns = read_fields(read_file(store, file.location, file.size_bytes), key.ids)
     values = {name: columns[field_id][int(position)].as_py() for field_id, name in zip(key.ids, key.names, strict=True)}
     return json.dumps(values, ensure_ascii=False, default=str)
 

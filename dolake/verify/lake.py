@@ -8,6 +8,7 @@ from dolake.errors import DolakeError
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.objects import read_file
 from dolake.model import DEAD_LETTERS_TABLE, RESERVED_SUFFIX, TableName
 from dolake.parquet.decode import read_columns
 from dolake.storage.disk import Disk
@@ -95,6 +96,6 @@ def _judged(store: ObjectStore, letters: LoadedTable | None) -> JudgedEvents:
     if letters is None or letters.head is None:
         return JudgedEvents()
     files = ContentsReader(store).read(letters.head).files
-    data = [store.get(file.location) for file in files if file.kind == "data"]
+    data = [read_file(store, file.location, file.size_bytes) for file in files if file.kind == "data"]
     rows = [row for one in data for row in read_columns(one, LETTER_COLUMNS).to_pylist()]
     return JudgedEvents.of(rows)

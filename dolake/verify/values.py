@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from dolake.iceberg.contents import LiveFile
 from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.objects import read_file
 from dolake.parquet.align import align_columns, schema_from_json
 from dolake.parquet.decode import read_columns
 from dolake.parquet.schema import arrow_schema
@@ -43,7 +44,7 @@ class RowLoader:
 
     def _file(self, location: str) -> pa.Table:
         if location not in self._files:
-            self._files[location] = align_columns(read_columns(self._store.get(location)), self.schema)
+            self._files[location] = align_columns(read_columns(read_file(self._store, location)), self.schema)
             if len(self._files) > _FILES_KEPT:
                 self._files.popitem(last=False)
         self._files.move_to_end(location)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import pyarrow as pa
 import structlog
 
 from dolake import failpoints
 from dolake.clock import Runtime
-from dolake.errors import CatalogUnreachable, CommitConflict, StoreUnreachable, TableStopped
+from dolake.errors import CommitConflict, ObjectDamaged, ObjectMissing, TableStopped
+from dolake.iceberg.access import CATALOG, STORE, LakeAccess, part_at_fault
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.commit import CommitOutcome, Committer, Landed, Replan, Trouble
 from dolake.iceberg.metadata import LoadedTable, new_table
@@ -34,8 +34,6 @@ from dolake.writer.mirroring import MirrorPlan
 from dolake.writer.mirrors import Mirrors, is_mirrored
 from dolake.writer.replay import read_later
 from dolake.writer.table import Table
-
-RETRY_S_FIRST, RETRY_S_MAX = 0.05, 3.0  # Readiness must come back within 5 s of what was away.
 
 logger = structlog.get_logger("dolake.writer")
 
@@ -82,10 +80,17 @@ class Flusher:
     mirrors: Mirrors = field(init=False)
 
     def __post_init__(self) -> None:
+        self.access.observe = lambda part, trouble: self.observe(part, trouble)
+        self._until_answered = self.access.until_answered
         self.letters = DeadLetters(
             self.runtime, self.catalog, self.store, self.committer, instance=self.instance, until_answered=self._until_answered
         )
         self.mirrors = Mirrors(self.runtime, self.store, self.indexes, self.metrics, self._until_answered, self.letters.waiting)
+
+    @property
+    def access(self) -> LakeAccess:
+        """How everything in this process asks store and catalog."""
+        return self.committer.access
 
     async def run_flush(self, table: Table, cuts: Callable[[], dict[str, int]]) -> FlushResult | None:
         """None where nothing could go. On trouble that nobody here can mend the table is stopped."""
@@ -98,7 +103,7 @@ class Flusher:
         try:
             async with self.mirrors.lock(table.name):
                 landed = await self._land(table, flight)
-        except TableStopped as stopped:
+        except (TableStopped, ObjectMissing, ObjectDamaged) as stopped:
             table.stop_whole(stopped_by(stopped))
             landed = None
         if landed is None:
@@ -160,7 +165,7 @@ class Flusher:
 
     async def load(self, name: TableName) -> LoadedTable | None:
         """What the catalog says now; asks until it answers."""
-        base: LoadedTable | None = await self._until_answered("catalog", self.catalog.load, name)
+        base: LoadedTable | None = await self._until_answered(CATALOG, self.catalog.load, name)
         return base
 
     async def verdicts(self, name: TableName, base: LoadedTable | None) -> Verdicts:
@@ -172,7 +177,7 @@ class Flusher:
     ) -> tuple[dict[Place, str], list[pa.Table]]:
         """What is committed of a table's letters and of its rows above `sequence_min` (`writer.table.Looker`)."""
         states = await self.letters.states(name)
-        return states, await self._until_answered("store", read_later, self.store, base, wanted, sequence_min)
+        return states, await self._until_answered(STORE, read_later, self.store, base, wanted, sequence_min)
 
     async def _commit_letters(self, table: Table, flight: Flight, base: LoadedTable) -> LoadedTable | None:
         """The table, owned by this writer, once the flight's verdicts stand; None where it has to be read again."""
@@ -223,7 +228,7 @@ class Flusher:
             now_ms=self.runtime.clock.now_ms(),
         )
         try:
-            base = await self._until_answered("catalog", self.catalog.create, table.name, metadata)
+            base = await self._until_answered(CATALOG, self.catalog.create, table.name, metadata)
         except CommitConflict:  # Ours, with its answer lost, or somebody else's: either way it is there now.
             base = await self.load(table.name)
         failpoints.hit("flush.after_create")
@@ -261,7 +266,7 @@ class Flusher:
         """Each under its own name, again and again until the store has it: the same bytes, so once too often does no harm."""
         for file in encoded:
             failpoints.hit("flush.before_put")
-            await self._until_answered("store", self.store.put, file.location, file.data)
+            await self._until_answered(STORE, self.store.put, file.location, file.data)
             failpoints.hit("flush.after_put")
 
     def _delta(
@@ -303,8 +308,8 @@ class Flusher:
         self.metrics.add("dolake_commit_attempts_total")
         if isinstance(outcome, Landed):
             self.metrics.add("dolake_commit_landed_total")
-        self.observe("catalog", "")
-        self.observe("store", "")
+        self.observe(CATALOG, "")
+        self.observe(STORE, "")
         return outcome
 
     def note_trouble(self, trouble: Trouble) -> None:
@@ -314,20 +319,9 @@ class Flusher:
             self.metrics.add("dolake_commit_conflicts_total")
             return
         self.metrics.add("dolake_commit_unknown_total")
-        self.observe("store" if isinstance(trouble.error, StoreUnreachable) else "catalog", f"{trouble.table}: {trouble.error}")
-
-    async def _until_answered(self, part: str, work: Callable[..., Any], *arguments: Any) -> Any:
-        delay_s = RETRY_S_FIRST
-        while True:
-            try:
-                result = await self.runtime.tasks.run(work, *arguments)
-            except (CatalogUnreachable, StoreUnreachable) as trouble:
-                self.observe(part, str(trouble))
-                await self.runtime.clock.sleep(delay_s * self.runtime.random.uniform(0.5, 1.5))
-                delay_s = min(delay_s * 2, RETRY_S_MAX)
-            else:
-                self.observe(part, "")
-                return result
+        is_object = isinstance(trouble.error, ObjectMissing | ObjectDamaged)
+        part = STORE if is_object else part_at_fault(trouble.error) or CATALOG
+        self.observe(part, f"{trouble.table}: {trouble.error}")
 
 
 def _exactly(base: LoadedTable, table: Table, flight: Flight) -> bool:

@@ -23,6 +23,7 @@ from dolake.iceberg.contents import ContentsReader, LiveFile
 from dolake.iceberg.index import IndexedFile, KeyIndex
 from dolake.iceberg.index_files import IndexDamaged, IndexFolder
 from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.objects import read_file
 from dolake.metrics import Metrics
 from dolake.model import TableName
 from dolake.parquet.decode import file_metadata, read_fields
@@ -212,13 +213,13 @@ class Indexes:
 
     def _read(self, index: KeyIndex, files: Iterable[LiveFile]) -> Iterator[tuple[LiveFile, _Read]]:
         for file in files:
-            data = self._store.get(file.location)
+            data = read_file(self._store, file.location, file.size_bytes)
             columns = read_fields(data, index.key)
             yield file, _Read(_known_hashes(columns, index, file.row_count), _sources(file_metadata(data)))
 
     def _delete(self, index: KeyIndex, deletes: Sequence[LiveFile]) -> None:
         for file in deletes:
-            for location, places in _by_path(decode_deletes(self._store.get(file.location))):
+            for location, places in _by_path(decode_deletes(read_file(self._store, file.location, file.size_bytes))):
                 index.delete(index.numbers_of(location, places))
 
 

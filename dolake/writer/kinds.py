@@ -12,11 +12,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
+import pyarrow.compute as pc
+
+from dolake.buffer.memtable import Frozen
 from dolake.errors import TableStopped
 from dolake.iceberg.metadata import LoadedTable
-from dolake.model import RESERVED_SUFFIX, TableName
+from dolake.model import DEAD_LETTERS_SOURCE, RESERVED_SUFFIX, ROW_ID_COLUMN, TableName
 from dolake.parquet.align import schema_from_json
 from dolake.parquet.mirror import is_mirror
+from dolake.writer.reading import EventReader
 
 MODE_PROPERTY = "dolake.mode"
 # Of a changelog that should have been a mirror, and had no key.
@@ -126,3 +130,15 @@ def writers_in(properties: Mapping[str, str]) -> tuple[str, ...]:
 def with_writers(known: Collection[str], more: Collection[str]) -> tuple[str, ...]:
     """As many as tell whether somebody else than any one source writes the table."""
     return tuple(dict.fromkeys([*known, *sorted(more)]))[:_WRITERS_MAX]
+
+
+def decided(kind: Kind, frozen: Frozen, reading: EventReader) -> tuple[Kind, bool]:
+    """What the first rows make of a table that is to be a mirror, and whether it cannot be one for want of a key."""
+    if kind is not Kind.UNDECIDED or reading.key.names != (ROW_ID_COLUMN,):
+        return Kind.MIRROR if kind is Kind.UNDECIDED and frozen.pieces else kind, False
+    rows = [piece for piece in frozen.pieces if pc.any(pc.not_equal(piece["_cdc_operation"], "TRUNCATE")).as_py()]
+    if any(piece[ROW_ID_COLUMN].null_count < piece.num_rows for piece in rows):
+        return Kind.MIRROR, False
+    if not rows or all(record.pin.source == DEAD_LETTERS_SOURCE for record in frozen.records if record.rows):
+        return kind, False  # Letters come through a log of their own, perhaps before the key that their source has declared.
+    return Kind.CHANGELOG, True

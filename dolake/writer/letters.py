@@ -17,10 +17,12 @@ from typing import Any
 
 from dolake.clock import Runtime
 from dolake.errors import CommitConflict, TableStopped
+from dolake.iceberg.access import CATALOG, STORE
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.commit import Committer, Landed
 from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.metadata import LoadedTable, new_table
+from dolake.iceberg.objects import read_file
 from dolake.iceberg.plan import Delta, NewFile
 from dolake.model import DEAD_LETTERS_TABLE, OffsetRange, TableName
 from dolake.parquet.align import schema_as_json
@@ -77,7 +79,7 @@ class DeadLetters:
             return Verdicts()
         bounds = _bounds(base, table)
         behind = {log_id: committed.get(log_id, 0) for log_id, bound in bounds.items() if bound > committed.get(log_id, 0)}
-        places = await self._until_answered("store", self._read_places, base, table, behind) if behind else {}
+        places = await self._until_answered(STORE, self._read_places, base, table, behind) if behind else {}
         return Verdicts(bounds, places, epoch)
 
     async def states(self, table: TableName) -> dict[Place, str]:
@@ -86,7 +88,7 @@ class DeadLetters:
             base = await self._claimed()
         if base is None:
             return {}
-        rows = await self._until_answered("store", read_letters, self._store, base, table, _PLACE_COLUMNS)
+        rows = await self._until_answered(STORE, read_letters, self._store, base, table, _PLACE_COLUMNS)
         return {Place(row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"]): row["outcome"] for row in rows}
 
     async def waiting(self, table: TableName) -> list[Letter]:
@@ -95,7 +97,7 @@ class DeadLetters:
             base = await self._claimed()
         if base is None:
             return []
-        return open_letters(await self._until_answered("store", read_letters, self._store, base, table, _LETTER_COLUMNS))
+        return open_letters(await self._until_answered(STORE, read_letters, self._store, base, table, _LETTER_COLUMNS))
 
     async def own(self) -> int:
         """The epoch of this writer as the letters' owner: from here on verdicts of others stand already, or never land.
@@ -127,7 +129,7 @@ class DeadLetters:
             judged_at_ms = max(self._runtime.clock.now_ms(), base.metadata["last-updated-ms"] + 1)
             rows = letters_table(str(table), letters, judged_at_ms)
             encoded = await self._runtime.tasks.run(encode_file, base.location, (str(table),), rows, epoch, self._runtime.random.uuid())
-            await self._until_answered("store", self._store.put, encoded.location, encoded.data)
+            await self._until_answered(STORE, self._store.put, encoded.location, encoded.data)
             # A predecessor may have decided of more than this flush holds: that stands, and the bound never goes back.
             starts = {log_id: bounds.get(log_id, 0) for log_id in ends}
             ranges = {_pair(table, log_id): OffsetRange(starts[log_id], max(starts[log_id], end)) for log_id, end in ends.items()}
@@ -137,7 +139,7 @@ class DeadLetters:
     async def _claimed(self) -> LoadedTable | None:
         """The table, owned by this writer from its first look at it on: what another wrote is there to be seen, or never lands."""
         while self._base is None:
-            base: LoadedTable | None = await self._until_answered("catalog", self._catalog.load, DEAD_LETTERS_TABLE)
+            base: LoadedTable | None = await self._until_answered(CATALOG, self._catalog.load, DEAD_LETTERS_TABLE)
             if base is None:
                 return None
             await self._commit(base, base.owner_epoch + 1, (), {})
@@ -146,7 +148,7 @@ class DeadLetters:
     async def _forget_lost(self) -> None:
         """Lets go of what we own no more: its verdicts are not all that stand."""
         if self._base is not None:
-            base: LoadedTable | None = await self._until_answered("catalog", self._catalog.load, DEAD_LETTERS_TABLE)
+            base: LoadedTable | None = await self._until_answered(CATALOG, self._catalog.load, DEAD_LETTERS_TABLE)
             if base is None or (base.uuid, base.owner_epoch, base.instance) != (self._base.uuid, self._epoch, self._instance):
                 self._base, self._epoch = None, None
 
@@ -159,7 +161,7 @@ class DeadLetters:
             now_ms=self._runtime.clock.now_ms(),
         )
         with contextlib.suppress(CommitConflict):  # It is there: ours, with its answer lost, or another writer's.
-            await self._until_answered("catalog", self._catalog.create, DEAD_LETTERS_TABLE, metadata)
+            await self._until_answered(CATALOG, self._catalog.create, DEAD_LETTERS_TABLE, metadata)
 
     async def _commit(
         self, base: LoadedTable, epoch: int, files: tuple[NewFile, ...], ranges: Mapping[str, OffsetRange]
@@ -205,7 +207,7 @@ def read_letters(store: ObjectStore, base: LoadedTable, table: TableName | None,
     rows: list[dict[str, Any]] = []
     for file in ContentsReader(store).read(base.head).files:
         if file.kind == "data" and (table is None or file.partition == (str(table),)):
-            rows += read_columns(store.get(file.location), wanted).to_pylist()
+            rows += read_columns(read_file(store, file.location, file.size_bytes), wanted).to_pylist()
     return sorted(rows, key=lambda row: row["judged_at"])
 
 

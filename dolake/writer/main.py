@@ -58,7 +58,7 @@ async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asy
         link.client.start()
         beside = [
             runtime.tasks.spawn("report", link.report_regularly()),
-            runtime.tasks.spawn("probe", Probe(runtime, store, catalog, service.observe_probe).run()),
+            runtime.tasks.spawn("probe", Probe(runtime, store, catalog, service.flusher.access, service.observe_probe).run()),
         ]
         ready()
         os.nice(NICENESS)

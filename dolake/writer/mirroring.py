@@ -15,6 +15,7 @@ import pyarrow as pa
 from dolake.buffer.fold import Flags, Folded, Places
 from dolake.iceberg.index import IndexedFile, KeyIndex, RowNumbers
 from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.objects import read_file
 from dolake.parquet.align import align, align_columns, no_rows
 from dolake.parquet.decode import read_fields
 from dolake.parquet.keys import KeyHashes
@@ -163,7 +164,7 @@ def read_rows(store: ObjectStore, index: KeyIndex, numbers: Sequence[int], fligh
     ids = [column.field_id for column in flight.table_schema.fields]
     pieces = []
     for file, places in index.located(np.array(numbers, np.int64)):
-        columns = read_fields(store.get(file.location), ids)
+        columns = read_fields(read_file(store, file.location), ids)
         fields = [
             pa.field(str(field_id), values.type, metadata={"PARQUET:field_id": str(field_id)}) for field_id, values in columns.items()
         ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from dolake import failpoints
 from dolake.clock import Runtime
+from dolake.iceberg.access import STORE
 from dolake.iceberg.metadata import COMMIT_ID, EPOCH, LoadedTable, ancestry
 from dolake.iceberg.partition import Spec, same_spec
 from dolake.metrics import Metrics
@@ -72,7 +73,7 @@ class Mirrors:
     async def plan(self, table: Table, flight: Flight, base: LoadedTable) -> MirrorPlan:
         """On top of exactly `base`'s head, its letters not in its flight yet. Raises TableStopped."""
         run = self._runtime.tasks.run
-        index = await self._until_answered("store", self.indexes.at_head, base, flight.key.ids)
+        index = await self._until_answered(STORE, self.indexes.at_head, base, flight.key.ids)
         failpoints.hit("index.at_head")
         aliases = table.reading.aliases(set(flight.declared))
         shared = table.rules.truncate == "table"
@@ -85,7 +86,7 @@ class Mirrors:
             outrun |= more
         committed = None
         if draft.needed:
-            committed = await self._until_answered("store", mirroring.read_rows, self._store, index, draft.needed, flight)
+            committed = await self._until_answered(STORE, mirroring.read_rows, self._store, index, draft.needed, flight)
         plan: MirrorPlan = await run(mirroring.finish, draft, flight, index, committed, base.head_id)
         self._metrics.add("dolake_index_lookups_total", plan.looked_up)
         self._metrics.add("dolake_index_hits_total", len(plan.deleted))

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from dolake.iceberg.contents import ContentsReader, LiveFile
 from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.objects import read_file
 from dolake.parquet.align import align_columns
 from dolake.parquet.decode import read_columns
 from dolake.parquet.layout import EventChunk
@@ -132,7 +133,7 @@ def read_later(store: ObjectStore, base: LoadedTable | None, wanted: pa.Schema, 
     files = [file for file in ContentsReader(store).read(base.head).files if file.kind == "data" and _may_hold(file, sequence_min)]
     found = []
     for file in files:
-        rows = align_columns(read_columns(store.get(file.location)), wanted)
+        rows = align_columns(read_columns(read_file(store, file.location, file.size_bytes)), wanted)
         found.append(rows.filter(pc.greater(rows["_cdc_sequence"], sequence_min)))
     return found
 

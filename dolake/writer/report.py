@@ -10,13 +10,13 @@ import structlog
 
 from dolake import failpoints
 from dolake.buffer.plan import plan_low
+from dolake.iceberg.access import CATALOG, PARTS, STORE, LakeAccess
+from dolake.iceberg.breaker import Circuit
 from dolake.metrics import Metrics
 from dolake.model import TableName
 from dolake.writer.lag import TableLags, Uncommitted
 from dolake.writer.table import Table
 from dolake.writer.tail import Tail
-
-PARTS = ("store", "catalog")
 
 logger = structlog.get_logger("dolake.writer")
 
@@ -24,8 +24,8 @@ logger = structlog.get_logger("dolake.writer")
 class Reporter:
     """Keeps what was observed; `describe` puts it together with how tails and tables are now."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, access: LakeAccess) -> None:
+        self._metrics, self._access = metrics, access
         self._trouble = dict.fromkeys([*PARTS, *map(_probe, PARTS)], "")
         self.lags = TableLags()
 
@@ -56,6 +56,7 @@ class Reporter:
                 for log_id, read in positions.items()
             },
             **{part: "down" if self._is_down(part) else "ok" for part in PARTS},
+            "circuits": self._access.describe(),
             "reason": "; ".join([*self.troubles(), *_log_troubles(tails.values())]),
         }
 
@@ -65,8 +66,11 @@ class Reporter:
         self._metrics.set("dolake_table_stopped_count", sum(table.stopped is not None and not table.away for table in tables.values()))
         self._metrics.set("dolake_table_parked_count", sum(bool(table.away) for table in tables.values()))
         self._metrics.set("dolake_table_parked_bytes", sum(table.side.size_bytes for table in tables.values() if table.side is not None))
-        self._metrics.set("dolake_store_up_count", not self._is_down("store"))
-        self._metrics.set("dolake_catalog_up_count", not self._is_down("catalog"))
+        self._metrics.set("dolake_store_up_count", not self._is_down(STORE))
+        self._metrics.set("dolake_catalog_up_count", not self._is_down(CATALOG))
+        for part in PARTS:
+            self._metrics.set("dolake_circuit_open_count", self._access.breakers[part].state is not Circuit.CLOSED, part=part)
+            self._metrics.set("dolake_circuit_failures_total", self._access.failures[part], part=part)
         for log_id, position in positions.items():
             self._metrics.set("dolake_writer_read_offset", position, log=log_id)
         return self.lags.observe(self._metrics, {name: table.committed for name, table in tables.items()}, now_s)

@@ -18,7 +18,7 @@ from dolake.buffer.plan import Pin, plan_cut, plan_flush
 from dolake.buffer.tail import LogReader
 from dolake.clock import Runtime
 from dolake.config import Settings, TableNames
-from dolake.errors import DolakeError, TableStopped
+from dolake.errors import DolakeError, ObjectDamaged, ObjectMissing, TableStopped
 from dolake.metrics import Metrics
 from dolake.model import TableName
 from dolake.parquet.layout import EventChunk
@@ -67,7 +67,7 @@ class WriterService:
         self._over: asyncio.Future[None] | None = None
         self._listeners: list[list[FlushResult]] = []
         self.metrics = metrics or Metrics()
-        self._reporter = Reporter(self.metrics)
+        self._reporter = Reporter(self.metrics, flusher.access)
         self.lags = self._reporter.lags
         self.parking = Parking(runtime, disk, settings, self)
         self.dropping = Dropping(runtime, disk, settings.data, self)
@@ -295,7 +295,7 @@ class WriterService:
         base = await self.flusher.load(table.name)
         try:
             verdicts = await self.flusher.verdicts(table.name, base)
-        except TableStopped as stopped:
+        except (TableStopped, ObjectMissing, ObjectDamaged) as stopped:
             table.stop_whole(stopped_by(stopped))
             return
         table.rewind(base, verdicts, {tail.log_id: tail.position for tail in self.tails.values()})

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 from pyiceberg.schema import Schema
 
 from dolake.buffer.dropped import Dropped
-from dolake.buffer.memtable import Frozen, Memtable, PendingRecord
+from dolake.buffer.memtable import Memtable, PendingRecord
 from dolake.buffer.plan import FlushPolicy, Pin, TableBacklog
 from dolake.clock import Runtime
-from dolake.errors import DolakeError, SchemaRejected, TableStopped
+from dolake.errors import DolakeError, ObjectDamaged, ObjectMissing, SchemaRejected, TableStopped
 from dolake.iceberg.metadata import BEGIN_PREFIX, LoadedTable
-from dolake.model import DEAD_LETTERS_SOURCE, ROW_ID_COLUMN, DeclaredSchema, TableName
+from dolake.model import DeclaredSchema, TableName
 from dolake.parquet.align import align_columns
 from dolake.parquet.layout import EventChunk
 from dolake.parquet.letters import REPLAYED, Letter, Place
@@ -38,6 +38,7 @@ from dolake.writer.kinds import (
     Counts,
     Kind,
     WantedMode,
+    decided,
     kind_of,
     with_writers,
     writers_in,
@@ -191,7 +192,11 @@ class Table(Absence):
             found = await runtime.tasks.run(self.reading.read, together)
             rows, letters = found.rows, found.letters
             if together[0].originals:
-                rows, letters = await self._judge_again(runtime, together[0], found)
+                try:
+                    rows, letters = await self._judge_again(runtime, together[0], found)
+                except (ObjectMissing, ObjectDamaged) as error:
+                    self.stop_whole(stopped_by(error))
+                    return
             self.letters += letters
             if rows.num_rows:
                 self.memtable.add_piece(rows)
@@ -270,7 +275,7 @@ class Table(Absence):
             letters, self.letters = _split(self.letters, cuts, lambda letter: letter.seen)
             known, self.known = _split(self.known, cuts, lambda place: place)
             frozen = self.memtable.freeze(self.committed, cuts)
-            self.kind, keyless = _decided(self.kind, frozen, self.reading)
+            self.kind, keyless = decided(self.kind, frozen, self.reading)
             reading = self.reading
             self.in_flight = Flight(
                 frozen=frozen,
@@ -360,18 +365,6 @@ class Table(Absence):
 def _higher(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
     """Of each log the higher offset."""
     return {log_id: max(one.get(log_id, 0), other.get(log_id, 0)) for log_id in {*one, *other}}
-
-
-def _decided(kind: Kind, frozen: Frozen, reading: EventReader) -> tuple[Kind, bool]:
-    """What the first rows make of a table that is to be a mirror, and whether it cannot be one for want of a key."""
-    if kind is not Kind.UNDECIDED or reading.key.names != (ROW_ID_COLUMN,):
-        return Kind.MIRROR if kind is Kind.UNDECIDED and frozen.pieces else kind, False
-    rows = [piece for piece in frozen.pieces if pc.any(pc.not_equal(piece["_cdc_operation"], "TRUNCATE")).as_py()]
-    if any(piece[ROW_ID_COLUMN].null_count < piece.num_rows for piece in rows):
-        return Kind.MIRROR, False
-    if not rows or all(record.pin.source == DEAD_LETTERS_SOURCE for record in frozen.records if record.rows):
-        return kind, False  # Letters come through a log of their own, perhaps before the key that their source has declared.
-    return Kind.CHANGELOG, True
 
 
 def _table_schema(kind: Kind, reading: EventReader, base: LoadedTable | None) -> Schema:

@@ -75,7 +75,10 @@ def test_what_is_said_is_what_was_sent(daemon: Daemon) -> None:
     assert said["running"] is True
     assert (said["addresses"], said["data"]) == ({"cdc": ready.cdc, "http": ready.http}, str(daemon.data))
     assert said["processes"] == {role: {"pid": ready.pids[role], "running": True} for role in ("ingest", "writer", "http")}
-    assert said["ready"] == said["readyWriter"] == {"ready": True, "reasons": []}
+    assert said["ready"] == {"ready": True, "reasons": []}
+    circuits = said["readyWriter"].pop("circuits")
+    assert said["readyWriter"] == said["ready"]
+    assert {part: circuit["state"] for part, circuit in circuits.items()} == {"store": "closed", "catalog": "closed"}
     (log,) = said["logs"]
     assert set(log) == LOG
     assert (log["serving"], log["trouble"], log["low"], log["syncedEnd"]) == (True, "", 5, 9)

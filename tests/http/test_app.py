@@ -19,6 +19,7 @@ from dolake.http.app import run_http
 from dolake.metrics import Metrics
 
 STOPPED = [{"table": "default.orders", "reason": "somebody rewound it"}]
+CIRCUITS = {"store": {"state": "open", "reason": "nobody answers"}, "catalog": {"state": "closed", "reason": ""}}
 Check = Callable[[httpx.AsyncClient], Awaitable[None]]
 Answer = Callable[[Message], Awaitable[Message]]
 
@@ -67,11 +68,11 @@ def test_ready_says_what_the_hub_says(tmp_path: Path) -> None:
         assert (ready.status_code, ready.json()) == (200, {"ready": True, "reasons": []})
         assert (writer.status_code, writer.json()) == (
             503,
-            {"ready": False, "reasons": ["the object store does not answer"], "stopped": STOPPED},
+            {"ready": False, "reasons": ["the object store does not answer"], "stopped": STOPPED, "circuits": CIRCUITS},
         )
         assert writer.headers["Retry-After"] == "1"
 
-    writer = {"ready": False, "reasons": ["the object store does not answer"], "stopped": STOPPED}
+    writer = {"ready": False, "reasons": ["the object store does not answer"], "stopped": STOPPED, "circuits": CIRCUITS}
     state = {"ready": True, "reasons": [], "writer": writer}
     serve(tmp_path, check, answers(ready=state))
 
@@ -83,7 +84,7 @@ def test_without_an_ingest_half_it_is_alive_and_not_ready(tmp_path: Path) -> Non
         for path in ("/ready", "/ready/writer"):
             answer = await client.get(path)
             assert answer.status_code == 503
-            more = {"stopped": []} if path == "/ready/writer" else {}
+            more = {"stopped": [], "circuits": {}} if path == "/ready/writer" else {}
             assert answer.json() == {"ready": False, "reasons": ["the ingest half does not answer"], **more}
             assert "Retry-After" in answer.headers
         assert b'dolake_process_up_count{process="ingest"} 0.0' in (await client.get("/metrics")).content

@@ -19,7 +19,8 @@ TOKENS: dict[str, Any] = {
 }
 REASON = "table public.orders has stopped"
 STOPPED = [{"table": "default.secret", "reason": "its columns are"}]
-STATE = {"ready": False, "reasons": [REASON], "writer": {"ready": False, "reasons": [REASON], "stopped": STOPPED}}
+CIRCUITS = {"store": {"state": "open", "reason": "the secret bucket is gone"}}
+STATE = {"ready": False, "reasons": [REASON], "writer": {"ready": False, "reasons": [REASON], "stopped": STOPPED, "circuits": CIRCUITS}}
 HUB = answers(ready=STATE, metrics={"metrics": {}})
 
 
@@ -62,7 +63,9 @@ def test_metrics_are_for_readers(tmp_path: Path, token: str | None, status: int,
 @pytest.mark.acceptance("AT-98")
 @pytest.mark.parametrize("path", ["/ready", "/ready/writer"])
 def test_readiness_is_open_and_its_reasons_are_not(tmp_path: Path, path: str) -> None:
-    nothing, everything = ({"stopped": []}, {"stopped": STOPPED}) if path == "/ready/writer" else ({}, {})
+    nothing, everything = (
+        ({"stopped": [], "circuits": {}}, {"stopped": STOPPED, "circuits": CIRCUITS}) if path == "/ready/writer" else ({}, {})
+    )
 
     async def check(client: httpx.AsyncClient) -> None:
         for headers in ({}, bearing("nonsense"), bearing(SENDER)):

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dolake.clock import Clock
 from dolake.errors import CatalogUnreachable, CommitConflict
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.commit import Committer
@@ -24,8 +25,16 @@ class UnreliableCatalog:
     answered, before anything is done with it.
     """
 
-    def __init__(self, real: TableCatalog, faults: Sequence[str] = (), between: Callable[[], None] | None = None) -> None:
-        self.real, self.faults, self.between = real, list(faults), between
+    def __init__(
+        self,
+        real: TableCatalog,
+        faults: Sequence[str] = (),
+        between: Callable[[], None] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """With a `clock`, `swapped_s` says when each swap came."""
+        self.real, self.faults, self.between, self.clock = real, list(faults), between, clock
+        self.swapped_s: list[float] = []
         self.late: dict[str, Callable[[], Any]] = {}
 
     def load(self, table: TableName) -> LoadedTable | None:
@@ -42,6 +51,8 @@ class UnreliableCatalog:
 
     def swap(self, base: LoadedTable, requirements: Sequence[Requirement], updates: Sequence[Update]) -> LoadedTable:
         self._arrive("swap")
+        if self.clock is not None:
+            self.swapped_s.append(self.clock.monotonic_s())
         fault = self.faults.pop(0) if self.faults else ""
         if fault.startswith("late: "):
             self.late[fault.removeprefix("late: ")] = lambda: self.real.swap(base, requirements, updates)

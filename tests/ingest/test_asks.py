@@ -27,8 +27,9 @@ def test_readiness_tells_the_halves_apart(tmp_path):
             asks = Asks(service)
             ready = await asks.answer({"what": "ready"})
             assert (ready["ready"], ready["writer"]["ready"]) == (True, False)
-            service.hear("writer", {"type": "progress", "logs": {}, "store": "ok", "catalog": "ok"})
-            assert (await asks.answer({"what": "ready"}))["writer"] == {"ready": True, "reasons": [], "stopped": []}
+            service.hear("writer", {"type": "progress", "logs": {}, "store": "ok", "catalog": "ok", "circuits": {"store": {}}})
+            writer = {"ready": True, "reasons": [], "stopped": [], "circuits": {"store": {}}}
+            assert (await asks.answer({"what": "ready"}))["writer"] == writer
             peer = Peer(service)
             await peer.greet()
             disk.broken.add(service.desks["orders-db-3"].lane.directory)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import google_crc32c
 import pytest
 
-from dolake.errors import ObjectMissing, StoreUnreachable
+from dolake.clock import SystemClock
+from dolake.errors import ObjectDamaged, ObjectMissing, StoreUnreachable
+from dolake.storage import s3
 from dolake.storage.s3 import S3Access, S3Store
 from dolake.storage.warehouse import open_store
 
@@ -131,3 +137,174 @@ def test_an_s3_uri_opens_an_s3_store() -> None:
 
 def test_secrets_are_not_shown() -> None:
     assert "hush" not in repr(S3Access("http://x", "r", "AK", "hush", "hush"))
+
+
+@contextmanager
+def server_of(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[S3Store]:
+    """A server that does what it is told with each request."""
+
+    class Told(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def told(self) -> None:
+            answer(self)
+
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = told
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            return None
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Told)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        with store_at(f"http://127.0.0.1:{server.server_address[1]}") as store:
+            yield store
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def give(request: BaseHTTPRequestHandler, body: bytes, **headers: str) -> None:
+    request.rfile.read(int(request.headers.get("Content-Length", 0)))
+    request.send_response(200)
+    for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        request.send_header(name, value)
+    request.end_headers()
+    request.wfile.write(body)
+
+
+LOCATION = "s3://lake/warehouse/a"
+WHOLE = b"all of it"
+DIGEST = {"x-amz-meta-dolake-crc32c": f"{google_crc32c.value(WHOLE):08x}"}
+
+
+def test_each_object_carries_its_digest_and_is_held_against_it() -> None:
+    kept: dict[str, str] = {}
+    with server_of(lambda request: (kept.update(request.headers), give(request, b""))[1]) as store:
+        store.put(LOCATION, WHOLE)
+    assert kept["x-amz-meta-dolake-crc32c"] == DIGEST["x-amz-meta-dolake-crc32c"]
+    assert kept["Content-MD5"] == base64.b64encode(hashlib.md5(WHOLE).digest()).decode()
+    with server_of(lambda request: give(request, WHOLE, **DIGEST)) as store:
+        assert store.get(LOCATION) == WHOLE
+    with server_of(lambda request: give(request, b"somebody else's, without a digest")) as store:
+        assert store.get(LOCATION) == b"somebody else's, without a digest"
+
+
+@pytest.mark.parametrize("cut", range(len(WHOLE)))
+def test_an_answer_cut_short_in_good_form_is_damage_by_name(cut: int) -> None:
+    with server_of(lambda request: give(request, WHOLE[:cut], **DIGEST)) as store, pytest.raises(ObjectDamaged, match=LOCATION):
+        store.get(LOCATION)
+
+
+def test_every_flipped_bit_is_damage_by_name() -> None:
+    body = bytearray(WHOLE)
+    with server_of(lambda request: give(request, bytes(body), **DIGEST)) as store:
+        for bit in range(8 * len(WHOLE)):
+            body[:] = WHOLE
+            body[bit // 8] ^= 1 << bit % 8
+            with pytest.raises(ObjectDamaged, match=LOCATION):
+                store.get(LOCATION)
+
+
+def test_a_body_shorter_than_announced_is_no_object() -> None:
+    def break_off(request: BaseHTTPRequestHandler) -> None:
+        give(request, WHOLE, **{**DIGEST, "Content-Length": "100"})
+        request.close_connection = True
+
+    with server_of(break_off) as store, pytest.raises(StoreUnreachable) as caught:
+        store.get(LOCATION)
+    assert caught.value.code == "no_answer"
+
+
+@pytest.mark.parametrize("verb", ["get", "put", "size", "list", "delete"])
+def test_a_server_that_takes_a_request_and_never_answers_is_left(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    monkeypatch.setattr(s3, "_SILENCE_S_MAX", 0.2)
+    over, asked = threading.Event(), []
+    calls: dict[str, Callable[[S3Store], object]] = {
+        "get": lambda store: store.get(LOCATION),
+        "put": lambda store: store.put(LOCATION, WHOLE),
+        "size": lambda store: store.size(LOCATION),
+        "list": lambda store: list(store.list(LOCATION)),
+        "delete": lambda store: store.delete(LOCATION),
+    }
+
+    def hold(request: BaseHTTPRequestHandler) -> None:
+        asked.append(request.command)
+        over.wait(30)
+        request.close_connection = True
+
+    with server_of(hold) as store:
+        try:
+            with pytest.raises(StoreUnreachable, match=r"was silent for 0\.2 s") as caught:
+                calls[verb](store)
+        finally:
+            over.set()
+        assert len(asked) == 1, "it was asked again out of sight"
+    assert caught.value.code == "no_answer"
+
+
+class RunningClock(SystemClock):
+    """On which a minute passes between any two looks."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def monotonic_s(self) -> float:
+        self.looks += 1
+        return self.looks * 60.0
+
+
+def test_what_takes_longer_than_the_slowest_link_of_any_use_is_given_up() -> None:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        with contextlib.suppress(OSError):
+            give(request, WHOLE)
+
+    with server_of(answer) as store:
+        hasty = S3Store(store.root, S3Access(store._where(), "us-east-1", "AK", "secret"), clock=RunningClock())
+        try:
+            for call in (lambda: hasty.put(LOCATION, WHOLE), lambda: hasty.get(LOCATION)):
+                with pytest.raises(StoreUnreachable, match="takes or gives less than 8 KiB/s"):
+                    call()
+        finally:
+            hasty.close()
+
+
+def test_a_part_that_nobody_answers_is_not_followed_by_another_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "PUT_SIZE_BYTES_MAX", 4)
+    asked = []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        asked.append(request.command)
+        if request.command == "POST":
+            give(request, b"<InitiateMultipartUploadResult><UploadId>one</UploadId></InitiateMultipartUploadResult>")
+        else:
+            request.close_connection = True
+
+    with server_of(answer) as store, pytest.raises(StoreUnreachable, match="broke off"):
+        store.put(LOCATION, WHOLE)
+    assert asked == ["POST", "PUT"]
+
+
+@pytest.mark.parametrize(("code", "status"), [("InternalError", 500), ("SlowDown", 503)])
+def test_a_request_is_made_once_and_more_often_only_for_who_has_no_loop(code: str, status: int) -> None:
+    for tries, expected in ((1, 1), (3, 3)):
+        asked = []
+
+        def refuse(request: BaseHTTPRequestHandler, asked: list[str] = asked) -> None:
+            asked.append(request.command)
+            request.send_response(status)
+            body = f"<Error><Code>{code}</Code></Error>".encode()
+            request.send_header("Content-Length", str(len(body)))
+            request.end_headers()
+            request.wfile.write(body)
+
+        with server_of(refuse) as store:
+            asking = S3Store(store.root, S3Access(store._where(), "us-east-1", "AK", "secret"), tries=tries)
+            with pytest.raises(StoreUnreachable) as caught:
+                asking.get(LOCATION)
+            asking.close()
+        assert caught.value.code == code
+        assert len(asked) == expected

@@ -10,6 +10,7 @@ import pytest
 
 from dolake.clock import Runtime, SystemRandomness, ThreadTasks
 from dolake.errors import CatalogUnreachable, ObjectMissing, StoreUnreachable
+from dolake.iceberg.access import LakeAccess
 from dolake.writer import probing
 from tests.ingest.rig import QuickClock, eventually
 
@@ -43,7 +44,7 @@ def test_what_is_away_is_told_and_so_is_its_return(monkeypatch: pytest.MonkeyPat
         said: dict[str, str] = {}
         parts: Any = Answering()
         runtime = Runtime(clock=QuickClock(), random=SystemRandomness(), tasks=ThreadTasks(4))
-        probe = asyncio.create_task(probing.Probe(runtime, parts, parts, said.__setitem__).run())
+        probe = asyncio.create_task(probing.Probe(runtime, parts, parts, LakeAccess(runtime), said.__setitem__).run())
         try:
             await eventually(lambda: said == {"store": "", "catalog": ""})
             parts.store_fails = "the bucket is gone"
