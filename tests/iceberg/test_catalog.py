@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,13 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyiceberg.catalog.sql import SqlCatalog
+from sqlalchemy import event
 
 from dolake.errors import CatalogUnreachable, CommitConflict
 from dolake.iceberg.catalog import SqlTableCatalog
 from dolake.iceberg.commit import Landed
 from dolake.model import TableName
 from dolake.storage.local import LocalStore
-from tests.iceberg.lake import TABLE, Lake, hand_runtime, make_metadata
+from tests.iceberg.lake import LOG, TABLE, Lake, hand_runtime, make_metadata
 
 CHANGE = [{"action": "set-properties", "updates": {"a": "b"}}]
 
@@ -182,3 +186,102 @@ def test_two_may_create_the_same_catalog_at_once(tmp_path: Path) -> None:
         for catalog in list(pool.map(open_one, range(8))):
             assert catalog.list_tables() == []
             catalog.close()
+
+
+def commit_rows(lake: Lake, start: int, end: int) -> None:
+    assert isinstance(lake.commit(lake.delta(start, end, known={LOG: start})), Landed)
+
+
+def path_of(lake: Lake) -> Path:
+    return Path(lake.uri.removeprefix("sqlite:///"))
+
+
+def copy_of(lake: Lake, name: str) -> Path:
+    """A whole copy of the catalog as it is now."""
+    source, target = path_of(lake), path_of(lake).parent / name
+    with contextlib.closing(sqlite3.connect(source)) as here, contextlib.closing(sqlite3.connect(target)) as there:
+        here.backup(there)
+    return target
+
+
+def test_a_catalog_file_that_was_replaced_is_the_one_that_is_written(lake: Lake) -> None:
+    """What the old file is told, which nobody finds any more, would be lost with its rows."""
+    commit_rows(lake, 0, 5)
+    os.replace(copy_of(lake, "restored.db"), path_of(lake))
+    commit_rows(lake, 5, 10)
+    fresh = SqlTableCatalog(lake.uri, lake.store, lake.runtime)
+    try:
+        loaded = fresh.load(TABLE)
+        assert loaded is not None
+        assert loaded.offsets() == {LOG: 10}
+    finally:
+        fresh.close()
+    assert lake.ids() == list(range(10))
+
+
+def test_a_catalog_that_is_replaced_while_it_is_written_leaves_the_outcome_unknown(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The swap goes into the old file; the loop looks again, finds nothing of it in the new one, and commits there."""
+    copy = copy_of(lake, "restored.db")
+    real, replaced = lake.catalog._engine.dialect.do_commit, []
+
+    def replace_and_commit(connection: Any) -> None:
+        if not replaced:
+            replaced.append(os.replace(copy, path_of(lake)))
+        real(connection)
+
+    monkeypatch.setattr(lake.catalog._engine.dialect, "do_commit", replace_and_commit)
+    commit_rows(lake, 0, 5)
+    assert replaced
+    assert lake.ids() == list(range(5))
+    assert len(lake.current().metadata["snapshots"]) == 1
+
+
+def test_a_catalog_file_that_is_gone_is_named_and_not_made_anew(lake: Lake) -> None:
+    commit_rows(lake, 0, 5)
+    path = path_of(lake)
+    kept = copy_of(lake, "kept.db")
+    path.unlink()
+    for _ in range(3):
+        with pytest.raises(CatalogUnreachable, match="the file is gone: restore it"):
+            lake.catalog.load(TABLE)
+        assert not path.exists(), "an empty catalog knows no table: every one would be made anew"
+    os.replace(kept, path)
+    commit_rows(lake, 5, 10)
+    assert lake.ids() == list(range(10))
+
+
+def test_a_catalog_on_a_full_disk_goes_on_when_there_is_room(lake: Lake) -> None:
+    """SQLite's own limit of pages stands for the disk: the error is the same, SQLITE_FULL."""
+    commit_rows(lake, 0, 5)
+    full = []
+
+    def limit(connection: Any, _record: Any, _proxy: Any) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0] if full else 1 << 30
+        connection.execute(f"PRAGMA max_page_count={pages}")
+
+    event.listen(lake.catalog._engine, "checkout", limit)
+    full.append(True)
+
+    def create_many() -> None:
+        for number in range(1000):
+            lake.catalog.create(TableName("shop", f"table_{number}"), make_metadata(lake.store, lake.runtime))
+
+    with pytest.raises(CatalogUnreachable, match="full"):
+        create_many()
+    known = len(lake.catalog.list_tables())
+    full.clear()
+    commit_rows(lake, 5, 10)
+    lake.catalog.create(TableName("shop", "another"), make_metadata(lake.store, lake.runtime))
+    assert len(lake.catalog.list_tables()) == known + 1
+    assert lake.ids() == list(range(10))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"\0" * len(data), lambda data: b""])
+def test_a_metadata_file_that_is_spoilt_is_named(lake: Lake, damage: Callable[[bytes], bytes]) -> None:
+    path = Path(lake.table.metadata_location.removeprefix("file://"))
+    path.write_bytes(damage(path.read_bytes()))
+    fresh = SqlTableCatalog(lake.uri, lake.store, lake.runtime)
+    with pytest.raises(CatalogUnreachable, match="restore it") as caught:
+        fresh.load(TABLE)
+    assert lake.table.metadata_location in str(caught.value)
+    fresh.close()
