@@ -57,6 +57,18 @@ class S3Server:
             "DOLAKE_S3_SECRET_KEY": self.secret_key,
         }
 
+    def add_account(self, access_key: str, secret_key: str) -> None:
+        """Keys that are good from now on, for everything."""
+        self._administer("create-user", "--access", access_key, "--secret", secret_key, "--role", "admin")
+
+    def remove_account(self, access_key: str) -> None:
+        """Keys that are good no more."""
+        self._administer("delete-user", "--access", access_key)
+
+    def _administer(self, *command: str) -> None:
+        keys = ["--access", self.access_key, "--secret", self.secret_key, "--endpoint-url", self.endpoint]
+        subprocess.run([self._binary, "admin", *keys, *command], check=True, capture_output=True, timeout=60)
+
     def start(self) -> None:
         for _ in range(5):
             port = self._port or free_port()
