@@ -33,6 +33,7 @@ from dolake.writer.flush import Flusher, FlushResult
 from dolake.writer.letters import DeadLetters, Verdicts
 from dolake.writer.table import Table
 from tests.simulation.disk import DiskDoor, SimFile
+from tests.simulation.logmutants import LOG_MUTANTS
 from tests.simulation.mirrormutants import MIRROR_MUTANTS
 from tests.simulation.world import ROOT, Rules
 
@@ -225,5 +226,6 @@ MUTANTS: dict[str, Rules] = {
     "verdicts ignored at load": Rules(patches=((dolake.writer.flush, "DeadLetters", _ForgetfulLetters),), profile=_MISFITS),
     "letters committed behind rows": Rules(patches=((dolake.writer.main, "Flusher", _TardyFlusher),), profile=_MISFITS),
     "files deleted after a failed commit": Rules(patches=((dolake.writer.main, "Committer", _TidyCommitter),)),
+    **LOG_MUTANTS,
     **MIRROR_MUTANTS,
 }

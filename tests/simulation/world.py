@@ -80,12 +80,14 @@ Source = RoughSource | PoliteSource | Replayer
 class Rules:
     """What a mutant replaces: the disk's door, or attributes (owner, name, value) of the product.
 
-    `profile`: what its worlds are, whatever their seeds draw, where few of them would touch the rule.
+    `profile`: what its worlds are, whatever their seeds draw, where few of them would touch the rule. `scenario`: the one of
+    `scenarios` that catches it, where no world would.
     """
 
     door: Callable[[SimDisk, Process], DiskDoor] = DiskDoor
     patches: tuple[Patch, ...] = ()
     profile: Mapping[str, Any] = field(default_factory=dict)
+    scenario: str = ""
 
 
 @dataclass
