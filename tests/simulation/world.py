@@ -33,6 +33,7 @@ from dolake.verify import verify_lake
 from dolake.writer.flight import Stopped
 from dolake.writer.kinds import Counts
 from tests.simulation.catalog import CatalogServer
+from tests.simulation.changes import Changes
 from tests.simulation.constants import Patch, idle_waits, in_force, packing
 from tests.simulation.disk import Cut, DiskDoor, Inode, SimDisk
 from tests.simulation.faults import Chaos, Trace
@@ -102,10 +103,9 @@ class Outcome:
 
 
 class World:
-    def __init__(self, seed: int, rules: Rules | None = None, *, printed: bool = False) -> None:
+    def __init__(self, seed: int, rules: Rules | None = None, *, changes: Changes | None = None, printed: bool = False) -> None:
         self.seed, self.rules = seed, rules or Rules()
-        self.random = random.Random(f"world {seed}")
-        self.profile = replace(Profile.draw(self.random), **self.rules.profile)
+        self.profile, self.random = profile_of(seed, self.rules, changes)
         self.trace = Trace(printed=printed)
         self.loop = SimLoop(f"loop {seed}", trace=self.trace, time_s_max=CHAOS_S_MAX + DRAIN_S_MAX + 60)
         self.chaos = Chaos(f"chaos {seed}", self.profile.chances)
@@ -673,15 +673,22 @@ def make_settings(profile: Profile, start: int = 0) -> Settings:
     )
 
 
-def run_world(seed: int, rules: Rules | None = None, *, printed: bool = False) -> Outcome:
-    """Runs one seed. The product's log lines are not printed, nor even made."""
+def profile_of(seed: int, rules: Rules, changes: Changes | None = None) -> tuple[Profile, random.Random]:
+    """A seed's profile, and what goes on drawing from where it was drawn."""
+    draw = random.Random(f"world {seed}")
+    profile = replace(Profile.draw(draw), **rules.profile)
+    return (changes.of(profile) if changes else profile), draw
+
+
+def run_world(seed: int, rules: Rules | None = None, *, changes: Changes | None = None, printed: bool = False) -> Outcome:
+    """Runs one seed, with `changes` to its world. The product's log lines are not printed, nor even made."""
     before = structlog.get_config()
     _freeze_imports()
     gc.disable()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
         with in_force((rules or Rules()).patches):
-            return Context().run(World(seed, rules, printed=printed).run)
+            return Context().run(World(seed, rules, changes=changes, printed=printed).run)
     finally:
         structlog.configure(**before)
         gc.enable()
