@@ -10,10 +10,12 @@ from typing import Any
 
 from tests.simulation.profile import Profile
 
+ALL = "all"
+
 
 @dataclass(frozen=True)
 class Changes:
-    """`without`: names of chances and kinds of strikes."""
+    """`without`: names of chances and kinds of strikes; `all` is all of them."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     without: frozenset[str] = frozenset()
@@ -32,6 +34,8 @@ class Changes:
 
     def of(self, profile: Profile) -> Profile:
         profile = replace(profile, **self.values)
+        if ALL in self.without:
+            return replace(profile, chances={}, strike_kinds=(), strikes=0)
         chances = {name: chance for name, chance in profile.chances.items() if name not in self.without}
         kinds = tuple(kind for kind in profile.strike_kinds if kind not in self.without)
         return replace(profile, chances=chances, strike_kinds=kinds, strikes=profile.strikes if kinds else 0)
@@ -40,7 +44,8 @@ class Changes:
         return Changes({**self.values, name: value}, self.without)
 
     def leaving_out(self, names: Iterable[str]) -> Changes:
-        return Changes(self.values, self.without | set(names))
+        names = set(names)
+        return Changes(self.values, frozenset([ALL]) if ALL in names else self.without | names)
 
     def arguments(self) -> list[str]:
         """As `parse` takes them, for a shell."""

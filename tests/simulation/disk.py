@@ -3,7 +3,7 @@
 Bytes live twice: in the cache, which every process sees, and on the platter, which is all that a power cut leaves. A
 512-byte block reaches the platter by `sync`, or by chance at a power cut; blocks that did not are old, zero, or what an
 earlier file left there. A sync that fails marks its blocks clean all the same: they are read back, no later sync writes
-them, and the cache may drop them at any moment. A name (create, rename, unlink, make directory) is durable after
+them, and the cache may drop them at any moment. It may also take its time. A name (create, rename, unlink, make directory) is durable after
 `sync_directory`; before, a power cut keeps a prefix or any subset of the changes. A shared counter survives the death of a
 process, and after a power cut is its last value, an earlier one, or 0.
 """
@@ -20,6 +20,7 @@ from tests.simulation.faults import Chaos, fingerprint
 from tests.simulation.loop import Process
 
 BLOCK = 512
+SLOW_S_MAX = 3.0
 
 
 class Inode:
@@ -62,10 +63,11 @@ class Inode:
                 end = min(start + BLOCK, len(self.cached))
                 self.cached[start:end] = self.durable[start:end].ljust(end - start, b"\0")
 
-    def cut_power(self, chaos: Chaos, cut: Cut, recycled: bytes) -> None:
+    def cut_power(self, chaos: Chaos, cut: Cut, recycled: bytes, area: str) -> None:
         lost = {block for block in sorted(self.dirty) if cut.drop_all or chaos.random.random() < cut.block_loss}
         if lost:
             chaos.count("blocks lost")
+            chaos.count(f"blocks {_fate([block not in lost for block in sorted(self.dirty)])} of {area}")
         before = len(self.durable)
         self.settle(self.dirty - lost)
         # The length may have been journalled ahead of the bytes: what lies between is zero, or an earlier file's.
@@ -103,6 +105,16 @@ class Cut:
     names: str = "subset"
 
 
+AREAS = ("log", "warehouse", "index", "parked")
+
+
+def _fate(kept: list[bool]) -> str:
+    """What a power cut made of changes, in their order: all gone, the later ones gone, or one gone that a kept one follows."""
+    if not any(kept):
+        return "dropped"
+    return "torn" if kept == sorted(kept, reverse=True) else "reordered"
+
+
 class SimDisk:
     """The machine's one file system; processes come in through their own `DiskDoor`."""
 
@@ -133,10 +145,11 @@ class SimDisk:
     def cut_power(self, cut: Cut) -> None:
         self.chaos.count("power cut")
         self.locks.clear()
-        for changes in self._pending.values():
+        for directory, changes in self._pending.items():
             kept = self._kept(cut, len(changes))
             if not all(kept):
                 self.chaos.count("names lost")
+                self.chaos.count(f"names {_fate(kept)} of {self.area(directory)}")
             for keep, change in zip(kept, changes, strict=True):
                 if keep:
                     self._settle_names(change)
@@ -149,7 +162,7 @@ class SimDisk:
         for path in sorted(self.names):
             node = self.names[path]
             if isinstance(node, Inode):
-                node.cut_power(self.chaos, cut, self._recycled)
+                node.cut_power(self.chaos, cut, self._recycled, self.area(path))
             elif isinstance(node, CounterNode):
                 node.values = [self.chaos.random.choice([0, node.values[-1], self.chaos.random.choice(node.values)])]
 
@@ -160,6 +173,11 @@ class SimDisk:
                 return False
             path = posixpath.dirname(path)
         return True
+
+    def area(self, path: str) -> str:
+        """What of the product a path belongs to: log, warehouse, index, parked; other files are `data`."""
+        first = path[len(self.root) + 1 :].split("/", 1)[0].rstrip("0123456789")
+        return first if first in AREAS else "data"
 
     def used(self) -> int:
         return sum(len(node.cached) for node in self.names.values() if isinstance(node, Inode))
@@ -193,7 +211,7 @@ class DiskDoor:
         self._need_directory(path)
         if path in self.disk.names:
             raise _error(errno.EEXIST, path)
-        self.disk.chaos.fail_maybe("create_eio", path)
+        self.fail_maybe(path, "create_eio", "create_enospc")
         self.fail_index("index_create_eio", path)
         inode = Inode()
         self._change(path, {path: inode})
@@ -211,7 +229,7 @@ class DiskDoor:
         inode = self.disk.names.get(path)
         if not isinstance(inode, Inode):
             raise _error(errno.ENOENT, path)
-        self.disk.chaos.fail_maybe("read_eio", path)
+        self.fail_maybe(path, "read_eio")
         self.fail_index("index_read_eio", path)
         return memoryview(bytes(inode.cached))
 
@@ -231,7 +249,7 @@ class DiskDoor:
         self.enter("rename", f"{old} {new}")
         if posixpath.dirname(old) != posixpath.dirname(new):
             raise _error(errno.EXDEV, new)
-        self.disk.chaos.fail_maybe("rename_eio", old)
+        self.fail_maybe(old, "rename_eio", "rename_enospc")
         self.fail_index("index_rename_eio", old)
         self._change(new, {new: self._node(old), old: None})
 
@@ -257,7 +275,7 @@ class DiskDoor:
             return  # Above all that is simulated: there before, and durable.
         if not isinstance(self.disk.names.get(path), DirectoryNode):
             raise _error(errno.ENOENT, path)
-        self.disk.chaos.fail_maybe("sync_directory_eio", path)
+        self.fail_maybe(path, "sync_directory_eio", "sync_directory_enospc")
         self.disk.sync_names(path)
 
     def lock(self, path: str) -> SimLock:
@@ -289,7 +307,19 @@ class DiskDoor:
     def fail_index(self, name: str, path: str) -> None:
         """Faults of key indexes alone: nothing else may suffer from them."""
         if _is_of_index(path):
-            self.disk.chaos.fail_maybe(name, path)
+            self.fail_maybe(path, name)
+
+    def fail_maybe(self, path: str, *names: str) -> None:
+        """Raises what the fault that happens is called after, if one does."""
+        if (fault := self.draw(path, *names)) is not None:
+            raise _error(_number_of(fault), path)
+
+    def draw(self, path: str, *names: str) -> str | None:
+        """The fault that happens to this file, counted for what it belongs to as well."""
+        fault = self.disk.chaos.draw(*names)
+        if fault is not None:
+            self.disk.chaos.count(f"{fault} of {self.disk.area(path)}")
+        return fault
 
     def enter(self, operation: str, detail: str) -> None:
         self.process.step(operation, detail)
@@ -326,7 +356,7 @@ class SimFile:
         disk = self._door.disk
         room = disk.capacity - disk.used() + max(0, len(self._inode.cached) - position)
         names = ("write_eio", "write_enospc", "index_write_enospc") if _is_of_index(self._path) else ("write_eio", "write_enospc")
-        failure = disk.chaos.draw(*names)
+        failure = self._door.draw(self._path, *names)
         if failure is None and len(data) > room:
             disk.chaos.count("disk full")
             failure = "write_enospc"
@@ -334,7 +364,7 @@ class SimFile:
         first = disk.chaos.random.randint(0, len(data)) if failure or disk.chaos.draw("write_split") else len(data)
         self._inode.write(position, data[: min(first, max(0, room))])
         if failure is not None:
-            raise _error(errno.EIO if failure == "write_eio" else errno.ENOSPC, self._path)
+            raise _error(_number_of(failure), self._path)
         if first < len(data):
             self._enter("write the rest", "")
             self._inode.write(position, data)
@@ -345,16 +375,16 @@ class SimFile:
         disk = self._door.disk
         if disk.chaos.draw("cache_evicted"):
             self._inode.evict()
-        disk.chaos.fail_maybe("read_eio", self._path)
+        self._door.fail_maybe(self._path, "read_eio")
         return bytes(self._inode.cached[position : position + size])
 
     def sync(self) -> None:
         self._enter("sync", "")
-        self._door.process.hold(self._door.disk.latency_s)
+        self._door.process.hold(SLOW_S_MAX if self._door.draw(self._path, "sync_slow") else self._door.disk.latency_s)
         self._door.check_attached(self._path)
-        if self._door.disk.chaos.draw("sync_eio"):
+        if (fault := self._door.draw(self._path, "sync_eio", "sync_enospc")) is not None:
             self._inode.fail_sync(self._door.disk.chaos)
-            raise _error(errno.EIO, self._path)
+            raise _error(_number_of(fault), self._path)
         self._inode.sync()
 
     def size(self) -> int:
@@ -401,6 +431,10 @@ class SimCounter:
 
 def _is_of_index(path: str) -> bool:
     return "/index/" in path
+
+
+def _number_of(fault: str) -> int:
+    return errno.ENOSPC if fault.endswith("enospc") else errno.EIO
 
 
 def _error(number: int, path: str) -> OSError:

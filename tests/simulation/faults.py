@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -35,11 +33,6 @@ class Chaos:
                 self.count(name)
                 return name
         return None
-
-    def fail_maybe(self, name: str, path: str) -> None:
-        """Raises EIO if the fault of that name happens."""
-        if self.draw(name):
-            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
     def count(self, name: str) -> None:
         self.counts[name] += 1

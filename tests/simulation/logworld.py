@@ -28,7 +28,10 @@ CUTS = {
     "unsynced names": Cut(block_loss=0.0, names="subset"),
     "everything": Cut(block_loss=0.5, names="prefix"),
 }
-FAULTS = {"sync_eio": 0.01, "write_eio": 0.005, "write_enospc": 0.02, "write_split": 0.1, "sync_directory_eio": 0.01, "cache_evicted": 0.1}
+FAULTS = {
+    "sync_eio": 0.01, "sync_enospc": 0.005, "write_eio": 0.005, "write_enospc": 0.02, "write_split": 0.1, "sync_directory_eio": 0.01,
+    "sync_directory_enospc": 0.005, "rename_eio": 0.005, "rename_enospc": 0.005, "create_enospc": 0.005, "cache_evicted": 0.1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,18 @@ from dataclasses import dataclass, replace
 
 DISK = {
     "sync_eio": 0.01,
+    "sync_enospc": 0.005,
     "write_eio": 0.003,
     "write_enospc": 0.01,
-    "sync_directory_eio": 0.005,
+    "sync_directory_eio": 0.008,
+    "sync_directory_enospc": 0.005,
     "read_eio": 0.002,
-    "rename_eio": 0.005,
-    "create_eio": 0.003,
+    "rename_eio": 0.01,
+    "rename_enospc": 0.01,
+    "create_eio": 0.006,
+    "create_enospc": 0.006,
 }
-QUIET_DISK = {"write_split": 0.05, "cache_evicted": 0.05}
+QUIET_DISK = {"write_split": 0.05, "cache_evicted": 0.05, "sync_slow": 0.04}
 STORE = {"put_lost_before": 0.1, "put_lost_after": 0.1, "put_late": 0.1, "get_lost": 0.05}
 CATALOG = {
     "load_lost": 0.1,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tests.simulation.changes import Changes
+from tests.simulation.changes import ALL, Changes
 from tests.simulation.world import Outcome, Rules, profile_of, run_world
 
 TRIES_MAX = 400
@@ -85,7 +85,7 @@ def _candidates(seed: int, rules: Rules, best: Shrunk) -> Iterator[Changes]:
     """What might go next, the most at once first. Looks at `best` anew each time: it may have become smaller."""
     profile = profile_of(seed, rules, best.changes)[0]
     if profile.chances or profile.strike_kinds:
-        yield best.changes.leaving_out([*profile.chances, *profile.strike_kinds])
+        yield best.changes.leaving_out([ALL])
         yield best.changes.leaving_out(profile.chances)
     for name, values in SMALLER.items():
         for value in values:
@@ -95,6 +95,7 @@ def _candidates(seed: int, rules: Rules, best: Shrunk) -> Iterator[Changes]:
             yield before.setting(name, value)
             if best.changes is not before:
                 break
-    for name in (*profile.chances, *profile.strike_kinds):
+    profile = profile_of(seed, rules, best.changes)[0]
+    for name in (*profile.chances, *dict.fromkeys(profile.strike_kinds)):
         if name not in best.changes.without:
             yield best.changes.leaving_out([name])

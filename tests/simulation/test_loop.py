@@ -44,6 +44,26 @@ def test_one_seed_is_one_schedule_and_another_is_another() -> None:
     assert len(set(schedules)) > 15
 
 
+def test_a_set_of_tasks_has_the_same_order_in_every_run() -> None:
+    def order() -> list[str]:
+        loop = SimLoop("0", trace=Trace())
+
+        async def main() -> list[str]:
+            async def nothing() -> None: ...
+
+            tasks = {loop.create_task(nothing(), name=str(number)) for number in range(50)}
+            await asyncio.wait(tasks)
+            return [task.get_name() for task in tasks]
+
+        found: list[str] = run("0", main(), loop)
+        return found
+
+    first = order()
+    kept = [object() for _ in range(1000)]  # Other addresses.
+    assert order() == first
+    del kept
+
+
 def test_time_passes_only_when_nothing_is_ready() -> None:
     loop = SimLoop("0", trace=Trace())
     process = Process(loop, "p", "0")
