@@ -64,10 +64,14 @@ class Inode:
                 self.cached[start:end] = self.durable[start:end].ljust(end - start, b"\0")
 
     def cut_power(self, chaos: Chaos, cut: Cut, recycled: bytes, area: str) -> None:
-        lost = {block for block in sorted(self.dirty) if cut.drop_all or chaos.random.random() < cut.block_loss}
+        dirty = sorted(self.dirty)
+        if cut.in_order and not cut.drop_all:
+            lost = set(dirty[chaos.random.randint(0, len(dirty)) :])
+        else:
+            lost = {block for block in dirty if cut.drop_all or chaos.random.random() < cut.block_loss}
         if lost:
             chaos.count("blocks lost")
-            chaos.count(f"blocks {_fate([block not in lost for block in sorted(self.dirty)])} of {area}")
+            chaos.count(f"blocks {_fate([block not in lost for block in dirty])} of {area}")
         before = len(self.durable)
         self.settle(self.dirty - lost)
         # The length may have been journalled ahead of the bytes: what lies between is zero, or an earlier file's.
@@ -98,11 +102,15 @@ Changes = dict[str, Node | None]
 
 @dataclass(frozen=True)
 class Cut:
-    """How a power cut treats what was not synced. `names`: all, none, prefix, or any subset of the changes are lost."""
+    """How a power cut treats what was not synced. `names`: all, none, prefix, or any subset of the changes are lost.
+
+    `in_order`: of each file's blocks the later ones are lost, as where a file is written from its beginning.
+    """
 
     drop_all: bool = False
     block_loss: float = 0.5
     names: str = "subset"
+    in_order: bool = False
 
 
 AREAS = ("log", "warehouse", "index", "parked")

@@ -86,7 +86,8 @@ def _candidates(seed: int, rules: Rules, best: Shrunk) -> Iterator[Changes]:
     profile = profile_of(seed, rules, best.changes)[0]
     if profile.chances or profile.strike_kinds:
         yield best.changes.leaving_out([ALL])
-        yield best.changes.leaving_out(profile.chances)
+        if ALL not in best.changes.without:
+            yield best.changes.leaving_out(profile.chances)
     for name, values in SMALLER.items():
         for value in values:
             if value == getattr(profile_of(seed, rules, best.changes)[0], name):

@@ -291,6 +291,10 @@ class World:
             # A zombie is dangerous in the middle of a flush: its disk goes at one of the next steps of one.
             process.doom, process.counts, process.steps_left = kind, FLUSHING, self.random.randint(1, 8)
             return
+        if kind == "cut power" and not process.doom and self.random.random() < 0.75:
+            # And a power cut between a write and its sync.
+            process.doom, process.counts, process.steps_left = kind, SYNCS, self.random.randint(1, 4)
+            return
         self.strikes_left -= 1
         self.chaos.count(kind)
         self.trace("world", kind, process.name)
@@ -651,7 +655,8 @@ class World:
 # What changes something outside the process: the moments worth dying at.
 CHANGES = frozenset(["write", "sync", "rename", "unlink", "create", "sync_directory", "put", "settle", "request", "answer", "report"])
 FLUSHING = frozenset(["put", "settle", "request"])
-CUTS = (Cut(), Cut(drop_all=True, names="all"), Cut(block_loss=0.1, names="prefix"), Cut(block_loss=0.9))
+CUTS = (Cut(), Cut(drop_all=True, names="all"), Cut(names="prefix", in_order=True), Cut(block_loss=0.9))
+SYNCS = frozenset(["sync"])
 
 
 def make_settings(profile: Profile, start: int = 0) -> Settings:
