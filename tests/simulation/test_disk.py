@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dolake.storage.disk import Disk, LocalDisk
-from tests.simulation.disk import BLOCK, Cut, DiskDoor, SimDisk
+from tests.simulation.disk import BLOCK, Cut, DiskDoor, Inode, SimDisk
 from tests.simulation.faults import Chaos, Trace
 from tests.simulation.loop import Process, ProcessKilled, SimLoop
+from tests.simulation.world import CUTS
 
 OpenDisk = Callable[[Path], tuple[Disk, str]]
 
@@ -174,3 +177,50 @@ def test_the_dead_touch_nothing_and_zombies_get_errors() -> None:
         zombie.list("/data")
     successor.lock("/data/lock")
     assert successor.open("/data/a").size() == 0
+
+
+def test_power_cuts_drop_tear_and_reorder_bytes_and_names_of_the_log_and_of_the_warehouse() -> None:
+    seen: set[str] = set()
+    for seed in range(60):
+        disk = SimDisk(Chaos(str(seed), {}), "/data")
+        machine = door(disk)
+        for area in ("log", "warehouse"):
+            machine.make_directories(f"/data/{area}")
+            for directory in (f"/data/{area}", "/data"):
+                machine.sync_directory(directory)
+            file = machine.create(f"/data/{area}/a")
+            machine.sync_directory(f"/data/{area}")
+            file.write_at(0, [bytes(range(256)) * 16])
+            for name in "bcde":
+                machine.create(f"/data/{area}/{name}").close()
+        disk.cut_power(CUTS[seed % len(CUTS)])
+        for area in ("log", "warehouse"):
+            kept = disk.names[f"/data/{area}/a"]
+            assert isinstance(kept, Inode)
+            for start in range(0, len(kept.cached), BLOCK):
+                assert bytes(kept.cached[start : start + BLOCK]) in (bytes(range(256)) * 2, bytes(BLOCK))
+        seen |= disk.chaos.counts.keys()
+    fates = ("dropped", "torn", "reordered")
+    assert seen >= {f"{what} {fate} of {area}" for what in ("blocks", "names") for fate in fates for area in ("log", "warehouse")}
+
+
+@pytest.mark.parametrize("fault", ["create", "rename", "sync", "sync_directory", "write"])
+@pytest.mark.parametrize(("kind", "number"), [("eio", errno.EIO), ("enospc", errno.ENOSPC)])
+def test_every_operation_fails_as_its_fault_says_and_is_counted_for_what_it_happened_to(fault: str, kind: str, number: int) -> None:
+    disk = sim_disk()
+    machine = door(disk)
+    machine.make_directories("/data/warehouse")
+    file = machine.create("/data/warehouse/a")
+    disk.chaos.chances = {f"{fault}_{kind}": 1.0}
+    operations: dict[str, Callable[[], object]] = {
+        "create": lambda: machine.create("/data/warehouse/b"),
+        "rename": lambda: machine.rename("/data/warehouse/a", "/data/warehouse/b"),
+        "sync": file.sync,
+        "sync_directory": lambda: machine.sync_directory("/data/warehouse"),
+        "write": lambda: file.write_at(0, [b"x"]),
+    }
+    with pytest.raises(OSError, match=os.strerror(number)) as raised:
+        operations[fault]()
+    assert raised.value.errno == number
+    assert disk.chaos.counts[f"{fault}_{kind} of warehouse"] == 1
+    assert not machine.exists("/data/warehouse/b")
