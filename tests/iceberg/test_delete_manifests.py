@@ -14,6 +14,7 @@ import pytest
 from pyiceberg.avro.file import AvroFile
 from pyiceberg.manifest import ManifestContent, ManifestFile
 
+from dolake.iceberg import avro
 from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.entries import fetch_entries
 from dolake.iceberg.file_io import StoreFileIO
@@ -87,6 +88,17 @@ def test_merged_deletes_keep_their_snapshot_sequence_numbers_and_bounds(grown: t
     for found in deletes:
         assert found.min_sequence_number == min(entry.sequence_number for entry in fetch_entries(StoreFileIO(lake.store), found))
         assert found.manifest_length == lake.store.size(found.manifest_path)
+
+
+def test_a_manifest_is_read_anew_each_time_but_its_schema_is_resolved_once(grown: tuple[Lake, Mirror]) -> None:
+    lake, _ = grown
+    io, manifests = StoreFileIO(lake.store), foreign.manifests_of(lake)
+    fetched = [fetch_entries(io, found) for found in manifests]
+    resolved = avro._reader.cache_info().misses
+    again = [fetch_entries(io, found) for found in manifests]
+    assert avro._reader.cache_info().misses == resolved
+    assert repr(again) == repr(fetched)
+    assert again[0][0] is not fetched[0][0]
 
 
 def test_a_delete_file_says_what_it_was_committed_with(lake: Lake) -> None:
