@@ -76,7 +76,7 @@ class WriterHalf:
             disk.lock(f"{world.settings.data}/writer.lock")
             store = world.open_store(self.process)
             await runtime.tasks.run(store.probe, runtime.random.uuid())
-            catalog = world.catalog.door(store, self.process)
+            catalog = world.open_catalog(store, self.process)
             settings = world.writer_settings()
             service = make_service(runtime, disk, catalog, store, CommitPolicy(snapshots_kept=world.snapshots_kept), settings)
             service.report = self._report

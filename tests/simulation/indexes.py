@@ -17,14 +17,26 @@ KINDS = ("lost", "a file lost", "cut", "older", "a bit flipped")
 
 
 def small_indexes(draw: random.Random) -> list[Patch]:
+    return sized_indexes(
+        entries=draw.choice([1, 4, 1 << 19]),
+        growth=draw.choice([1, 4]),
+        space=draw.choice([1, 16]),
+        chunk=draw.choice([1, 3, 1 << 19]),
+        unsaved=draw.choice([0, 3, 1 << 19]),
+        memory=draw.choice([0, 300, 1 << 28]),
+        read=draw.choice([1, 4, 1 << 20]),
+    )
+
+
+def sized_indexes(*, entries: int, growth: int, space: int, chunk: int, unsaved: int, memory: int, read: int) -> list[Patch]:
     return [
-        (dolake.iceberg.index, "MEMORY_ENTRIES_MAX", draw.choice([1, 4, 1 << 19])),
-        (dolake.iceberg.index, "GROWTH", draw.choice([1, 4])),
-        (dolake.iceberg.index, "_FIRST_SPACE", draw.choice([1, 16])),
-        (dolake.iceberg.index_runs, "CHUNK_ENTRIES", draw.choice([1, 3, 1 << 19])),
-        (dolake.writer.indexes, "_UNSAVED_ROWS_MAX", draw.choice([0, 3, 1 << 19])),
-        (dolake.writer.indexes, "_MEMORY_BYTES_MAX", draw.choice([0, 300, 1 << 28])),
-        (dolake.writer.indexes, "_READ_ROWS", draw.choice([1, 4, 1 << 20])),
+        (dolake.iceberg.index, "MEMORY_ENTRIES_MAX", entries),
+        (dolake.iceberg.index, "GROWTH", growth),
+        (dolake.iceberg.index, "_FIRST_SPACE", space),
+        (dolake.iceberg.index_runs, "CHUNK_ENTRIES", chunk),
+        (dolake.writer.indexes, "_UNSAVED_ROWS_MAX", unsaved),
+        (dolake.writer.indexes, "_MEMORY_BYTES_MAX", memory),
+        (dolake.writer.indexes, "_READ_ROWS", read),
     ]
 
 

@@ -124,6 +124,11 @@ class Process:
                 task.get_coro().close()
 
 
+def running_process() -> Process | None:
+    """Whose code this is, on the loop or in a worker; None outside every process."""
+    return _PROCESS.get()
+
+
 class Worker:
     """A thread's stand-in: one blocking call, which gives way to the loop at each door operation."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dolake.cdc.client import Producer
@@ -55,7 +55,6 @@ class Replayer(Producing):
                 await send_again(Producer(URL, self.name, unreachable_s_max=1e9, runtime=process.runtime, dial=dial), chosen)
 
     async def _choose(self, process: Process) -> list[KnownLetter]:
-        """Mostly those that nothing was decided of since; now and then one of the others."""
         lake = self._lake(process)
         while True:
             try:
@@ -63,7 +62,10 @@ class Replayer(Producing):
             except (CatalogUnreachable, StoreUnreachable, OSError):
                 await process.runtime.clock.sleep(0.1)
             else:
-                break
+                return self.pick(process, letters)
+
+    def pick(self, process: Process, letters: Sequence[KnownLetter]) -> list[KnownLetter]:
+        """Mostly those that nothing was decided of since; now and then one of the others."""
         wanted = [letter for letter in letters if letter.state == DEAD or process.random.random() < 0.3]
         return process.random.sample(wanted, min(len(wanted), process.random.randint(1, LETTERS_MAX)))
 

@@ -188,7 +188,7 @@ class _ScriptWriter:
             row["must"] = "m" * self._draw.randint(0, 2)
             self._make_mirrored(event)
             row = event.get("after") or event.get("before") or {}
-            fits = _fits_of(row)
+            fits = fits_of(row)
         known = {"table": table, "row": row, "operation": event["operation"], "fits": fits, "event": event}
         self._journal.sent[(self._source, self._epoch, number)] = known
         return event
@@ -233,7 +233,7 @@ class _ScriptWriter:
         return Fits.ONCE_WIDE
 
 
-def _fits_of(row: dict[str, Any]) -> Fits:
+def fits_of(row: dict[str, Any]) -> Fits:
     if row.get("n") == "many":
         return Fits.NEVER
     return Fits.ONCE_WIDE if row.get("small", 0) >= LARGE else Fits.ALWAYS

@@ -76,6 +76,7 @@ class SqlDoor:
     def drop(self, base: LoadedTable) -> None:
         self._process.step("drop", str(base.name))
         self._catalog.drop(base)
+        self._server.rows.pop(base.name, None)
 
     def _request(self, detail: str, request: Callable[[], LoadedTable]) -> LoadedTable:
         self._process.step("request", detail)

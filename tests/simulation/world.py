@@ -25,6 +25,7 @@ from dolake.buffer.segment import parse_name, scan_segment
 from dolake.cli.lake import Lake
 from dolake.config import Settings
 from dolake.errors import DolakeError, LogCorrupt
+from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.metadata import LoadedTable, Update
 from dolake.model import DEAD_LETTERS_TABLE, RecordKind, TableName
 from dolake.storage.local import LocalStore
@@ -132,6 +133,7 @@ class World:
         self.mirrors: dict[str, Mirror] = {}
         self.reader = MirrorReader(self.objects)
         self.folders = IndexFolders(self.disk, self.chaos, f"{ROOT}/index")
+        self.dropped: dict[TableName, dict[str, int]] = {}  # what went with a dropped table: everything below these offsets
         self.equality: set[TableName] = set()  # tables that somebody has written equality deletes to
         self.is_taken_back = False
         self.ingest: IngestHalf | None = None
@@ -151,8 +153,7 @@ class World:
 
     def run(self) -> Outcome:
         try:
-            draw = random.Random(f"constants {self.seed}")
-            with in_force([*small_indexes(draw), *idle_waits(draw), *packing(draw)]):
+            with in_force(self.constants()):
                 self.loop.run_until_complete(self._main())
         except Stuck as error:
             self.note(f"liveness: {error}")
@@ -170,6 +171,10 @@ class World:
         self.chaos.counts += self.letters.counts()
         breach = "; ".join(self.breaches[:3])
         return Outcome(self.seed, breach, self.trace.digest(), self.trace.step_count, self.chaos.counts)
+
+    def constants(self) -> list[Patch]:
+        draw = random.Random(f"constants {self.seed}")
+        return [*small_indexes(draw), *idle_waits(draw), *packing(draw)]
 
     async def _main(self) -> None:
         halves = [asyncio.ensure_future(self._keep(name)) for name in self._gone]
@@ -457,7 +462,7 @@ class World:
     def _check_mirror(self, before: LoadedTable | None, after: LoadedTable) -> None:
         """The rows that a mirror has now, against a fold of the log's events up to its offsets."""
         name, mirror = str(after.name), self._mirror(str(after.name))
-        old = before.offsets() if before is not None else {}
+        old = {**self.dropped.get(after.name, {}), **(before.offsets() if before is not None else {})}
         fresh = [
             logged for log_id, end in sorted(after.offsets().items()) for logged in self.records.of(name, log_id, old.get(log_id, 0), end)
         ]
@@ -558,7 +563,7 @@ class World:
         for table, offset in needed.items():
             row = self.catalog.rows.get(table)
             log_id = segment.state.log_id
-            committed = row.offsets().get(log_id, 0) if row else 0
+            committed = max(row.offsets().get(log_id, 0) if row else 0, self.dropped.get(table, {}).get(log_id, 0))
             if committed <= offset and (log_id, offset) not in parked_on_platter(self.disk, ROOT, table):
                 self.note(f"I6: {path} is unlinked, {table} is committed up to {committed} and has rows at {offset}, not parked")
         self.chaos.count("segments trimmed")
@@ -618,6 +623,8 @@ class World:
     def _check_beside(self) -> None:
         """I8 by the changelog alone: its fold is the mirror."""
         for name, mirror in sorted(self.mirrors.items()):
+            if not self._has_beside(TableName.parse(name)):
+                continue
             table = self.catalog.rows[TableName.parse(name)]
             columns = [column["name"] for column in table.schema["fields"]]
             rows = list(self.tables[name + BESIDE].rows.values()) if name + BESIDE in self.tables else []
@@ -644,7 +651,10 @@ class World:
             self.note(f"I10: the dead letters cannot be read: {error!r}")
 
     def open_lake(self, process: Process) -> Lake:
-        return Lake(store := self.open_store(process), self.catalog.door(store, process))
+        return Lake(store := self.open_store(process), self.open_catalog(store, process))
+
+    def open_catalog(self, store: ObjectStore, process: Process) -> TableCatalog:
+        return self.catalog.door(store, process)
 
     def open_store(self, process: Process) -> ObjectStore:
         if self.warehouse is not None:
