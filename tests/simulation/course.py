@@ -271,16 +271,18 @@ class Course(World):
     async def _ask(self, what: str, name: TableName, is_done: Callable[[], bool] = lambda: False) -> None:
         """A command, again and again until it is said to be done, or is."""
         end_s = self.loop.time() + STEP_S_MAX
-        while not self.breaches and not is_done():
-            half = self.writer
+        while not self.breaches and not is_done() and not await self._ask_once(what, name):
             if self.loop.time() > end_s:
-                self.note(f"liveness: {name} is not {what}ed after {STEP_S_MAX:g} s")
-            elif half is not None and half.service is not None and half.process.alive and not half.process.detached:
-                asked = half.process.spawn(self._command(half, what, name))
-                await self._reach(lambda: asked.done() or not half.process.alive or half.process.detached, f"an answer to {what} {name}")
-                if asked.done() and not asked.cancelled() and asked.exception() is None and asked.result():
-                    return
+                self.note(f"liveness: {what} {name} is not done after {STEP_S_MAX:g} s")
             await asyncio.sleep(PAUSE_S)
+
+    async def _ask_once(self, what: str, name: TableName) -> bool:
+        half = self.writer
+        if half is None or half.service is None or not half.process.alive or half.process.detached:
+            return False
+        asked = half.process.spawn(self._command(half, what, name))
+        await self._reach(lambda: asked.done() or not half.process.alive or half.process.detached, f"an answer to {what} {name}")
+        return asked.done() and not asked.cancelled() and asked.exception() is None and asked.result()
 
     async def _command(self, half: WriterHalf, what: str, name: TableName) -> bool:
         """Whether it is done, as the answer has it."""

@@ -1,0 +1,79 @@
+"""The n-th operation fails, and the crash matrix: a spread sample of what `make faults` runs whole, and that it can fail."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dolake.failpoints import POINTS
+from tests.simulation import matrix, nth
+from tests.simulation.cases import Case, Result, run_cases
+from tests.simulation.course import Course, run_course
+from tests.simulation.doors import Operation
+
+
+def spread(cases: list[Case], count: int) -> list[Case]:
+    """So many of them, each way among them, and for the rest from the first operation to the last."""
+    by_way: dict[str, list[Case]] = {}
+    for case in cases:
+        by_way.setdefault(case.way, []).append(case)
+    share = max(1, count // len(by_way))
+    return [case for of_way in by_way.values() for case in of_way[len(of_way) // (2 * share) :: max(1, len(of_way) // share)][:share]]
+
+
+def breaches(results: list[Result]) -> list[str]:
+    return [f"{result.case}: {result.breach}" for result in results if result.breach]
+
+
+def test_whatever_operation_fails_in_whatever_way_nothing_is_lost_or_doubled() -> None:
+    cases = [case for lake in nth.NUMBERED for case in nth.all_cases(lake)]
+    chosen = spread(cases, 11)
+    assert {case.way for case in chosen} == set(nth.WAYS)
+    assert breaches(list(run_cases(nth.run_case, chosen, jobs=2))) == []
+
+
+@pytest.mark.parametrize("lake", sorted(set(matrix.LAKES.values())))
+def test_the_course_reaches_every_failpoint(lake: str) -> None:
+    hits = matrix.count_hits(lake)
+    assert set(POINTS) - set(hits) == set()
+
+
+def test_whatever_failpoint_breaks_in_whatever_way_nothing_is_lost_or_doubled() -> None:
+    chosen = spread(matrix.all_cases(), 10)
+    assert {case.way for case in chosen} == set(matrix.LAKES)
+    assert breaches(list(run_cases(matrix.run_case, chosen, jobs=2))) == []
+
+
+def test_a_run_is_the_same_run_again() -> None:
+    assert len({run_course(Course("local")).digest for _ in range(2)}) == 1
+
+
+class Forgetful(nth.NthCourse):
+    """Says that the log's bytes are synced, and they are not."""
+
+    def perform(self, operation: Operation) -> object:
+        if operation.kind == "file" and operation.name == "sync" and operation.process.name.startswith("ingest"):
+            return None
+        return super().perform(operation)
+
+
+def test_a_broken_rule_is_noticed() -> None:
+    assert "I1" in run_course(Forgetful("local")).breach
+
+
+def test_a_breach_is_told_with_the_command_that_shows_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = Case("local", "writer catalog swap", 7, "error")
+    monkeypatch.setattr(nth, "all_cases", lambda lake: [case])
+    monkeypatch.setattr(nth, "run_case", lambda case: Result(case, "I7: there twice"))
+    figures = tmp_path / "figures.json"
+    assert nth.main(["--lake", "local", "--jobs", "1", "--json", str(figures)]) == 1
+    told = capsys.readouterr().out
+    assert 'python -m tests.simulation.nth --lake local --at 7 --way "error"' in told
+    assert "nth operation: 1 operations, 1 cases" in told
+    written = json.loads(figures.read_text())
+    assert written["breaches"] == ["local: error at writer catalog swap 7: I7: there twice"]
+    assert written["cases"] == 1
