@@ -109,6 +109,12 @@ class CatalogUnreachable(DolakeError):
     exit_code = 3
 
 
+class MetadataMissing(CatalogUnreachable):
+    """The catalog names a metadata file that is not in the warehouse: not yet again, or gone for good."""
+
+    exit_code = 4
+
+
 class StoreUnreachable(DolakeError):
     """The object store did not answer, or refused: bucket, credentials, endpoint.
 

@@ -28,10 +28,13 @@ class Lake:
     store: ObjectStore
     catalog: TableCatalog | None
 
+    def names(self) -> list[TableName]:
+        return [] if self.catalog is None else self.catalog.list_tables()
+
     def tables(self) -> list[LoadedTable]:
         if self.catalog is None:
             return []
-        return [loaded for name in self.catalog.list_tables() if (loaded := self.catalog.load(name)) is not None]
+        return [loaded for name in self.names() if (loaded := self.catalog.load(name)) is not None]
 
     def table(self, text: str) -> LoadedTable:
         """Raises ConfigurationError if there is none of that name. dolake's own tables may be named too."""

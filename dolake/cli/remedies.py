@@ -108,8 +108,11 @@ ERRORS: dict[str, str] = {
     "SourceRefused": "move away the log that is the copy, or let the source go on under another name",
     "CatalogUnreachable": "see *The store or the catalog is down*; acks go on meanwhile",
     "StoreUnreachable": "see *The store or the catalog is down*; check bucket, credentials and endpoint",
+    "MetadataMissing": "restore the metadata file that is named: the table goes on by itself when it is there",
     "ObjectMissing": "restore the object that is named: somebody else removed it from the warehouse",
-    "ObjectDamaged": "read it again, in case it was spoilt on its way; if it is so in the warehouse, restore it from a copy",
+    "ObjectDamaged": "it was read again, in case it was spoilt on its way: bring what is named back from a copy of the warehouse (or of "
+    "the catalog); its table stands still until the writer is started again, the others go on. Without a copy: `dolake tables drop`, and "
+    "have the source send the table again",
     "CommitConflict": "nothing: the table is loaded again and looked at",
     "TableStopped": "see *A table has stopped*",
     "DaemonUnreachable": "start `dolake serve` on this data directory, or look into its log lines",

@@ -1,4 +1,5 @@
-"""`dolake verify [TABLE]`: holds logs and tables against the invariants; a sentence for each breach, exit 1 on any.
+"""`dolake verify [TABLE]`: holds logs and tables against the invariants; a sentence for each breach, exit 1 on any, and 4
+where something of the lake cannot be read at all.
 
 What others have done to a table is noted, and no breach. `--against log` compares the tables with every event that the logs still
 hold, and says how much that was.
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 _BREACH = 1
+_DAMAGE = 4
 _LOG = "log"
 
 
@@ -39,14 +41,14 @@ def verify(
     from dolake.cli.lake import open_lake
     from dolake.config import TableNames
     from dolake.storage.disk import LocalDisk
-    from dolake.verify import Compared, verify_lake
+    from dolake.verify import Compared, Damage, verify_lake
     from dolake.writer.rules import TableRules
 
     if against not in (None, _LOG):
         raise ConfigurationError([Mistake("--against", str(against), f"must be {_LOG}: what tables can be compared with")])
     settings = settings_from(data, config)
     lake = open_lake(settings)
-    names = [loaded.name for loaded in (lake.tables() if table is None else [lake.table(table)])]
+    names = lake.names() if table is None else [lake.table(table).name]
     found = _Found(as_json)
     compared = None if against is None else Compared()
     for breach in verify_lake(
@@ -68,6 +70,8 @@ def verify(
         except BrokenPipeError:  # Its reader has seen enough, of a lake that has a breach all the same.
             return _BREACH
     found.finish(compared)
+    if any(isinstance(breach, Damage) for breach in found.breaches):
+        return _DAMAGE
     return _BREACH if found.breaches else 0
 
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
 
 from dolake.clock import Runtime
-from dolake.errors import CatalogUnreachable, DolakeError, ObjectDamaged, StoreUnreachable
+from dolake.errors import CatalogUnreachable, DolakeError, MetadataMissing, ObjectDamaged, StoreUnreachable
 from dolake.iceberg.breaker import Breaker, Circuit
 from dolake.retry import RETRY, RetryPolicy
 
@@ -24,6 +24,8 @@ DAMAGED_TRIES_MAX = 12
 
 def part_at_fault(error: Exception) -> str | None:
     """Whose absence an error speaks of; None where somebody has answered, be it a refusal."""
+    if isinstance(error, MetadataMissing):  # Of one table: the catalog has answered.
+        return None
     if isinstance(error, StoreUnreachable):
         return STORE
     return CATALOG if isinstance(error, CatalogUnreachable) else None

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DisconnectionError, IntegrityError, SQLAlchemyError
 
 from dolake import failpoints
 from dolake.clock import Runtime
-from dolake.errors import CatalogUnreachable, CommitConflict, ObjectDamaged, ObjectMissing
+from dolake.errors import CatalogUnreachable, CommitConflict, MetadataMissing, ObjectDamaged, ObjectMissing
 from dolake.iceberg.file_io import decoding
 from dolake.iceberg.metadata import LoadedTable, Requirement, Update, apply_updates, from_bytes, to_bytes, unmet_requirements
 from dolake.iceberg.names import metadata_location, metadata_version
@@ -82,19 +82,25 @@ class SqlTableCatalog:
 
     def load(self, table: TableName) -> LoadedTable | None:
         with self._reported("read"), self._engine.connect() as connection:
-            location = connection.scalar(select(IcebergTables.metadata_location).where(*_row(table)))
-        if location is None:
+            row = connection.execute(select(IcebergTables.metadata_location).where(*_row(table))).first()
+        if row is None:
             return None
+        location = row[0]
         known = self._loaded.get(table)
         if known is not None and known.metadata_location == location:
             return known
+        if not location:
+            raise ObjectDamaged(f"the row of {table} in {self._uri} names no metadata file; restore the catalog from a copy")
+        return self._remember(LoadedTable(table, self._read(table, location), location))
+
+    def _read(self, table: TableName, location: str) -> dict[str, Any]:
+        """The metadata file that the catalog's row names. Blocks. Raises MetadataMissing, ObjectDamaged, StoreUnreachable."""
         try:
-            metadata = self._read_metadata(location)
+            return self._read_metadata(location)
         except ObjectMissing as error:
-            raise CatalogUnreachable(f"{table}: the catalog names {location}, which is not in the warehouse: restore it") from error
-        except ObjectDamaged as error:  # Without it nobody knows anything of the table: it is waited for, as for the catalog itself.
-            raise CatalogUnreachable(f"{table}: {error}") from error
-        return self._remember(LoadedTable(table, metadata, location))
+            raise MetadataMissing(f"{table}: the catalog names {location}, which is not in the warehouse: restore it") from error
+        except ValueError as error:
+            raise ObjectDamaged(f"the row of {table} in {self._uri} names {location}: {error}; restore the catalog from a copy") from error
 
     def create(self, table: TableName, metadata: dict[str, Any]) -> LoadedTable:
         created = LoadedTable(table, metadata, self._put_metadata(metadata, version=0))

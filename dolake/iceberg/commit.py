@@ -18,8 +18,8 @@ from pyiceberg.manifest import ManifestContent, ManifestEntry, ManifestFile
 
 from dolake import failpoints
 from dolake.clock import Runtime
-from dolake.errors import CommitConflict, ObjectMissing, StoreUnreachable, TableStopped
-from dolake.iceberg.access import CATALOG, LakeAccess, part_at_fault
+from dolake.errors import CommitConflict, ObjectDamaged, ObjectMissing, StoreUnreachable, TableStopped
+from dolake.iceberg.access import CATALOG, DAMAGED_TRIES_MAX, LakeAccess, part_at_fault
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.entries import TableShape, added_delete_entries, added_entries, count_files, settled_entries
 from dolake.iceberg.file_io import StoreFileIO
@@ -124,7 +124,10 @@ class Committer:
         self._memories: dict[str, TableMemory] = {}
 
     async def commit(self, delta: Delta) -> CommitOutcome:
-        """Returns when the delta's fate is known. Raises TableStopped if the table is not this writer's to change."""
+        """Returns when the delta's fate is known.
+
+        Raises TableStopped if the table is not this writer's to change, ObjectDamaged if what it is made of stays damaged.
+        """
         checked: set[str] = set()
         attempt = 0
         parts = {CATALOG}
@@ -138,6 +141,8 @@ class Committer:
                 raise
             except Exception as error:  # Any failure is an unknown outcome: look again; the judgement tells which it was.
                 attempt += 1
+                if isinstance(error, ObjectDamaged) and attempt >= DAMAGED_TRIES_MAX:
+                    raise
                 parts.add(part_at_fault(error) or CATALOG)
                 pause_s = self._pause_s(error, attempt)
                 self._on_trouble(Trouble(delta.table, error, attempt))

@@ -176,8 +176,31 @@ def to_bytes(metadata: Metadata) -> bytes:
     return orjson.dumps(metadata)
 
 
+# What Iceberg requires of every table's metadata ("Table Metadata Fields"), and everybody here relies on.
+_PARTS: Mapping[str, type] = {
+    "format-version": int,
+    "table-uuid": str,
+    "location": str,
+    "last-updated-ms": int,
+    "last-column-id": int,
+    "schemas": list,
+    "current-schema-id": int,
+    "partition-specs": list,
+    "default-spec-id": int,
+}
+_SNAPSHOT_PARTS: Mapping[str, type] = {"snapshot-id": int, "timestamp-ms": int, "manifest-list": str, "summary": dict}
+
+
 def from_bytes(data: bytes) -> dict[str, Any]:
+    """Raises ValueError where it is no metadata of a table."""
     metadata: dict[str, Any] = orjson.loads(data)
+    if not isinstance(metadata, dict):
+        raise ValueError("it is no JSON object")
+    if missing := [name for name, kind in _PARTS.items() if not isinstance(metadata.get(name), kind)]:
+        raise ValueError(f"{', '.join(missing)} is missing, or not of its kind")
+    for snapshot in metadata.get("snapshots") or ():
+        if missing := [name for name, kind in _SNAPSHOT_PARTS.items() if not isinstance(snapshot.get(name), kind)]:
+            raise ValueError(f"{', '.join(missing)} of a snapshot is missing, or not of its kind")
     return metadata
 
 

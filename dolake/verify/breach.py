@@ -18,6 +18,11 @@ class Breach:
 
 
 @dataclass(frozen=True)
+class Damage(Breach):
+    """Something that cannot be read at all: what lies behind it could not be looked at."""
+
+
+@dataclass(frozen=True)
 class Note:
     """What others have done to a table, or what could not be compared: no breach, and not to be passed over in silence either."""
 

@@ -36,7 +36,7 @@ def verify_file(file: LiveFile, data: bytes, subject: str) -> Iterator[Breach]:
         yield Breach("I15", subject, f"{file.location}: its bytes are not those that were written (digest differs)")
     try:
         rows = sum(batch.num_rows for batch in read_checked(data))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text in its footer that is none
         yield Breach("I15", subject, f"{file.location}: a page does not verify: {error}")
         return
     if rows != file.row_count:

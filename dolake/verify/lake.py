@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from dolake.errors import DolakeError
+from pyiceberg.table.metadata import TableMetadataUtil
+
+from dolake.errors import DolakeError, MetadataMissing, ObjectDamaged, ObjectMissing
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.metadata import LoadedTable
@@ -14,7 +16,7 @@ from dolake.parquet.decode import read_columns
 from dolake.storage.disk import Disk
 from dolake.storage.store import ObjectStore
 from dolake.verify.against import THE_LOG, RedactorOf, verify_against_logs
-from dolake.verify.breach import Breach, Note
+from dolake.verify.breach import Breach, Damage, Note
 from dolake.verify.changes import may_compare, verify_mirror_of
 from dolake.verify.compare import Compared
 from dolake.verify.keys import KeyOf
@@ -47,7 +49,15 @@ def verify_lake(
     `data`. `note` hears what is no breach and not to be passed over. With `against_log` every event that the logs still hold is
     decoded once more and compared with its table, by `redactor_of` without what must not be seen; it counts what was compared.
     """
-    tables = [table for name in names if catalog is not None and (table := catalog.load(name)) is not None]
+    tables: list[LoadedTable] = []
+    for name in names:
+        try:
+            table = catalog.load(name) if catalog is not None else None
+            if table is not None:
+                _check_metadata(table)
+                tables.append(table)
+        except (MetadataMissing, ObjectDamaged) as error:
+            yield Damage("I10", str(name), f"cannot be loaded: {error}")
     views: list[LogView] = []
     progress("logs")
     for item in verify_logs(disk, directories, table_of):
@@ -62,7 +72,7 @@ def verify_lake(
             yield one
         else:
             elsewhere.append(one)
-    if catalog is not None and set(names) >= set(catalog.list_tables()):
+    if catalog is not None and {table.name for table in tables} >= set(catalog.list_tables()):
         yield from verify_trimmed(tables, views, [one.bounds for one in elsewhere])
     letters = catalog.load(DEAD_LETTERS_TABLE) if catalog is not None and tables else None
     around = Surroundings(store, views, _judged(store, letters), key_of)
@@ -80,6 +90,14 @@ def verify_lake(
         yield from _each(THE_LOG, found, note)
 
 
+def _check_metadata(table: LoadedTable) -> None:
+    """Against PyIceberg's model of it. Raises ObjectDamaged."""
+    try:
+        TableMetadataUtil.parse_obj(dict(table.metadata))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ObjectDamaged(f"{table.metadata_location} is no metadata of a table: {type(error).__name__}: {error}; restore it") from error
+
+
 def _each(subject: str, found: Iterator[Breach | Note], note: Callable[[Note], None]) -> Iterator[Breach]:
     try:
         for said in found:
@@ -88,7 +106,8 @@ def _each(subject: str, found: Iterator[Breach | Note], note: Callable[[Note], N
             else:
                 note(said)
     except (DolakeError, ValueError) as error:
-        yield Breach("I10", subject, f"cannot be read: {error}")
+        kind = Damage if isinstance(error, ObjectDamaged | ObjectMissing | ValueError) else Breach
+        yield kind("I10", subject, f"cannot be read: {error}")
 
 
 def _judged(store: ObjectStore, letters: LoadedTable | None) -> JudgedEvents:

@@ -160,10 +160,10 @@ class Parking:
     async def _feed(self, table: Table) -> bool:
         """Hands out the side log from what is committed on, then follows the logs. False where it must begin again."""
         assert table.side is not None
-        base = await self._host.flusher.load(table.name)
         open_: dict[str, OpenTransactions] = {}
         position = table.side.first
         try:
+            base = await self._host.flusher.load(table.name)
             _begin_feed(table, base, await self._host.flusher.verdicts(table.name, base))
             while table.stopped is None:
                 parts = await self._runtime.tasks.run(table.side.read, position)

@@ -292,8 +292,8 @@ class WriterService:
 
     async def catch_up(self, table: Table) -> None:
         """Reads a table's rows again, from what the catalog says is committed to where the tails are by then."""
-        base = await self.flusher.load(table.name)
         try:
+            base = await self.flusher.load(table.name)
             verdicts = await self.flusher.verdicts(table.name, base)
         except (TableStopped, ObjectMissing, ObjectDamaged) as stopped:
             table.stop_whole(stopped_by(stopped))

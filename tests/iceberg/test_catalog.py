@@ -15,7 +15,7 @@ import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 from sqlalchemy import event
 
-from dolake.errors import CatalogUnreachable, CommitConflict
+from dolake.errors import CatalogUnreachable, CommitConflict, ObjectDamaged
 from dolake.iceberg.catalog import SqlTableCatalog
 from dolake.iceberg.commit import Landed
 from dolake.model import TableName
@@ -281,7 +281,7 @@ def test_a_metadata_file_that_is_spoilt_is_named(lake: Lake, damage: Callable[[b
     path = Path(lake.table.metadata_location.removeprefix("file://"))
     path.write_bytes(damage(path.read_bytes()))
     fresh = SqlTableCatalog(lake.uri, lake.store, lake.runtime)
-    with pytest.raises(CatalogUnreachable, match="restore it") as caught:
+    with pytest.raises(ObjectDamaged, match="restore it") as caught:
         fresh.load(TABLE)
     assert lake.table.metadata_location in str(caught.value)
     fresh.close()
