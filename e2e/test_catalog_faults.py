@@ -13,7 +13,8 @@ import pytest
 
 from e2e.services.disks import tmpfs
 from tests.harness.daemon import Daemon, status
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.history import assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.posting import post, post_batch
 from tests.harness.source import DURABLE, schema_message

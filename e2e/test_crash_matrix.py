@@ -18,8 +18,9 @@ import pytest
 
 from dolake.failpoints import POINTS
 from tests.harness.daemon import Daemon
+from tests.harness.history import assert_lake_equals_oracle
 from tests.harness.kills import percentile
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.reader import PollingReader
 from tests.harness.source import Source, batch_message

@@ -14,8 +14,9 @@ import pytest
 
 from e2e.services.disks import LoopDisk, tmpfs
 from tests.harness.daemon import Daemon
+from tests.harness.history import assert_lake_equals_oracle
 from tests.harness.kills import percentile
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.source import Source
 from tests.harness.traffic import Traffic, drain, url_of

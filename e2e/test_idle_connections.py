@@ -22,7 +22,8 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from tests.harness.daemon import Daemon, rss_bytes
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.history import assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.source import Source, connect_message
 from tests.harness.traffic import drain, steady_traffic, url_of

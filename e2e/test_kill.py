@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness.daemon import Daemon, clean_environment, dolake_command
+from tests.harness.history import assert_lake_equals_oracle
 from tests.harness.kills import TARGETS, Killer, percentile
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.ports import free_port
 from tests.harness.source import Source

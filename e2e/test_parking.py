@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.harness.daemon import Daemon
+from tests.harness.history import assert_lake_equals_oracle
 from tests.harness.kills import TARGETS, Killer, percentile
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.source import Source
 from tests.harness.traffic import drain, url_of

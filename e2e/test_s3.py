@@ -12,7 +12,8 @@ import pytest
 from e2e.services.s3 import S3Server
 from tests.harness.daemon import HALVES, Daemon, clean_environment, dolake_command, status
 from tests.harness.fault_proxy import TcpProxy
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.history import assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.ports import free_port
 from tests.harness.shop_lake import assert_shop_is_complete

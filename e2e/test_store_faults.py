@@ -23,8 +23,9 @@ import pytest
 from e2e.services.s3 import S3Server
 from tests.harness.daemon import Daemon, status
 from tests.harness.faults import Fault, Installed
+from tests.harness.history import assert_lake_equals_oracle
 from tests.harness.http_faults import HttpProxy, requests
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.links import Chunk
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.posting import post, post_batch

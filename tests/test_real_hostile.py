@@ -15,7 +15,8 @@ import pytest
 from websockets.frames import Frame, Opcode
 
 from tests.harness.daemon import Daemon
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.history import assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle
 from tests.harness.source import batch_message, connect_message
 from tests.harness.traffic import drain, steady_traffic

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness.daemon import Daemon
+from tests.harness.history import assert_lake_equals_oracle
 from tests.harness.kills import TARGETS, Killer
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle
 from tests.harness.reader import PollingReader
 from tests.harness.traffic import drain, steady_traffic

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness.daemon import Daemon
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.history import assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.source import Source, connect_message, conversation, flush
 from tests.harness.traffic import drain, url_of

@@ -13,7 +13,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from tests.harness.daemon import Daemon, status
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.history import assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.source import Source, batch_message, connect_message, conversation, schema_message
 from tests.harness.traffic import Traffic, url_of

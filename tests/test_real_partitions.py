@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.harness.daemon import Daemon
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.history import assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Event, Oracle, ledger_event
 from tests.harness.source import Source
 from tests.harness.traffic import drain, url_of

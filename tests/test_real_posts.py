@@ -19,7 +19,8 @@ import pytest
 import zstandard
 
 from tests.harness.daemon import Daemon
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.history import assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.posting import JSON, Posted, post, post_batch
 from tests.harness.source import batch_message, connect_message, conversation, schema_message

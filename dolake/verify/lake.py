@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from pyiceberg.table.metadata import TableMetadataUtil
-
 from dolake.errors import DolakeError, MetadataMissing, ObjectDamaged, ObjectMissing
 from dolake.iceberg.catalog import TableCatalog
-from dolake.iceberg.contents import ContentsReader
+from dolake.iceberg.contents import ContentsReader, check_metadata
 from dolake.iceberg.metadata import LoadedTable
 from dolake.iceberg.objects import read_file
 from dolake.model import DEAD_LETTERS_TABLE, RESERVED_SUFFIX, TableName
@@ -54,7 +52,7 @@ def verify_lake(
         try:
             table = catalog.load(name) if catalog is not None else None
             if table is not None:
-                _check_metadata(table)
+                check_metadata(table)
                 tables.append(table)
         except (MetadataMissing, ObjectDamaged) as error:
             yield Damage("I10", str(name), f"cannot be loaded: {error}")
@@ -88,14 +86,6 @@ def verify_lake(
     if against_log is not None:
         found = verify_against_logs(disk, data, list(by_name.values()), around, table_of, redactor_of, against_log, progress)
         yield from _each(THE_LOG, found, note)
-
-
-def _check_metadata(table: LoadedTable) -> None:
-    """Against PyIceberg's model of it. Raises ObjectDamaged."""
-    try:
-        TableMetadataUtil.parse_obj(dict(table.metadata))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ObjectDamaged(f"{table.metadata_location} is no metadata of a table: {type(error).__name__}: {error}; restore it") from error
 
 
 def _each(subject: str, found: Iterator[Breach | Note], note: Callable[[Note], None]) -> Iterator[Breach]:

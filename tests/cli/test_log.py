@@ -14,7 +14,8 @@ import pytest
 
 from dolake.cli import run
 from tests.harness.daemon import Daemon, clean_environment, dolake_command
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.history import assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.source import Source, batch_message, connect_message, conversation, schema_message
 from tests.harness.traffic import drain, url_of
