@@ -48,21 +48,18 @@ def verify_lake(
     decoded once more and compared with its table, by `redactor_of` without what must not be seen; it counts what was compared.
     """
     tables: list[LoadedTable] = []
-    for name in names:
-        try:
-            table = catalog.load(name) if catalog is not None else None
-            if table is not None:
-                check_metadata(table)
-                tables.append(table)
-        except (MetadataMissing, ObjectDamaged) as error:
-            yield Damage("I10", str(name), f"cannot be loaded: {error}")
+    for item in _load(catalog, names):
+        if isinstance(item, Breach):
+            yield item
+        else:
+            tables.append(item)
     views: list[LogView] = []
     progress("logs")
-    for item in verify_logs(disk, directories, table_of):
-        if isinstance(item, LogView):
-            views.append(item)
+    for found_log in verify_logs(disk, directories, table_of):
+        if isinstance(found_log, LogView):
+            views.append(found_log)
         else:
-            yield item
+            yield found_log
     yield from verify_not_ahead(tables, views)
     elsewhere: list[Elsewhere] = []
     for one in verify_elsewhere(disk, data):
@@ -86,6 +83,18 @@ def verify_lake(
     if against_log is not None:
         found = verify_against_logs(disk, data, list(by_name.values()), around, table_of, redactor_of, against_log, progress)
         yield from _each(THE_LOG, found, note)
+
+
+def _load(catalog: TableCatalog | None, names: Sequence[TableName]) -> Iterator[LoadedTable | Breach]:
+    """The tables that there are, and which of them nobody can read."""
+    for name in names:
+        try:
+            table = catalog.load(name) if catalog is not None else None
+            if table is not None:
+                check_metadata(table)
+                yield table
+        except (MetadataMissing, ObjectDamaged) as error:
+            yield Damage("I10", str(name), f"cannot be loaded: {error}")
 
 
 def _each(subject: str, found: Iterator[Breach | Note], note: Callable[[Note], None]) -> Iterator[Breach]:
