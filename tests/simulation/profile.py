@@ -29,7 +29,7 @@ CATALOG = {
     "swap_slow": 0.2,
 }
 FOREIGN = {"foreign_change": 0.02, "foreign_change_between": 0.05}
-INDEX = {"index_create_eio": 0.05, "index_write_enospc": 0.05, "index_rename_eio": 0.2, "index_read_eio": 0.05}
+INDEX = {"index_create_eio": 0.1, "index_write_enospc": 0.05, "index_rename_eio": 0.2, "index_read_eio": 0.2}
 NETWORK = {"wire_cut": 0.02, "frame_twice": 0.02}
 PARTITIONS: list[tuple[tuple[str, ...], ...]] = [
     *([((),)] * 3),
