@@ -1,0 +1,74 @@
+"""The one shape in which a family of fault tests leaves its figures: a JSON file under build/faults, one for each family."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "build" / "faults"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`cases` is what the family counts (schedules, kills, inputs); `breaches` must be 0. `ran_at` is an ISO date, `commit` a short hash.
+
+    `figures` are numbers worth publishing; `detail` is for whoever looks into a run.
+    """
+
+    family: str
+    ran_at: str
+    commit: str
+    cases: int
+    breaches: int
+    seconds: float
+    figures: Mapping[str, float] = field(default_factory=dict)
+    detail: Any = None
+
+
+def write(
+    path: Path | str,
+    *,
+    family: str,
+    cases: int,
+    breaches: int,
+    seconds: float,
+    figures: Mapping[str, float] | None = None,
+    detail: Any = None,
+) -> Summary:
+    """Leaves a run's summary at `path`, dated today and with the commit that is checked out."""
+    ran_at = datetime.datetime.now(datetime.UTC).date().isoformat()
+    summary = Summary(family, ran_at, commit(), cases, breaches, round(seconds, 1), dict(figures or {}), detail)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def read(path: Path | str) -> Summary:
+    """Raises ValueError, naming the file and what is wrong with it."""
+    try:
+        said = json.loads(Path(path).read_text(encoding="utf-8"))
+        summary = Summary(**said)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no summary of a family: {error}") from error
+    datetime.date.fromisoformat(summary.ran_at)
+    for name in ("cases", "breaches"):
+        if not isinstance(getattr(summary, name), int):
+            raise ValueError(f"{path}: {name} is a whole number, not {getattr(summary, name)!r}")
+    return summary
+
+
+def commit() -> str:
+    """The short hash of what is checked out, with a + where it has been changed since; `unknown` outside a repository."""
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=7", "--dirty=+", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or "unknown"
