@@ -30,6 +30,7 @@ WEBSOCKET: list[tuple[str, Any, Any, Any, str, str, str, str]] = [
     ("not JSON", None, None, "{nonsense", "invalid_format", "frame", "{nonsense", "one JSON object"),
     ("an array", None, None, "[1, 2]", "invalid_format", "frame", "[1, 2]", "one JSON object"),
     ("half a message", None, None, '{"type": "cdc_batch", "events": [', "invalid_format", "frame", "cdc_batch", "one JSON object"),
+    ("a name that is no text", None, None, '{"\\ud800": 1}', "invalid_format", "\\ud800", "\\ud800", "lone surrogates"),
     ("not UTF-8", None, None, b'{"type": "\xff\xfe"}', "invalid_format", "frame", "xff", "is UTF-8 (byte 10 is not)"),
     ("Arrow too early", None, None, b"ARW1\0\0\0\0", "invalid_format", "frame", "ARW1", "one JSON object"),
     ("no type", BATCH, "type", ABSENT, "invalid_format", "type", "nothing", "is one of connect, schema, cdc_batch"),

@@ -421,3 +421,10 @@ def test_partitions_are_taken_as_they_are_written(tmp_path: Path) -> None:
     written = ("region", "day(created_at)", "bucket(16, payload.id)", 'truncate(4, "first name")', 'void("a(b)")', "hour(_cdc_timestamp)")
     toml = f"[tables.x]\npartition_by = {json.dumps(written)}"
     assert load(tmp_path, toml).settings_for("x").partition_by == written
+
+
+@pytest.mark.parametrize("toml", ["x = " + "[" * 5000, "x = " + "1" * 5000, 'x = "\\ud800"'])
+def test_a_file_that_pythons_limits_refuse_is_named_like_any_other(tmp_path: Path, toml: str) -> None:
+    """Nesting, and digits: neither is an error of TOML's (found by fuzzing)."""
+    (mistake,) = mistakes(tmp_path, toml, {}, {})
+    assert (mistake.field, mistake.rule[:12]) == ("config", "must be TOML")

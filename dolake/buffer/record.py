@@ -209,12 +209,7 @@ def decode_stored(frame: Frame, path: str) -> Entry:
         )
     if frame.codec not in _CODECS:
         raise LogRefused(f"{path}: byte {frame.position}: codec {frame.codec} is not known; open it with the version that wrote it")
-    position = FIXED_SIZE - 4
-    texts = []
-    for size in frame.sizes[:4]:
-        texts.append(frame.head[position : position + size].decode("utf-8", "surrogatepass"))
-        position += size
-    source, epoch, last_lsn, transaction_id = texts
+    source, epoch, last_lsn, transaction_id = _decode_texts(frame, path)
     mark = TransactionMark(transaction_id, bool(frame.flags & _LAST_OF_TRANSACTION)) if frame.flags & _IN_TRANSACTION else None
     return Entry(
         kind=RecordKind(frame.kind),
@@ -224,24 +219,42 @@ def decode_stored(frame: Frame, path: str) -> Entry:
         event_count=frame.event_count,
         content=frame.content,
         payload=frame.payload,
-        tables=decode_tables(frame),
+        tables=decode_tables(frame, path),
         last_event_sequence=frame.last_event_sequence,
         last_lsn=last_lsn,
         transaction=mark,
     )
 
 
-def decode_tables(frame: Frame) -> dict[str, int]:
-    """Events of each table in a record, in order of first appearance."""
+def _decode_texts(frame: Frame, path: str) -> list[str]:
+    position, texts = FIXED_SIZE - 4, []
+    try:
+        for size in frame.sizes[:4]:
+            texts.append(frame.head[position : position + size].decode("utf-8", "surrogatepass"))
+            position += size
+    except UnicodeDecodeError as error:
+        raise _unreadable(frame, path, error) from None
+    return texts
+
+
+def decode_tables(frame: Frame, path: str) -> dict[str, int]:
+    """Events of each table in a record, in order of first appearance. Raises LogCorrupt, however good the checksum is."""
     tables: dict[str, int] = {}
     head = frame.head
     position = len(head) - frame.sizes[4]
-    while position < len(head):
-        count, size = _TABLE.unpack_from(head, position)
-        position += _TABLE.size
-        tables[head[position : position + size].decode("utf-8", "surrogatepass")] = count
-        position += size
+    try:
+        while position < len(head):
+            count, size = _TABLE.unpack_from(head, position)
+            position += _TABLE.size
+            tables[head[position : position + size].decode("utf-8", "surrogatepass")] = count
+            position += size
+    except (UnicodeDecodeError, struct.error) as error:
+        raise _unreadable(frame, path, error) from None
     return tables
+
+
+def _unreadable(frame: Frame, path: str, error: Exception) -> LogCorrupt:
+    return LogCorrupt(path=path, position=frame.position, end=frame.end, reason=f"the checksum is right and the record is not: {error}")
 
 
 def _encode_tables(tables: Mapping[str, int]) -> bytes:

@@ -337,7 +337,7 @@ def check_frame(frame: Frame, *, previous: int, salt: int, offset: int) -> None:
 
 
 def _count(segment: ScannedSegment, frame: Frame, visit: Callable[[LogState, Frame], None] | None) -> None:
-    for table in decode_tables(frame):
+    for table in decode_tables(frame, segment.path):
         segment.tables[table] = frame.offset
     segment.record_count += 1
     if visit is not None:

@@ -45,6 +45,7 @@ SHOULD_RETRY = frozenset(
     }
 )
 MISTAKES_SHOWN_MAX = 100
+_MISTAKE_TEXT_MAX = 1024  # Of one of them: a field may be called by a name of megabytes.
 
 
 class AckStatus(enum.StrEnum):
@@ -174,10 +175,16 @@ def nack(reason: Reason, sequence: int, message: str, correlation_id: str | None
 
 def invalid(error: InvalidMessage) -> Nack:
     """`invalid_format`, naming the mistakes: as many as a person will read."""
-    shown = "; ".join(str(mistake) for mistake in error.mistakes[:MISTAKES_SHOWN_MAX])
+    shown = "; ".join(_short(str(mistake)) for mistake in error.mistakes[:MISTAKES_SHOWN_MAX])
     more = len(error.mistakes) - MISTAKES_SHOWN_MAX
     text = f"{shown}; and {more} more mistakes" if more > 0 else shown
+    # A source names fields as it likes, with lone surrogates too, which no answer could carry.
+    text = text.encode("utf-8", "backslashreplace").decode()
     return nack(Reason.INVALID_FORMAT, error.sequence, text, error.correlation_id)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MISTAKE_TEXT_MAX else text[: _MISTAKE_TEXT_MAX - 1] + "…"
 
 
 def no_flush(reason: str) -> dict[str, Any]:

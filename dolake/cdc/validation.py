@@ -236,7 +236,7 @@ CAPABILITIES = {
 }  # fmt: skip
 HEARTBEAT = {**_TIME, **_SOURCE, **_LAST_ACK, **_COMMON, "pendingEvents": Field(integer(0))}
 FLUSH_REQUEST = {**_TIME, **_SOURCE, **_COMMON, "reason": Field(one_of(*FLUSH_REASONS))}
-DISCONNECT = {**_TIME, **_COMMON, "sourceDoId": Field(source_name, required=False), "reason": Field(text(0))}
+DISCONNECT = {**_TIME, **_COMMON, "sourceDoId": Field(source_name, required=False), "reason": Field(text(0), required=False)}
 BATCH = {
     **_TIME, **_SOURCE, **_COMMON, **_EPOCH, **_SHARD,
     "events": Field(an_array), "sequenceNumber": Field(integer(0)), "firstEventSequence": Field(integer(-1)),

@@ -180,7 +180,7 @@ def _toml(draft: _Draft, key: str, path: str) -> dict[str, Any] | None:
             return tomllib.load(file)
     except OSError as error:
         draft.mistake(key, path, f"must be a file that can be read: {error.strerror}")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # Of TOML, of its letters, of Python's own limits on digits and nesting.
         draft.mistake(key, path, f"must be TOML: {error}")
     return None
 

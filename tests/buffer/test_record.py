@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
+
+import google_crc32c
 import pytest
 
 from dolake.buffer.record import FIXED, FIXED_SIZE, BadFrame, decode_record, encode_record, encode_structure, parse_frame, salt_crc
-from dolake.errors import LogRefused
+from dolake.errors import LogCorrupt, LogRefused
 from dolake.model import Entry, RecordKind, TransactionMark
 from tests.buffer.logtools import entry
 
@@ -118,3 +121,17 @@ def test_lengths_that_contradict_each_other_are_no_frame() -> None:
     FIXED.pack_into(data, 0, *fields)
     with pytest.raises(BadFrame, match="no frame begins here"):
         parse_frame(bytes(data), 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(FIXED_SIZE, b"\xff"), (-1, b"\xff"), (-20, b"\xff\xff")], ids=["a source", "a table's name", "a length"]
+)
+def test_a_record_that_is_none_in_spite_of_its_checksum_is_corrupt(place: int, value: bytes) -> None:
+    """Only a program could write it. It stops the log at its place, like any other bad byte (found by fuzzing)."""
+    data = bytearray(encoded(Entry(RecordKind.BATCH, "s", "", 1, 1, 1, b"", {"public.orders": 1})))
+    place %= len(data)
+    data[place : place + len(value)] = value
+    data[:4] = struct.pack("<I", google_crc32c.value(bytes(data[4:])))
+    with pytest.raises(LogCorrupt, match="the checksum is right and the record is not") as caught:
+        decode_record(parse_frame(bytes(data), 0), "log-1", "path")
+    assert (caught.value.position, caught.value.end) == (0, len(data))

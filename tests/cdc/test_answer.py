@@ -73,3 +73,13 @@ def test_as_many_mistakes_are_told_as_a_person_will_read():
     assert (told.sequence_number, told.correlation_id, told.should_retry) == (8, "c", False)
     assert "events.99.operation" in told.error_message
     assert told.error_message.endswith("; and 9900 more mistakes")
+
+
+@pytest.mark.parametrize("field", ["\ud800", "n" * 1_000_000])
+def test_a_field_with_a_name_that_no_answer_could_carry_is_told_all_the_same(field):
+    """A source may call a field by a lone surrogate, or by a megabyte: found by fuzzing, where it ended the connection."""
+    answer = encode_answer(invalid(InvalidMessage([Mistake(field, "7", "comes once")])))
+    assert len(answer) < 2000
+    told = decode_answer(answer)
+    assert told.reason == "invalid_format"
+    assert told.error_message.startswith(("\\ud800: comes once", "nnn"))

@@ -187,8 +187,26 @@ def open_configuration() -> Iterator[Check]:
 
 TARGETS = (
     Target("record", "only what was written is a record", records, plain(check_record), 300),
-    Target("forged record", "with a right checksum: a record that encodes to the same bytes, or LogCorrupt, LogRefused", records, plain(check_forged_record), 500),
-    Target("segment", "a scan gives what was written, from the first, or says where it is wrong", lambda: _segments()[:2], plain(check_segment), 400),
+    Target(
+        "forged record",
+        "with a right checksum: a record that encodes to the same bytes, or LogCorrupt, LogRefused",
+        records,
+        plain(check_forged_record),
+        500,
+    ),
+    Target(
+        "segment",
+        "a scan gives what was written, from the first, or says where it is wrong",
+        lambda: _segments()[:2],
+        plain(check_segment),
+        400,
+    ),
     Target("packed payload", "what does not unpack is BadContent", packed, plain(check_packed), 200),
-    Target("configuration", "settings, or ConfigurationError that names each mistake; nothing is created", lambda: CONFIGURATIONS, open_configuration, 300),
-)  # fmt: skip
+    Target(
+        "configuration",
+        "settings, or ConfigurationError that names each mistake; nothing is created",
+        lambda: CONFIGURATIONS,
+        open_configuration,
+        120,
+    ),
+)

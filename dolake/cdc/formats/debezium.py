@@ -115,6 +115,8 @@ class Debezium:
     def items(self, lines: Iterable[bytes]) -> Iterator[Item]:
         for text in self._lines.of(lines):
             try:
+                if not text.isascii():
+                    text.decode()
                 message = read_line(text)
                 ready = self._ready(message) if isinstance(message, Change) else None
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -91,10 +91,13 @@ class Native:
     def items(self, lines: Iterable[bytes]) -> Iterator[Item]:
         for text in self._lines.of(lines):
             try:
+                if not text.isascii():
+                    text.decode()
                 found = list(self._line(text))
-            except (msgspec.MsgspecError, ValueError) as error:
+            except (ValueError, RecursionError) as error:
                 self._unread += 1
-                raise InvalidInput(line=self._lines.number, reason=str(error)) from error
+                reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+                raise InvalidInput(line=self._lines.number, reason=reason) from error
             yield from found
 
     def _line(self, text: bytes) -> Iterator[Item]:

@@ -19,6 +19,9 @@ Convert = Callable[[bytes], bytes]
 DECIMAL_PRECISION_MAX = 38
 _QUOTE = ord('"')
 _SPECIAL_FLOATS = frozenset({"NaN", "Infinity", "-Infinity"})
+_BOOLEANS = {"t": b"true", "f": b"false"}
+_INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.ASCII)
 _MODIFIER = re.compile(r"\(([-\d, ]+)\)")
 _encode = msgspec.json.encode
 _decode_text = msgspec.json.Decoder(str).decode
@@ -75,8 +78,12 @@ def quoted(value: bytes) -> bytes:
 
 
 def unquoted(value: bytes) -> bytes:
-    """An integer, which a plugin may be told to send as a string."""
-    return value[1:-1] if value[0] == _QUOTE else value
+    """An integer, which a plugin may be told to send as a string. Raises ValueError for any other string."""
+    if value[0] != _QUOTE:
+        return value
+    if _INTEGER.fullmatch(value, 1, len(value) - 1) is None:
+        raise ValueError(f"must be an integer (got {value.decode()})")
+    return value[1:-1]
 
 
 def iso_timestamp(value: bytes) -> bytes:
@@ -84,14 +91,16 @@ def iso_timestamp(value: bytes) -> bytes:
 
 
 def iso_timestamptz(value: bytes) -> bytes:
-    """`"2026-11-20 15:30:18.12+00"` → `"2026-11-20T15:30:18.12+00:00"`."""
-    if value.endswith(b'BC"'):
+    """`"2026-11-20 15:30:18.12+00"` → `"2026-11-20T15:30:18.12+00:00"`. What is no string is not touched."""
+    if value[0] != _QUOTE or value.endswith(b'BC"'):
         return value
     value = value.replace(b" ", b"T", 1)
     return value[:-1] + b':00"' if value[-4:-3] in (b"+", b"-") else value
 
 
 def base64_of_hex(value: bytes) -> bytes:
+    if value[0] != _QUOTE:
+        raise ValueError(f"must be a string of hex digits (got {value.decode()})")
     digits = value[1:-1].removeprefix(b"\\\\x").removeprefix(b"\\x")
     return b'"' + binascii.b2a_base64(binascii.unhexlify(digits), newline=False) + b'"'
 
@@ -110,8 +119,12 @@ def _array_type(element: ColumnType) -> ColumnType:
 def _element(text: str, element: ColumnType) -> bytes:
     """One element of an array literal, as the wire has it."""
     if element.name == "boolean":
-        return b"true" if text == "t" else b"false"
+        if text not in _BOOLEANS:
+            raise ValueError(f"holds {text!r}, which is no boolean")
+        return _BOOLEANS[text]
     if (element.name in _NUMBERS or element.name.startswith("decimal")) and text not in _SPECIAL_FLOATS:
+        if _NUMBER.fullmatch(text) is None:
+            raise ValueError(f"holds {text!r}, which is no number")
         return text.encode()
     value: bytes = _encode(text)
     return element.convert(value) if element.convert is not None else value

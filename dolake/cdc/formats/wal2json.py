@@ -76,12 +76,15 @@ class Wal2json:
             if not text or text.isspace():
                 continue
             try:
+                if not text.isascii():
+                    text.decode()  # Values are passed on as they are, and not looked at by the decoder.
                 line = decode(text)
                 found = list(self._change(line) if line.action in _OPERATIONS else self._boundary(line, text))
-            except (msgspec.MsgspecError, ValueError) as error:
+            except (ValueError, RecursionError) as error:
                 self._sequence += 1  # The line keeps its number: those after it must not depend on whether it is mended.
                 # msgspec's errors are ValueErrors too; both say which value is wrong.
-                raise InvalidInput(line=self._line_number, reason=str(error)) from error
+                reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+                raise InvalidInput(line=self._line_number, reason=reason) from error
             yield from found
 
     def _boundary(self, line: _Line, text: bytes) -> Iterator[Commit]:

@@ -401,3 +401,10 @@ def test_the_shop_without_schemas_loses_no_event_and_no_value(shop: list[bytes])
 
 def _exact(row: Any) -> Any:
     return None if row is None else load_event(json.dumps(row).encode())
+
+
+def test_a_line_that_is_no_text_is_named_here() -> None:
+    """The daemon would refuse the whole batch around it (found by fuzzing)."""
+    with pytest.raises(InvalidInput) as caught:
+        decode(change("c", {"id": 1, "note": "u"}), change("c", {"id": 1, "note": "u"}).replace(b'"u"', b'"\xff"'))
+    assert caught.value.line == 2

@@ -100,3 +100,11 @@ def test_a_wrong_line_is_named_with_its_number_and_reason(line: bytes, reason: s
         decode(event(), line)
     assert caught.value.line == 2
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [b"[" * 100_000, b'"\xff"'])
+def test_a_line_that_no_daemon_would_take_is_named_here(value: bytes) -> None:
+    """Nested without end, or no UTF-8 (found by fuzzing)."""
+    with pytest.raises(InvalidInput) as caught:
+        decode(event(), event().replace(b"9}", value + b"}"))
+    assert caught.value.line == 2

@@ -130,3 +130,33 @@ def test_an_array_column_whose_first_value_has_two_dimensions_is_text() -> None:
     assert column.convert is not None
     assert column.convert(b'"{5}"') == b'"{5}"'
     assert column_type("integer[]", b'"[1:1][1:2]={{1,2}}"').name == "string"
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"),
+    [
+        *(("bigint", value) for value in ('""', '"1,2"', '"{}"', '"007"', '"0-"', '"NaN"', '"1.0"', '" 1"')),
+        *(("integer[]", value) for value in ('"{1,abc}"', '"{007}"', '"{1.}"', r'"{\"1],[2\"}"')),
+        ("boolean[]", '"{t,banana}"'),
+        ("bytea", "1234"),
+    ],
+)
+def test_what_is_not_of_its_type_is_refused_and_never_becomes_something_else(declared: str, value: str) -> None:
+    """Each made an event that is no JSON, or another value: found by fuzzing."""
+    convert = column_type(declared).convert
+    assert convert is not None
+    with pytest.raises(ValueError, match=r"."):
+        convert(value.encode())
+
+
+@pytest.mark.parametrize("value", ["1e-105", "-1", "null"])
+def test_a_moment_that_is_no_string_is_passed_on_as_it_is(value: str) -> None:
+    convert = column_type("timestamp with time zone").convert
+    assert convert is not None
+    assert convert(value.encode()) == value.encode()
+
+
+def test_integers_may_come_as_strings() -> None:
+    convert = column_type("bigint").convert
+    assert convert is not None
+    assert [convert(value) for value in (b'"-9223372036854775808"', b'"0"', b"7")] == [b"-9223372036854775808", b"0", b"7"]

@@ -211,3 +211,14 @@ def test_a_wrong_line_is_named_with_its_number_and_reason(line: bytes, reason: s
         decode(b"", change("I", [ID]), line)
     assert caught.value.line == 3
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [b"[" * 100_000, b'"\xff"', b'"\xed\xa0\x80"'])
+def test_a_line_that_no_daemon_would_take_is_named_here(value: bytes) -> None:
+    """Nested without end, or no UTF-8: such a line ended the command, or the batch around it (found by fuzzing)."""
+    line = change("I", [ID, NOTE]).replace(b'"n"', value)
+    decoder = Wal2json()
+    with pytest.raises(InvalidInput) as caught:
+        list(decoder.items([begin(), line]))
+    assert caught.value.line == 2
+    assert len(events(list(decoder.items([change("I", [ID, NOTE])])))) == 1, "what comes after it is read on"
