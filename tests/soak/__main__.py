@@ -33,9 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     for outcome in outcomes:
         totals.update(outcome.counts)
     family = "chaos" if asked.chaos else "soak"
-    print(
-        f"{family}: {len(outcomes)} runs, {sum(totals.values())} troubles, {sum(one.events for one in outcomes):,} events, {breaches} breaches"
-    )
+    events = sum(outcome.events for outcome in outcomes)
+    print(f"{family}: {len(outcomes)} runs, {sum(totals.values())} troubles, {events:,} events, {breaches} breaches")
     for name, count in sorted(totals.items()):
         print(f"  {count:5} {name}")
     if asked.json is not None:

@@ -1,4 +1,4 @@
-"""Whether the lake is what was sent: by DuckDB and PyIceberg, the changelog since the last time and the mirror whole; and `dolake verify`."""
+"""Whether the lake is what was sent, by DuckDB, PyIceberg and `dolake verify`: the changelog since the last time, the mirror whole."""
 
 from __future__ import annotations
 
