@@ -189,6 +189,8 @@ def world(folder: Path, seed: int, *, sources: int = 10, pause_s: float = 0.05, 
             **direct,
             "DOLAKE_FLUSH_AGE_S": "0.5",
             "DOLAKE_LOG_SEGMENT_BYTES": "1 MiB",
+            # So that a table's history, and with it what the writer remembers, has its full length within the warm-up.
+            "DOLAKE_COMMIT_SNAPSHOTS_KEPT": "10",
         }
         if store is not None:
             settings["DOLAKE_S3_ENDPOINT"] = store.through(direct["DOLAKE_S3_ENDPOINT"])
@@ -236,6 +238,7 @@ async def run_soak(place: World, seconds: float) -> Outcome:
             for writer in place.writers:
                 writer.change_schema()
         await place.round(cycle_s * 2 / 3, trouble=False)
+        place.outcome.counts = dict(place.hands.counts)
         print(f"  {time.monotonic() - place.began_s:6.0f} s  {place.outcome.line()}", flush=True)
     if not place.outcome.breaches:
         place.measure()
