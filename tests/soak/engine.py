@@ -48,6 +48,7 @@ class Outcome:
     troubles: int = 0
     drained_s: list[float] = field(default_factory=list)
     slopes: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     unnoticed: dict[str, int] = field(default_factory=dict)
@@ -168,6 +169,7 @@ class World:
 
     def measure(self) -> None:
         """Slopes of what lived long enough, and descriptors."""
+        self.outcome.memory = self.samples.curves()
         self.outcome.slopes = {role: round(found, 2) for role, found in self.samples.slopes(WARM_UP_S).items()}
         for role, found in self.outcome.slopes.items():
             if found > SLOPE_MIB_PER_MIN_MAX:
@@ -222,13 +224,12 @@ async def run_chaos(place: World, seconds: float) -> Outcome:
 
 async def run_soak(place: World, seconds: float) -> Outcome:
     """AT-111: a third of the time trouble, then as long calm again; one schema change; memory measured where it was calm."""
-    end_s = time.monotonic() + seconds
     for writer in place.writers:
         writer.declare()
     await place.round(min(5.0, seconds / 4), trouble=False)
     place.note_baseline()
-    number = 0
-    while time.monotonic() < end_s and not place.outcome.breaches:
+    end_s, number = time.monotonic() + seconds, 0
+    while (number == 0 or time.monotonic() < end_s) and not place.outcome.breaches:
         cycle_s = min(180.0, max(5.0, end_s - time.monotonic()))
         number += 1
         await place.round(cycle_s / 3, trouble=True, number=number)

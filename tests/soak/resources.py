@@ -37,6 +37,13 @@ class Samples:
                 self.series.setdefault(pid, []).append((now_s, rss_bytes(pid)))
                 self.descriptors[role] = max(count, self.descriptors.get(role, 0))
 
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """(second, MiB) of each role's longest-lived process, some thirty of them: for whoever wonders about a slope."""
+        found = {}
+        for pid, series in sorted(self.series.items(), key=lambda item: len(item[1])):
+            found[self.roles[pid]] = [(round(at_s), round(size / MIB, 1)) for at_s, size in series[:: max(1, len(series) // 30)]]
+        return found
+
     def slopes(self, warm_up_s: float) -> dict[str, float]:
         """MiB a minute of each role's longest-lived process, after its warm-up; none where it did not live twice as long."""
         found = {}
