@@ -18,11 +18,11 @@ FIGURES = ROOT / "docs" / "reliability.json"
 # family → what one case of it is, and the command that runs it. Others are listed too, by their name alone.
 FAMILIES: Mapping[str, tuple[str, str]] = {
     "simulation": ("simulated schedules", "python -m tests.simulation"),
-    "mutants": ("rules broken on purpose, each caught", "python -m tests.simulation.mutants"),
+    "mutants": ("rules broken on purpose, each caught", "python -m tests.simulation --mutants"),
     "nth": ("operations of disk, store and catalog failed, one a run", "python -m tests.simulation.nth"),
     "matrix": ("failpoint × way to fail × hit", "python -m tests.simulation.matrix"),
-    "kills": ("real SIGKILLs", "E2E_ROUNDS=20 pytest e2e"),
-    "bits": ("flipped bits, each found by `dolake verify`", "pytest tests/verify"),
+    "kills": ("real SIGKILLs of a daemon's parts", "E2E_ROUNDS=20 pytest e2e/test_kill.py"),
+    "bits": ("flipped bits, each found by `dolake verify`", "pytest tests/verify/test_damage.py"),
     "fuzz": ("hostile inputs", "python -m tests.fuzz"),
     "chaos": ("runs of nothing but trouble", "python -m tests.soak --chaos"),
     "soak": ("runs of trouble and calm", "python -m tests.soak"),

@@ -10,13 +10,12 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from tests.simulation.catching import Caught
+from tests.reliability import summary
+from tests.simulation.catching import SIMULATION, Caught
 from tests.simulation.changes import Changes
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.schedules import catch_all, run_all
@@ -95,12 +94,13 @@ def report(outcomes: Iterable[Outcome], asked: argparse.Namespace) -> int:
         print(f"  {count:9,} {name}")
     write_figures(
         asked,
-        {
-            "schedules": done,
+        family="simulation",
+        cases=done,
+        breaches=len(broken),
+        seconds=seconds,
+        figures={"steps": steps, "faults": sum(faults.values()), "fault_kinds": len(faults)},
+        detail={
             "seeds": [first, last],
-            "steps": steps,
-            "faults": sum(faults.values()),
-            "seconds": round(seconds, 1),
             "counts": dict(sorted(counts.items())),
             "breaches": [{"seed": outcome.seed, "breach": outcome.breach} for outcome in broken],
         },
@@ -122,6 +122,7 @@ def report_shrunk(seed: int, asked: argparse.Namespace) -> int:
 def report_mutants(caught: Iterable[Caught], asked: argparse.Namespace) -> int:
     """A line for each, as they are caught; then those that were not."""
     width = max(map(len, MUTANTS))
+    began_s = time.monotonic()
     found = []
     for one in caught:
         found.append(one)
@@ -132,13 +133,15 @@ def report_mutants(caught: Iterable[Caught], asked: argparse.Namespace) -> int:
     places = {mutant: place for place, mutant in enumerate(MUTANTS)}
     ordered = sorted(found, key=lambda one: places[one.mutant])
     rows = [{"mutant": one.mutant, "by": one.by, "seeds": one.seeds, "invariant": one.invariant, "breach": one.breach} for one in ordered]
-    write_figures(asked, {"mutants": rows})
+    seconds = time.monotonic() - began_s
+    figures = {"most_seeds": max(one.seeds for one in found), "by_scenario": sum(one.by != SIMULATION for one in found)}
+    write_figures(asked, family="mutants", cases=len(found), breaches=len(missed), seconds=seconds, figures=figures, detail=rows)
     return 1 if missed else 0
 
 
-def write_figures(asked: argparse.Namespace, figures: Mapping[str, Any]) -> None:
+def write_figures(asked: argparse.Namespace, **figures: Any) -> None:
     if asked.json is not None:
-        asked.json.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
+        summary.write(asked.json, **figures)
 
 
 def replay_command(seed: int, mutant: str, changes: Changes) -> str:

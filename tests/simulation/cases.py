@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+
+from tests.reliability import summary
 
 CHUNK = 8
 
@@ -59,8 +59,8 @@ def _run_chunk(run: Run, cases: Sequence[Case]) -> list[Result]:
 
 
 @dataclass
-class Summary:
-    """One family of cases. `figures` are what the family counts beside its cases."""
+class Cases:
+    """One family of cases, as they are run. `figures` are what the family counts beside its cases."""
 
     family: str
     figures: dict[str, Any]
@@ -96,5 +96,12 @@ class Summary:
             print(f"  {count:9,} {name}")
 
     def write(self, path: str) -> None:
-        said = {"family": self.family, **self.figures, "cases": self.case_count, "breaches": self.breaches}
-        Path(path).write_text(json.dumps({**said, "ways": self.ways, "counts": self.counts, "seconds": round(self.seconds, 1)}) + "\n")
+        summary.write(
+            path,
+            family=self.family,
+            cases=self.case_count,
+            breaches=len(self.breaches),
+            seconds=self.seconds,
+            figures=self.figures,
+            detail={"breaches": self.breaches, "ways": self.ways, "counts": {str(what): count for what, count in self.counts.items()}},
+        )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from dolake import failpoints
 from dolake.model import TableName
 from dolake.writer.flight import Stopped
-from tests.simulation.cases import Case, Result, Summary, run_cases
+from tests.simulation.cases import Case, Cases, Result, run_cases
 from tests.simulation.course import Course, run_course
 from tests.simulation.disk import Cut
 from tests.simulation.halves import WriterHalf
@@ -138,13 +138,13 @@ def main(arguments: list[str] | None = None) -> int:
     every = all_cases()
     chosen = [case for case in every if asked.point in ("", case.place) and asked.way in ("", case.way)]
     chosen = [case for case in chosen if asked.hit in (0, case.number)][:: asked.every]
-    summary = Summary("crash matrix", {"failpoints": len({case.place for case in every})})
+    cases = Cases("matrix", {"failpoints": len({case.place for case in every})})
     results = (run_case(case, printed=True) for case in chosen) if asked.hit else run_cases(run_case, chosen, asked.jobs)
-    summary.take(results, len(chosen), replay_command)
-    summary.print()
+    cases.take(results, len(chosen), replay_command)
+    cases.print()
     if asked.json:
-        summary.write(asked.json)
-    return 1 if summary.breaches else 0
+        cases.write(asked.json)
+    return 1 if cases.breaches else 0
 
 
 if __name__ == "__main__":

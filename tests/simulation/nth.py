@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dolake.errors import CatalogUnreachable, CommitConflict, StoreUnreachable
-from tests.simulation.cases import Case, Result, Summary, run_cases
+from tests.simulation.cases import Case, Cases, Result, run_cases
 from tests.simulation.course import LAKES, Course, run_course
 from tests.simulation.disk import Cut
 from tests.simulation.doors import CHANGES, Operation
@@ -215,13 +215,13 @@ def main(arguments: list[str] | None = None) -> int:
         chosen = [case for case in chosen if case.number == asked.at]
     chosen = chosen[:: asked.every]
     operations = sum(len({case.number for case in cases}) for cases in every.values())
-    summary = Summary("nth operation", {"operations": operations})
+    cases = Cases("nth", {"operations": operations})
     results = (run_case(case, printed=True) for case in chosen) if asked.at else run_cases(run_case, chosen, asked.jobs)
-    summary.take(results, len(chosen), replay_command)
-    summary.print()
+    cases.take(results, len(chosen), replay_command)
+    cases.print()
     if asked.json:
-        summary.write(asked.json)
-    return 1 if summary.breaches else 0
+        cases.write(asked.json)
+    return 1 if cases.breaches else 0
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def test_a_breach_is_told_with_the_command_that_shows_it_again(
     assert nth.main(["--lake", "local", "--jobs", "1", "--json", str(figures)]) == 1
     told = capsys.readouterr().out
     assert 'python -m tests.simulation.nth --lake local --at 7 --way "error"' in told
-    assert "nth operation: 1 operations, 1 cases" in told
+    assert "nth: 1 operations, 1 cases" in told
     written = json.loads(figures.read_text())
-    assert written["breaches"] == ["local: error at writer catalog swap 7: I7: there twice"]
-    assert written["cases"] == 1
+    assert written["detail"]["breaches"] == ["local: error at writer catalog swap 7: I7: there twice"]
+    assert (written["family"], written["cases"], written["breaches"]) == ("nth", 1, 1)

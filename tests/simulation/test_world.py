@@ -71,16 +71,17 @@ def test_a_scenario_finds_nothing_where_no_rule_is_broken(scenario: str) -> None
 
 def test_the_mutants_table_says_what_caught_each_and_which_none_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = parse(["--mutants", "--json", str(tmp_path / "figures.json")])
-    caught = catch_all(["fsync removed", "trim judged by a damaged prefix"], 10, jobs=1)
+    caught = catch_all(["ack before fsync", "trim judged by a damaged prefix"], 10, jobs=1)
     assert report_mutants([*caught, Caught("old keys left", "simulation", 10, "")], asked) == 1
     lines = {line[:40].strip(): line[40:].strip() for line in capsys.readouterr().out.splitlines()}
-    assert [what for mutant, what in lines.items() if mutant.startswith("fsync removed")] == ["simulation, after 1 seeds, I1"]
+    assert [what for mutant, what in lines.items() if mutant.startswith("ack before fsync")] == ["simulation, after 1 seeds, I1"]
     said = [*lines.values()]
     assert "a trim meets a damaged segment, after 1 seeds, I6" in said[1]
     assert "NOT CAUGHT by 10 seeds" in said[2]
-    figures = orjson.loads((tmp_path / "figures.json").read_bytes())["mutants"]
-    assert [(row["mutant"], row["invariant"], row["seeds"]) for row in figures] == [
-        ("fsync removed", "I1", 1),
+    figures = orjson.loads((tmp_path / "figures.json").read_bytes())
+    assert (figures["family"], figures["cases"], figures["breaches"]) == ("mutants", 3, 1)
+    assert [(row["mutant"], row["invariant"], row["seeds"]) for row in figures["detail"]] == [
+        ("ack before fsync", "I1", 1),
         ("trim judged by a damaged prefix", "I6", 1),
         ("old keys left", "", 10),
     ]
@@ -104,8 +105,8 @@ def test_a_breach_is_told_with_the_commands_that_show_it_again_and_make_it_small
     assert main(["--seeds", "0..2", "--jobs", "1", "--json", str(figures)]) == 0
     assert "2 schedules" in capsys.readouterr().out
     found = orjson.loads(figures.read_bytes())
-    assert (found["schedules"], found["seeds"], found["breaches"]) == (2, [0, 2], [])
-    assert found["faults"] > 0
+    assert (found["family"], found["cases"], found["breaches"], found["detail"]["seeds"]) == ("simulation", 2, 0, [0, 2])
+    assert found["figures"]["faults"] > 0
     assert main(["--seeds", "1", "--mutant", "fsync removed"]) == 1
     told = capsys.readouterr().out
     command = 'python -m tests.simulation --seeds 1 --mutant "fsync removed"'
