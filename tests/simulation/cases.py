@@ -103,5 +103,5 @@ class Cases:
             breaches=len(self.breaches),
             seconds=self.seconds,
             figures=self.figures,
-            detail={"breaches": self.breaches, "ways": self.ways, "counts": {str(what): count for what, count in self.counts.items()}},
+            detail={"breaches": self.breaches, "ways": dict(self.ways), "counts": dict(self.counts)},
         )
