@@ -114,6 +114,7 @@ METRICS: dict[str, Metric] = {
         "1 while the store or the catalog has failed so often that one try at a time is made, at each step of one backoff", "part"
     ),
     "dolake_circuit_failures_total": _counter("Tries that the store or the catalog did not answer, or refused", "part"),
+    "dolake_http_catalog_reports_total": _counter("Metrics reports that clients of the REST catalog sent in: scan or commit", "kind"),
     "dolake_http_requests_total": _counter("HTTP requests answered; status `gone`: the client left before", "path", "status"),
     "dolake_http_request_seconds": _histogram("From an HTTP request's head to its answer", "path"),
     "dolake_process_up_count": _gauge("1 while the process answers", "process"),

@@ -85,6 +85,14 @@ def pattern_expression(pattern: str) -> re.Pattern[str]:
     return re.compile(".*".join(re.escape(part) for part in normal_pattern(pattern).split("*")))
 
 
+def namespace_expression(pattern: str) -> re.Pattern[str]:
+    """The namespaces that a table which the pattern matches may lie in, and those above them, as an expression over full names."""
+    if normal_pattern(pattern) == "*":
+        return re.compile(".*", re.DOTALL)
+    namespace = ".*".join(re.escape(part) for part in normal_pattern(pattern).partition(".")[0].split("*"))
+    return re.compile(rf"{namespace}(\..*)?", re.DOTALL)
+
+
 class TablesLike(Collection[TableName]):
     """The tables that one of some patterns matches. Which exist it does not know, so that it has none to list."""
 

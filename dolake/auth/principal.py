@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dolake.errors import Forbidden
-from dolake.model import DEFAULT_NAMESPACE, pattern_expression
+from dolake.model import DEFAULT_NAMESPACE, namespace_expression, pattern_expression
 
 _SHOWN_MAX = 10  # Names and patterns in one sentence.
 
@@ -24,6 +24,7 @@ class Principal:
     sources: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     can_read: bool = False
+    can_change: bool = False
     is_admin: bool = False
     expires_ms: int | None = None
     digest: bytes = field(default=b"", repr=False)
@@ -36,6 +37,29 @@ class Principal:
         """Whether rows may go into this table, `namespace.name` or a bare name of `default`."""
         name = table if "." in table else f"{DEFAULT_NAMESPACE}.{table}"
         return any(expression.fullmatch(name) for expression in self._table_expressions)
+
+    def may_see(self, table: str) -> bool:
+        """Whether this table, `namespace.name`, is there for them in the catalog: all are, unless they have `tables`."""
+        return not self.tables or any(expression.fullmatch(table) for expression in self._table_expressions)
+
+    def may_see_namespace(self, namespace: str) -> bool:
+        """Whether a table that they see may lie in this namespace or below it; levels are joined by dots."""
+        return not self.tables or any(expression.fullmatch(namespace) for expression in self._namespace_expressions)
+
+    def require_visible(self, table: str) -> None:
+        """Raises Forbidden naming the table and the scope."""
+        if not self.may_see(table):
+            raise Forbidden(f"table: the token {self.name!r} sees {_listed(self.tables)} only (got {table[:300]})")
+
+    def require_visible_namespace(self, namespace: str) -> None:
+        """Raises Forbidden naming the namespace and the scope."""
+        if not self.may_see_namespace(namespace):
+            raise Forbidden(f"namespace: the token {self.name!r} sees {_listed(self.tables)} only (got {namespace[:300]})")
+
+    def require_changer(self) -> None:
+        """Raises Forbidden without `catalog`."""
+        if not self.can_change:
+            raise Forbidden(f"the token {self.name!r} may not change the catalog: it has no `catalog`")
 
     @property
     def may_send(self) -> bool:
@@ -76,9 +100,13 @@ class Principal:
     def _table_expressions(self) -> list[re.Pattern[str]]:
         return [pattern_expression(pattern) for pattern in self.tables]
 
+    @functools.cached_property
+    def _namespace_expressions(self) -> list[re.Pattern[str]]:
+        return [namespace_expression(pattern) for pattern in self.tables]
+
 
 # Where no tokens are configured: everybody who reaches the loopback address.
-ANYBODY = Principal("anybody", sources=("*",), tables=("*",), can_read=True, is_admin=True)
+ANYBODY = Principal("anybody", sources=("*",), tables=("*",), can_read=True, can_change=True, is_admin=True)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -44,6 +44,8 @@ class Grant(Protocol):
     @property
     def read(self) -> bool: ...
     @property
+    def catalog(self) -> bool: ...
+    @property
     def admin(self) -> bool: ...
     @property
     def expires_ms(self) -> int | None: ...
@@ -62,6 +64,7 @@ class TokenBook:
                 sources=tuple(grant.sources),
                 tables=tuple(grant.tables),
                 can_read=grant.read,
+                can_change=grant.catalog,
                 is_admin=grant.admin,
                 expires_ms=grant.expires_ms,
                 digest=digest_of_hash(grant.hash),

@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "serve": Command("dolake.cli.serve:serve_app", "Run a whole daemon: ingest, writer, http."),
     "ingest": Command("dolake.cli.serve:ingest_app", "Run the ingest half alone: sockets → log."),
     "writer": Command("dolake.cli.serve:writer_app", "Run the writer half alone: log → tables."),
+    "catalog": Command("dolake.cli.serve:catalog_app", "Serve the REST catalog alone, without a daemon."),
     "send": Command("dolake.cli.send:app", "Send a file of changes to a daemon, resuming where it stopped."),
     "flush": Command("dolake.cli.flush:app", "Commit what is in the log now: all tables, or one."),
     "status": Command("dolake.cli.status:app", "Show how a daemon stands; --watch looks again and again."),

@@ -22,6 +22,7 @@ def new(
     source: Annotated[list[str] | None, typer.Option("--source", metavar="PATTERN", help="It may send as these; `*` is anything.")] = None,
     table: Annotated[list[str] | None, typer.Option("--table", metavar="PATTERN", help="It may write these, as in `public.*`.")] = None,
     read: Annotated[bool, typer.Option("--read", help="It may read metrics, and why the daemon is not ready.")] = False,
+    catalog: Annotated[bool, typer.Option("--catalog", help="It may change the REST catalog; takes --read.")] = False,
     admin: Annotated[bool, typer.Option("--admin", help="It may flush every table.")] = False,
     expires_days: Annotated[int | None, typer.Option("--expires-days", min=1, max=36_500, help="Good for so many days.")] = None,
     as_json: Json = False,
@@ -33,7 +34,7 @@ def new(
 
     runtime = real_runtime()
     token = new_token(runtime.random)
-    grants: dict[str, Any] = {"hash": hash_of(token), "sources": source, "tables": table, "read": read, "admin": admin}
+    grants: dict[str, Any] = {"hash": hash_of(token), "sources": source, "tables": table, "read": read, "catalog": catalog, "admin": admin}
     if expires_days is not None:
         grants["expires"] = _moment(runtime.clock.now_ms() // 1000 * 1000 + expires_days * _DAY_MS)
     grants = {key: value for key, value in grants.items() if value}
@@ -59,10 +60,13 @@ def list_tokens(data: Data = None, config: Config = None, as_json: Json = False)
     if not tokens:
         print("no tokens: anybody who reaches the loopback address may do anything")
         return 0
-    table = plain_table(["token", "sources", "tables", "read", "admin", "expires"])
+    table = plain_table(["token", "sources", "tables", "read", "catalog", "admin", "expires"])
     for name, token in tokens.items():
         said = _grants(token)
-        cells = (*(", ".join(said[key]) for key in ("sources", "tables")), *("yes" if said[key] else "" for key in ("read", "admin")))
+        cells = (
+            *(", ".join(said[key]) for key in ("sources", "tables")),
+            *("yes" if said[key] else "" for key in ("read", "catalog", "admin")),
+        )
         table.add_row(name, *cells, said["expires"] or "never")
     stdout_console().print(table)
     return 0
@@ -93,6 +97,7 @@ def _grants(token: Any) -> dict[str, Any]:
         "sources": list(token.sources),
         "tables": list(token.tables),
         "read": token.read,
+        "catalog": token.catalog,
         "admin": token.admin,
         "expires": expires,
     }

@@ -38,9 +38,12 @@ class TokenSettings(Section):
     hash: str = Field(repr=False, description="of the token, as `dolake token new` prints it; never the token itself")
     sources: tuple[str, ...] = Field(default=(), description="patterns of the sourceDoIds that it may send as; `*` stands for anything")
     tables: tuple[str, ...] = Field(
-        default=(), description="patterns of the tables that it may write, as in `public.*`, by their names in the lake"
+        default=(),
+        description="patterns of the tables that it may write, and of those that it sees in the REST catalog, as in `public.*`, by their "
+        "names in the lake; without any it writes none and sees all",
     )
-    read: _Truth = Field(default=False, description="it may read metrics, and why the daemon is not ready")
+    read: _Truth = Field(default=False, description="it may read metrics, why the daemon is not ready, and the REST catalog")
+    catalog: _Truth = Field(default=False, description="it may also change the REST catalog: commit, create, rename, drop; takes `read`")
     admin: _Truth = Field(default=False, description="it may flush every table, not only those that it writes")
     expires: datetime | None = Field(default=None, description="when it stops being good, with offset; never unless set")
 

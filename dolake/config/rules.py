@@ -106,6 +106,13 @@ def _credentials(settings: Settings) -> Iterator[Breach]:
     if s3.credentials_file is not None and s3.access_key is not None:
         rule = "must not be given together with s3.access_key: keys come from one place"
         yield _breach("s3.credentials_file", s3.credentials_file, rule, "s3.access_key")
+    catalog = settings.catalog
+    if (catalog.access_key is None) != (catalog.secret_key is None):
+        missing, given = ("secret_key", "access_key") if catalog.secret_key is None else ("access_key", "secret_key")
+        yield _breach(f"catalog.{missing}", "nothing", f"must be given together with catalog.{given}", f"catalog.{given}")
+    if catalog.vend == "credentials" and catalog.access_key is None and s3.access_key is None:
+        rule = "must not be credentials without keys to give: set catalog.access_key and catalog.secret_key, or those of [s3]"
+        yield _breach("catalog.vend", catalog.vend, rule, "catalog.access_key", "s3.access_key")
     masking = next((pattern for pattern, table in settings.tables.items() if table.mask), None)
     if masking is not None and settings.mask_key is None:
         rule = f"is required by tables.{masking}.mask: without a key short values could be guessed from their hashes"
@@ -128,7 +135,9 @@ def _tokens(settings: Settings, tokens_known: bool) -> Iterator[Breach]:
         key = f"tokens.{name}"
         if not TOKEN_NAME.fullmatch(name):
             yield _breach(key, name, "must be a name of 1 to 64 letters, digits, `_` and `-`")
-        if bool(token.sources) != bool(token.tables):
+        if token.catalog and not token.read:
+            yield _breach(f"{key}.read", "false", f"must be true with {key}.catalog: who changes tables has to load them", f"{key}.catalog")
+        if bool(token.sources) != bool(token.tables) and (token.sources or not token.read):  # A reader's tables are those that it sees.
             missing, given = ("tables", "sources") if token.sources else ("sources", "tables")
             rule = f"must be given together with {key}.{given}: one without the other sends nothing"
             yield _breach(f"{key}.{missing}", "nothing", rule, f"{key}.{given}")

@@ -15,9 +15,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from dolake.column_types import parse_type
 from dolake.config.access import AuthSettings, TlsSettings, TokenSettings
+from dolake.config.catalog import CatalogSettings
 from dolake.config.limits import LimitSettings
 from dolake.config.section import Section
-from dolake.config.values import GIB, KIB, MIB, Bytes, Count, Port, Seconds, a_number
+from dolake.config.values import GIB, KIB, MIB, Bytes, Count, Port, Seconds, a_number, require_address
 from dolake.model import (
     COLUMN_NAME_RULE,
     RESERVED_COLUMN_PREFIX,
@@ -104,9 +105,7 @@ class S3Settings(Section):
     @field_validator("endpoint")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"https?://[^/\s]+/?", value):
-            raise ValueError("must be http://host:port or https://host:port")
-        return value
+        return require_address(value)
 
 
 class CommitSettings(Section):
@@ -244,7 +243,7 @@ class Settings(Section):
     data: str = Field(description="the data directory, DIR below: log, warehouse, catalog and control files; required")
     host: str = Field(default="127.0.0.1", description="address to listen on; only loopback while there are no tokens")
     port: Port = Field(default=8765, description="websocket port for sources; 0 takes a free one")
-    http_port: Port = Field(default=8181, description="port of health and metrics; 0 takes a free one")
+    http_port: Port = Field(default=8181, description="port of the REST catalog, health and metrics; 0 takes a free one")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="the least that is put on stderr")
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="lines on stderr: for people, or JSON; auto is for people on a terminal, JSON otherwise"
@@ -253,6 +252,7 @@ class Settings(Section):
     flush: FlushSettings = FlushSettings()
     warehouse: WarehouseSettings = Field(default_factory=WarehouseSettings.model_construct)
     s3: S3Settings = S3Settings()
+    catalog: CatalogSettings = CatalogSettings()
     commit: CommitSettings = CommitSettings()
     limits: LimitSettings = LimitSettings()
     auth: AuthSettings = AuthSettings()

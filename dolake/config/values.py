@@ -12,6 +12,13 @@ _UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1024 * GIB, 
 _SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)")
 
 
+def require_address(value: str | None) -> str | None:
+    """The address of a server, or none. Raises ValueError with the rule broken."""
+    if value is not None and not re.fullmatch(r"https?://[^/\s]+/?", value):
+        raise ValueError("must be http://host:port or https://host:port")
+    return value
+
+
 def a_number(value: object) -> object:
     """The environment has only text; `true` is not a number, though Python thinks it is 1."""
     if isinstance(value, bool):

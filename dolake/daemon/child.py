@@ -3,7 +3,7 @@
 A supervised child (`python -m dolake ROLE --supervised CHANNEL [LISTENER]`) gets its settings as one line of JSON over the
 channel, a socket to its supervisor, answers `ready`, hears of reloads by further lines (see `handover`), and ends at once
 when the other end closes: everything here survives a kill, so nothing is gained by outliving the one who would restart it.
-Alone (`dolake ingest`, `dolake writer`) the same half runs with settings from the command line, reads tokens and
+Alone (`dolake ingest`, `dolake writer`, `dolake catalog`) the same half runs with settings from the command line, reads tokens and
 certificates again on SIGHUP, and stops at the first SIGINT or SIGTERM, at once at the second.
 """
 
@@ -32,6 +32,9 @@ from dolake.daemon.reload import Reloading, announce
 from dolake.errors import ConfigurationError, DolakeError, Mistake
 
 ROLES = ("ingest", "writer", "http")
+# Which setting is the port of what runs alone and lets people in.
+_PORTS = {"ingest": "port", "catalog": "http_port"}
+_LISTENS = {"ingest": ("cdc", "ws", "/cdc"), "catalog": ("catalog", "http", "")}
 INTERRUPTED = 130
 
 # `run_ingest` and its like: settings, keyword arguments `ready`, `stop`, `listen` and `gate` where there is a socket; the exit code.
@@ -61,17 +64,20 @@ def main(arguments: list[str]) -> int:
 
 def run_alone(role: str, load: LoadSettings) -> int:
     """Runs one half without a supervisor, until a signal. Raises ConfigurationError."""
-    handover = Handover.read(load()) if role == "ingest" else Handover(load()).without_access()
+    handover = Handover.read(load()) if role in _PORTS else Handover(load()).without_access()
     settings, runtime = handover.settings, real_runtime()
     configure_logging(role, level=settings.log_level, format=settings.log_format)
     gate = handover.gate(runtime.clock)
-    listen = bind(settings, key="port") if role == "ingest" else None
+    listen = bind(settings, key=_PORTS[role]) if role in _PORTS else None
     os.makedirs(settings.data, exist_ok=True)
 
     def ready() -> None:
-        if listen is not None:
-            announce(settings)
-        log.info("ready", **({"cdc": f"{handover.scheme('ws')}://{address_of(listen)}/cdc"} if listen is not None else {}))
+        if listen is None:
+            log.info("ready")
+            return
+        announce(settings)
+        name, scheme, path = _LISTENS[role]
+        log.info("ready", **{name: f"{handover.scheme(scheme)}://{address_of(listen)}{path}"})
 
     def prepare(stop: asyncio.Event) -> None:
         def interrupt() -> None:
@@ -146,6 +152,7 @@ def load_half(role: str) -> Half:
         "ingest": ("dolake.ingest.main", "run_ingest"),
         "writer": ("dolake.writer.main", "run_writer"),
         "http": ("dolake.http.app", "run_http"),
+        "catalog": ("dolake.http.alone", "run_catalog"),
     }[role]
     half: Half = getattr(importlib.import_module(module), name)
     return half

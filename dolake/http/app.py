@@ -1,4 +1,6 @@
-"""The `http` process: batches by POST, health, readiness and metrics on one port. It never touches logs or tables.
+"""The `http` process: the REST catalog, batches by POST, health, readiness and metrics on one port.
+
+It never touches logs; tables only where somebody asks the catalog for one.
 
 It owns no state: each request is answered from what the ingest half (the hub of the control socket) says at that moment.
 
@@ -8,6 +10,7 @@ It owns no state: each request is answered from what the ingest half (the hub of
                        store and the catalog are asked (`circuits`: closed, open or half-open, since when, why, the next try)
     GET /metrics       Prometheus text
     POST /cdc          one batch or schema for the ingest half (see `posting`)
+    /v1/…              the Iceberg REST catalog (see `catalog`)
 
 Where there are tokens, `/metrics` asks for one with `read`. Health and readiness stay open, for load balancers have none; the
 reasons, which name tables and directories, are only for who may read.
@@ -28,7 +31,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dolake.auth.gate import Gate
 from dolake.auth.tokens import TokenBook
@@ -37,6 +40,8 @@ from dolake.clock import Runtime, real_runtime
 from dolake.config import Settings
 from dolake.control import ControlClient
 from dolake.errors import DaemonUnreachable, DolakeError, Forbidden, Unauthorized
+from dolake.http.catalog import CatalogApp
+from dolake.http.catalog_routes import PREFIX, template_of
 from dolake.http.connection import BoundedProtocol
 from dolake.http.entrance import Entrance
 from dolake.http.measured import Measured
@@ -52,10 +57,11 @@ _POST_S_MAX = 60.0
 _BODIES_BYTES = 128 << 20
 
 
-def build_app(client: ControlClient, relay: RelayClient, runtime: Runtime, gate: Gate, policy: PostPolicy) -> ASGIApp:
+def build_app(
+    client: ControlClient, relay: RelayClient, runtime: Runtime, gate: Gate, policy: PostPolicy, catalog: CatalogApp, own: Metrics
+) -> ASGIApp:
     """The routes over a control client that somebody else keeps connected, and a relay. `gate` knows who may do what."""
     prepare_to_render()
-    own = Metrics()
     entrance = Entrance(gate, own)
     posting = Posting(relay, runtime, gate, own, policy)
     own.set("dolake_process_started_seconds", runtime.clock.now_ms() / 1000, process="http")
@@ -102,10 +108,19 @@ def build_app(client: ControlClient, relay: RelayClient, runtime: Runtime, gate:
         Route("/metrics", metrics),
         Route("/cdc", posting.post, methods=["POST"]),
     ]
-    app = Starlette(
-        routes=routes, exception_handlers={HTTPException: _refusal, Unauthorized: entrance.refused, Forbidden: entrance.refused}
-    )
-    return Measured(app, own, runtime.clock, frozenset(route.path for route in routes))
+    app = Starlette(routes=routes, exception_handlers={HTTPException: refusal, Unauthorized: entrance.refused, Forbidden: entrance.refused})
+    paths = frozenset(route.path for route in routes)
+    return Measured(beside(catalog, app), own, runtime.clock, paths, PREFIX, template_of)
+
+
+def beside(catalog: ASGIApp, app: ASGIApp) -> ASGIApp:
+    """Both, by path: the catalog reads its own, for names in it may hold anything."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        below = scope["type"] == "http" and scope["raw_path"].startswith(PREFIX.encode())
+        await (catalog if below else app)(scope, receive, send)
+
+    return serve
 
 
 def _readiness(ready: bool, reasons: list[str], **more: Any) -> Response:
@@ -117,7 +132,8 @@ def _absence(error: DolakeError) -> str:
     return "the ingest half does not answer" if isinstance(error, DaemonUnreachable) else str(error)
 
 
-async def _refusal(_: Request, error: Exception) -> Response:
+async def refusal(_: Request, error: Exception) -> Response:
+    """What the routing library says no to, as JSON."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
 
@@ -158,7 +174,20 @@ async def run_http(
     relay = RelayClient(settings.relay_path, runtime, absent_s_max=_ABSENT_S_MAX, answer_s_max=_POST_S_MAX)
     payload_bytes_max = settings.limits.payload_bytes
     bodies_bytes_max = max(_BODIES_BYTES, 2 * BODY_PAYLOADS_MAX * payload_bytes_max)
-    app = build_app(client, relay, runtime, gate, PostPolicy(payload_bytes_max, bodies_bytes_max))
+    own = Metrics()
+    catalog = CatalogApp(settings, runtime, gate, own)
+    app = build_app(client, relay, runtime, gate, PostPolicy(payload_bytes_max, bodies_bytes_max), catalog, own)
+    await serve_until(stop, app, listen=listen, ready=ready, runtime=runtime, gate=gate)
+    await relay.close()
+    await client.close()
+    catalog.close()
+    return 0
+
+
+async def serve_until(
+    stop: asyncio.Event, app: ASGIApp, *, listen: socket.socket, ready: Callable[[], None], runtime: Runtime, gate: Gate
+) -> None:
+    """Serves `app` on `listen`, with the gate's TLS if it has any, until `stop`."""
     tls = gate.tls
     config = uvicorn.Config(
         app,
@@ -179,6 +208,3 @@ async def run_http(
     server.should_exit = True
     await serving
     stopping.cancel()
-    await relay.close()
-    await client.close()
-    return 0

@@ -77,6 +77,16 @@ class SqlTableCatalog:
             event.listen(self._engine, "do_connect", self._note_file)
             event.listen(self._engine, "checkout", self._require_same_file)
 
+    @property
+    def engine(self) -> Engine:
+        """The database, for who changes more than one row at once (`catalog_rows`)."""
+        return self._engine
+
+    @property
+    def rows_have_types(self) -> bool:
+        """Whether rows say what they are: those of views are not tables, and databases of old have none."""
+        return self._catalog._schema_version != "v0"
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -103,7 +113,7 @@ class SqlTableCatalog:
             raise ObjectDamaged(f"the row of {table} in {self._uri} names {location}: {error}; restore the catalog from a copy") from error
 
     def create(self, table: TableName, metadata: dict[str, Any]) -> LoadedTable:
-        created = LoadedTable(table, metadata, self._put_metadata(metadata, version=0))
+        created = LoadedTable(table, metadata, self.put_metadata(metadata, version=0))
         with self._reported("written"):
             with suppress(IntegrityError):  # Somebody else has just made it.
                 self._catalog.create_namespace_if_not_exists(table.namespace)
@@ -120,7 +130,7 @@ class SqlTableCatalog:
         if unmet := unmet_requirements(base.metadata, requirements):
             raise CommitConflict(f"{base.name}: {'; '.join(unmet)}")
         metadata = apply_updates(base, updates, self._runtime.clock.now_ms())
-        location = self._put_metadata(metadata, version=metadata_version(base.metadata_location) + 1)
+        location = self.put_metadata(metadata, version=metadata_version(base.metadata_location) + 1)
         failpoints.hit("catalog.before_swap")
         statement = (
             update(IcebergTables)
@@ -149,7 +159,7 @@ class SqlTableCatalog:
         if dropped != 1:
             raise CommitConflict(f"{base.name}: the table is not at {base.metadata_location} any more")
 
-    def _put_metadata(self, metadata: dict[str, Any], version: int) -> str:
+    def put_metadata(self, metadata: dict[str, Any], version: int) -> str:
         """Puts a metadata file under a name of its own; durable when this returns."""
         location = metadata_location(metadata["location"], version, self._runtime.random.uuid())
         failpoints.hit("catalog.before_metadata")

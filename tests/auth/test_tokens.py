@@ -24,6 +24,7 @@ class Grant:
     sources: tuple[str, ...] = ("*",)
     tables: tuple[str, ...] = ("*",)
     read: bool = False
+    catalog: bool = False
     admin: bool = False
     expires_ms: int | None = None
 
