@@ -15,6 +15,7 @@ _BEHIND_MS_MAX = 60_000
 
 
 def add_snapshot(change: TableChange, update: Update) -> None:
+    """A snapshot that no ref names yet; only one that is added right after the table's last change."""
     snapshot = update["snapshot"]
     _require_whole(change, snapshot)
     snapshot_id, number, last = snapshot["snapshot-id"], snapshot["sequence-number"], change.metadata["last-sequence-number"]
@@ -55,6 +56,7 @@ def _require_whole(change: TableChange, snapshot: dict[str, Any]) -> None:
 
 
 def set_snapshot_ref(change: TableChange, update: Update) -> None:
+    """A branch or tag, new or moved; `main` is the table's current snapshot."""
     name, snapshot_id = update["ref-name"], update["snapshot-id"]
     change.require_snapshot(snapshot_id, f"set-snapshot-ref: {name}")
     if name == MAIN and update["type"] != "branch":
