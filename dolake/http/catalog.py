@@ -29,7 +29,7 @@ from dolake.http.bodies import Bodies
 from dolake.http.catalog_actions import ACTIONS, Call
 from dolake.http.catalog_routes import route
 from dolake.iceberg.paging import PageRequest
-from dolake.iceberg.rest_errors import CatalogRefusal, forbidden, unavailable
+from dolake.iceberg.rest_errors import CatalogRefusal, forbidden, state_unknown, unavailable
 from dolake.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ class CatalogApp:
             response = _refused(unavailable(f"{error}; nothing was done: try again"))
         except Exception:  # The supervisor of one request: the next one is not its matter.
             log.exception("a request to the catalog failed")
-            response = _refused(CatalogRefusal(500, "InternalServerError", "the catalog failed: its log says how"))
+            words = "the catalog failed: its log says how"
+            response = _refused(state_unknown(words) if request.method in _CHANGING else CatalogRefusal(500, "InternalServerError", words))
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
