@@ -15,7 +15,7 @@ from dolake.iceberg.rest_commit import Planned, RestCommits
 from dolake.iceberg.rest_errors import bad_request, commit_failed, exists, no_table
 from dolake.iceberg.rest_reading import RestReading
 from dolake.iceberg.rest_requests import CreateTable, RegisterTable
-from dolake.iceberg.structure import fresh_structure
+from dolake.iceberg.structure import fresh_structure, judged
 from dolake.iceberg.table_change import outside
 from dolake.iceberg.updates import checked_properties
 from dolake.storage.store import ObjectStore
@@ -131,11 +131,9 @@ class RestTables:
             data = self._store.get(location)
         except ObjectMissing:
             raise bad_request(f"metadata-location: there is nothing at {location}") from None
-        try:
-            metadata = from_bytes(data)
-            TableMetadataUtil.parse_obj(from_bytes(data))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise bad_request(f"metadata-location: not a table's metadata: {str(error)[:300]}") from None
+        metadata = judged("metadata-location: not a table's metadata", lambda: from_bytes(data))
+        # Parsed once more, for PyIceberg changes what it is given.
+        judged("metadata-location: not a table's metadata", lambda: TableMetadataUtil.parse_obj(from_bytes(data)))
         if metadata["format-version"] > FORMAT_VERSION:
             raise bad_request(f"metadata-location: format version {metadata['format-version']}: tables here have {FORMAT_VERSION}")
         self._require_inside(str(metadata["location"]), "the metadata's location")

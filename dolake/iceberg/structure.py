@@ -52,15 +52,15 @@ def checked_schema(sent: Mapping[str, Any]) -> Schema:
     for kind in ("fields", "type"):
         if kind not in sent:
             raise bad_request(f"schema: `{kind}` is missing")
-    schema = _judged("schema", lambda: Schema.model_validate(sent))
+    schema = judged("schema", lambda: Schema.model_validate(sent))
     twice = [number for number, count in Counter(field_ids(sent["fields"])).items() if count > 1]
     if twice:
         raise bad_request(f"schema: a field id stands for one field only (got {twice[:10]} more than once)")
     for field in _nested(schema):
         if field.initial_default is not None:
             raise bad_request(f"schema: {field.name}: `initial-default` belongs to format version 3: tables here have version 2")
-    _judged("schema", lambda: schema.check_format_version_compatibility(FORMAT_VERSION))
-    _judged("schema", lambda: schema.column_names)  # Two columns of one name are found here.
+    judged("schema", lambda: schema.check_format_version_compatibility(FORMAT_VERSION))
+    judged("schema", lambda: schema.column_names)  # Two columns of one name are found here.
     return schema
 
 
@@ -71,13 +71,13 @@ def checked_spec(sent: Mapping[str, Any]) -> PartitionSpec:
         raise bad_request("partition spec: two of its fields have one name")
     # What ids the fields get is not judged here; PyIceberg wants some.
     fields = [{"field-id": 1000 + place, **field} for place, field in enumerate(sent["fields"])]
-    return _judged("partition spec", lambda: PartitionSpec.model_validate({"spec-id": 0, **sent, "fields": fields}))
+    return judged("partition spec", lambda: PartitionSpec.model_validate({"spec-id": 0, **sent, "fields": fields}))
 
 
 def checked_order(sent: Mapping[str, Any]) -> SortOrder:
     """Raises CatalogRefusal (400)."""
     _shaped("sort order", sent, _Order)
-    return _judged("sort order", lambda: SortOrder.model_validate({"order-id": 0, **sent}))
+    return judged("sort order", lambda: SortOrder.model_validate({"order-id": 0, **sent}))
 
 
 def require_together(metadata: Mapping[str, Any]) -> None:
@@ -85,8 +85,8 @@ def require_together(metadata: Mapping[str, Any]) -> None:
     schema = Schema.model_validate(_of(metadata, "schemas", "schema-id", "current-schema-id"))
     spec = PartitionSpec.model_validate(_of(metadata, "partition-specs", "spec-id", "default-spec-id"))
     order = SortOrder.model_validate(_of(metadata, "sort-orders", "order-id", "default-sort-order-id"))
-    _judged("the partition spec in force", lambda: spec.check_compatible(schema))
-    _judged("the sort order in force", lambda: order.check_compatible(schema))
+    judged("the partition spec in force", lambda: spec.check_compatible(schema))
+    judged("the sort order in force", lambda: order.check_compatible(schema))
 
 
 def fresh_structure(
@@ -99,10 +99,10 @@ def fresh_structure(
     sent_schema = checked_schema(schema)
     sent_spec, sent_order = checked_spec(spec or _UNPARTITIONED), checked_order(order or _UNSORTED)
     new_schema = assign_fresh_schema_ids(sent_schema)
-    new_spec = _judged("partition spec", lambda: assign_fresh_partition_spec_ids(sent_spec, sent_schema, new_schema))
-    new_order = _judged("sort order", lambda: assign_fresh_sort_order_ids(sent_order, sent_schema, new_schema))
-    _judged("partition spec", lambda: new_spec.check_compatible(new_schema))
-    _judged("sort order", lambda: new_order.check_compatible(new_schema))
+    new_spec = judged("partition spec", lambda: assign_fresh_partition_spec_ids(sent_spec, sent_schema, new_schema))
+    new_order = judged("sort order", lambda: assign_fresh_sort_order_ids(sent_order, sent_schema, new_schema))
+    judged("partition spec", lambda: new_spec.check_compatible(new_schema))
+    judged("sort order", lambda: new_order.check_compatible(new_schema))
     return (
         {**_json(new_schema), "schema-id": 0},
         {**_json(new_spec), "spec-id": 0},
@@ -131,8 +131,8 @@ def _shaped(what: str, sent: Mapping[str, Any], kind: type[T]) -> T:
         raise bad_request(f"{what}: {error}") from None
 
 
-def _judged(what: str, judge: Callable[[], T]) -> T:
-    """PyIceberg's verdict. It says no in many ways; whatever it is, what was sent is at fault."""
+def judged(what: str, judge: Callable[[], T]) -> T:
+    """PyIceberg's verdict on what was sent. It says no in many ways; each is a CatalogRefusal (400)."""
     try:
         return judge()
     except (ValidationError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:

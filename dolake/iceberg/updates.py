@@ -128,16 +128,15 @@ def _add_schema(change: TableChange, update: Update) -> None:
     said = update.get("last-column-id")
     if said is not None and said < highest:
         raise bad_request(f"add-schema: last-column-id {said} is below the schema's own highest field id, {highest}")
-    # As one schema is like another whose identifier fields are left out or none.
-    plain = {key: value for key, value in schema.items() if key != "identifier-field-ids" or value}
-    same = _same_schema_id(change, plain)
+    same = _same_schema_id(change, schema)
     change.added["schemas"] = _next_id(change, "schemas", "schema-id") if same is None else same
     if same is None:
-        change.append("schemas", {**plain, "schema-id": change.added["schemas"]})
+        change.append("schemas", {**schema, "schema-id": change.added["schemas"]})
     change.metadata["last-column-id"] = max(last, highest, said or 0)
 
 
 def _same_schema_id(change: TableChange, schema: Mapping[str, Any]) -> int | None:
+    # Identifier fields that are left out are none.
     for other in change.items("schemas"):
         if other["fields"] == schema["fields"] and (other.get("identifier-field-ids") or []) == (schema.get("identifier-field-ids") or []):
             return int(other["schema-id"])
