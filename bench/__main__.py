@@ -17,6 +17,7 @@ from bench.directories import directories
 from bench.fairness import fairness
 from bench.machine import machine_id, use_cores
 from bench.mirrors import mirrors
+from bench.rest import rest
 from bench.streaming import BATCH_EVENTS, latency, throughput
 
 RESULTS = Path(__file__).parent.parent / "build" / "bench.json"
@@ -36,6 +37,7 @@ class Size:
     mirror_events: int
     hour: tuple[int, int, int]  # rows before, flushes, events of each
     pyiceberg: tuple[int, int, int]  # rows before, batches, events of each
+    rest_commits: int
 
 
 FULL = Size(
@@ -50,6 +52,7 @@ FULL = Size(
     mirror_events=2_000_000,
     hour=(1_000_000, 720, 2_000),
     pyiceberg=(1_000_000, 4, 10_000),
+    rest_commits=10_000,
 )
 SMALL = Size(
     events=40_000,
@@ -63,8 +66,9 @@ SMALL = Size(
     mirror_events=10_000,
     hour=(5_000, 5, 1_000),
     pyiceberg=(5_000, 1, 1_000),
+    rest_commits=20,
 )
-BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories", "fairness", "mirrors")
+BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories", "fairness", "mirrors", "rest")
 
 
 def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -86,6 +90,8 @@ def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str],
             results[name] = fairness(directory, size.fairness_s)
         elif name == "mirrors":
             results[name] = mirrors(directory, size.mirror_rows, size.mirror_events, size.hour, size.pyiceberg)
+        elif name == "rest":
+            results[name] = rest(directory, size.rest_commits)
     if "throughput" in results and "baseline" in results:
         results["times_the_baseline"] = round(
             results["throughput"]["committed_events_per_s"] / results["baseline"]["committed_events_per_s"], 1

@@ -41,6 +41,7 @@ def test_every_benchmark_runs_and_leaves_its_figures(tmp_path: Path) -> None:
     assert 20_000 < mirrored["rows_after"] < 30_000
     assert results["mirrors"]["times_pyiceberg"] > 0
     assert results["mirrors"]["read cost"]["delete_files"] == 5
+    assert (results["rest"]["commits"], results["rest"]["all_kept"]["snapshots"]) == (20, 20)
     assert "committed events per s" in done.stdout
     assert list(tmp_path.iterdir()) == [tmp_path / "bench.json"]  # The data is gone with the run.
 
