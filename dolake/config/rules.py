@@ -141,7 +141,7 @@ def _tokens(settings: Settings, tokens_known: bool) -> Iterator[Breach]:
             missing, given = ("tables", "sources") if token.sources else ("sources", "tables")
             rule = f"must be given together with {key}.{given}: one without the other sends nothing"
             yield _breach(f"{key}.{missing}", "nothing", rule, f"{key}.{given}")
-        elif not (token.sources or token.read or token.admin):
+        elif not (token.sources or token.read or token.admin or token.catalog):
             yield _breach(key, "nothing", "must allow something: sources and tables, read, or admin")
         if token.hash in names:
             yield _breach(f"{key}.hash", "the same", f"must differ from that of tokens.{names[token.hash]}: each token has one name")

@@ -94,3 +94,19 @@ def test_anybody_may_do_anything() -> None:
 
 def test_a_digest_is_not_printed() -> None:
     assert "31337" not in repr(Principal("x", digest=b"31337"))
+
+
+def test_who_has_tables_sees_these_and_their_namespaces_and_who_has_none_sees_all() -> None:
+    some = Principal("some", tables=("shop.o*", "eu*.north", "orders"))
+    assert [some.may_see(name) for name in ("shop.orders", "shop.lines", "europe.north", "default.orders", "bank.x")] == [
+        *(True, False, True, True, False)
+    ]
+    assert [some.may_see_namespace(name) for name in ("shop", "shop.deeper", "europe", "default", "bank", "shopping")] == [
+        *(True, True, True, True, False, False)
+    ]
+    assert Principal("all").may_see("bank.x")
+    assert Principal("star", tables=("*",)).may_see_namespace("anything.at.all")
+    with pytest.raises(Forbidden, match=r"sees `shop\.o\*`"):
+        some.require_visible("bank.x")
+    with pytest.raises(Forbidden, match="has no `catalog`"):
+        Principal("all", can_read=True).require_changer()
