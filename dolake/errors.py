@@ -157,6 +157,43 @@ class TableStopped(DolakeError):
         self.table, self.reason, self.field, self.rule = table, reason, field, rule or reason
 
 
+class NoSuchPoint(DolakeError):
+    """A table has no snapshot at a point of its history.
+
+    `kind` says why: `future`, `before-first`, `expired`, `unknown` or `ambiguous`. `oldest` is the oldest snapshot of `main`
+    that is still there.
+    """
+
+    exit_code = 5
+
+    def __init__(self, *, table: str, point: str, kind: str, reason: str, oldest: int | None) -> None:
+        super().__init__(f"{table} has nothing at {point} ({kind}): {reason}")
+        self.table, self.point, self.kind, self.reason, self.oldest = table, point, kind, reason, oldest
+
+
+class RefRefused(DolakeError):
+    """A tag or a branch is not made, deleted or published: `kind` is `exists`, `missing`, `protected` or `diverged`."""
+
+    exit_code = 5
+
+    def __init__(self, *, table: str, name: str, kind: str, reason: str) -> None:
+        super().__init__(f"{table}: {reason}")
+        self.table, self.name, self.kind, self.reason = table, name, kind, reason
+
+
+class Diverged(RefRefused):
+    """A branch cannot be published: `main` is not an ancestor of it. Counts are of what each side has and the other has not.
+
+    Rows are those added and those deleted, by the snapshots' own summaries.
+    """
+
+    def __init__(self, *, table: str, name: str, main: tuple[int, int, int], branch: tuple[int, int, int]) -> None:
+        ours, theirs = (f"{count} snapshots (+{added:,} -{deleted:,} rows)" for count, added, deleted in (main, branch))
+        reason = f"main is not an ancestor of branch {name}: main alone has {ours}, the branch alone {theirs}"
+        super().__init__(table=table, name=name, kind="diverged", reason=f"{reason}; write the rows to a branch made from main now")
+        self.main, self.branch = main, branch
+
+
 class DaemonUnreachable(DolakeError):
     """No daemon answers for this data directory."""
 

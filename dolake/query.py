@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import duckdb
 import pyarrow as pa
 
-from dolake.errors import DolakeError, QueryRefused
+from dolake.errors import DolakeError, NoSuchPoint, QueryRefused
 from dolake.iceberg.catalog import TableCatalog
+from dolake.iceberg.points import Point, snapshot_at
 from dolake.model import DEFAULT_NAMESPACE, TableName
 from dolake.storage.store import ObjectStore
 
@@ -31,11 +32,12 @@ BATCH_ROWS = 10_000
 
 
 class Connection:
-    """A DuckDB with its views. `unreadable` says which tables have none, and why."""
+    """A DuckDB with its views. `unreadable` says which tables have none, and why; `absent` which had no snapshot at the point asked for."""
 
     def __init__(self, duck: duckdb.DuckDBPyConnection, unreadable: dict[str, str]) -> None:
         self.duck = duck
         self.unreadable = unreadable
+        self.absent: dict[TableName, NoSuchPoint] = {}
 
     def close(self) -> None:
         self.duck.close()
@@ -56,8 +58,8 @@ class Result:
             raise QueryRefused(str(error)) from error
 
 
-def open_connection(catalog: TableCatalog | None, store: ObjectStore) -> Connection:
-    """`catalog` None: no tables."""
+def open_connection(catalog: TableCatalog | None, store: ObjectStore, at: Point | None = None, now_ms: int = 0) -> Connection:
+    """`catalog` None: no tables. With `at` each is as it was at that point of its own history; `now_ms` says what is still to come."""
     duck = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
     for name in _EXTENSIONS:
         duck.load_extension(str(_extension_path(name)))
@@ -72,7 +74,9 @@ def open_connection(catalog: TableCatalog | None, store: ObjectStore) -> Connect
     if catalog is not None:
         for table in catalog.list_tables():
             try:
-                _create_view(duck, catalog, table)
+                _create_view(duck, catalog, table, at, now_ms)
+            except NoSuchPoint as error:
+                connection.absent[table] = error
             except (duckdb.Error, DolakeError) as error:
                 connection.unreadable[str(table)] = str(error)
     duck.execute(f"SET search_path = '\"{DEFAULT_NAMESPACE}\",main'")
@@ -80,11 +84,16 @@ def open_connection(catalog: TableCatalog | None, store: ObjectStore) -> Connect
 
 
 def run_query(connection: Connection, sql: str) -> Result:
-    """Runs one statement. Raises QueryRefused with DuckDB's own words when it is wrong, or does more than read."""
+    """Runs one statement. Raises QueryRefused with DuckDB's own words when it is wrong, or does more than read.
+
+    Raises NoSuchPoint where it names a table that was not there at the point asked for.
+    """
     try:
         _require_reading(connection.duck, sql)
         return Result(connection.duck.execute(sql).to_arrow_reader(BATCH_ROWS))
     except (duckdb.Error, RuntimeError) as error:
+        if absent := next((reason for table, reason in connection.absent.items() if _names(sql, table)), None):
+            raise absent from error
         named = [f"\n{table} cannot be read: {reason}" for table, reason in connection.unreadable.items() if table in sql]
         raise QueryRefused(str(error) + "".join(named)) from error
 
@@ -102,13 +111,20 @@ def _require_reading(duck: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise QueryRefused(f"only statements that read are run, and this is {kind.name}")
 
 
-def _create_view(duck: duckdb.DuckDBPyConnection, catalog: TableCatalog, table: TableName) -> None:
+def _names(sql: str, table: TableName) -> bool:
+    """Whether the table may be meant: a statement that fails for want of it is not taken apart."""
+    namespace = rf'(?:"?{table.namespace}"?\.){"?" if table.namespace == DEFAULT_NAMESPACE else ""}'
+    return re.search(rf'(?<![\w."]){namespace}"?{table.name}(?!\w)', sql, re.IGNORECASE) is not None
+
+
+def _create_view(duck: duckdb.DuckDBPyConnection, catalog: TableCatalog, table: TableName, at: Point | None, now_ms: int) -> None:
     loaded = catalog.load(table)
     if loaded is None:  # Dropped since it was listed.
         return
+    snapshot = f", snapshot_from_id => {snapshot_at(loaded, at, now_ms)['snapshot-id']}" if at is not None else ""
     duck.execute(f'CREATE SCHEMA IF NOT EXISTS "{table.namespace}"')
     name = f'"{table.namespace}"."{table.name}"'
-    duck.execute(f"CREATE VIEW {name} AS SELECT * FROM iceberg_scan({_quoted(loaded.metadata_location)})")
+    duck.execute(f"CREATE VIEW {name} AS SELECT * FROM iceberg_scan({_quoted(loaded.metadata_location)}{snapshot})")
 
 
 def _use_s3(duck: duckdb.DuckDBPyConnection, access: S3Access) -> None:

@@ -84,6 +84,18 @@ class LogReader:
         with self._reading():
             return self._names()[0].first_offset
 
+    def whole_from(self) -> int:
+        """The offset from which on nothing is missing: below the bound of a trim that was cut short any segment may be gone."""
+        with self._reading():
+            names = [name for name in self._names() if not name.quarantined]
+            first = names[-1].first_offset
+            for name in reversed(names[:-1]):
+                footer = self._footer(name) if name.state == SEALED else None
+                if footer is not None and footer.end < first:
+                    break
+                first = name.first_offset if footer is not None else first
+        return first
+
     def synced_end(self) -> int:
         """The first offset that must not be read. Until the ingest half has opened the log it may be below the truth.
 

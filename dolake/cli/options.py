@@ -11,13 +11,16 @@ import typer
 
 from dolake.config import Settings, load_settings, process_environment
 from dolake.config.rules import is_loopback
+from dolake.errors import ConfigurationError, Mistake
 
 if TYPE_CHECKING:
     from dolake.cdc.dial import Dial
+    from dolake.iceberg.points import Point
 
 Data = Annotated[str | None, typer.Option("--data", metavar="DIR", help="The data directory.")]
 Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="Settings; DIR/dolake.toml or ./dolake.toml if present.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+At = Annotated[str | None, typer.Option("--at", metavar="POINT", help="A point of the table's history; its newest snapshot unless given.")]
 # How a daemon is reached that wants to know who comes.
 Token = Annotated[str | None, typer.Option("--token", help="Who we are; better in DOLAKE_TOKEN, where other users do not see it.")]
 Ca = Annotated[str | None, typer.Option("--ca", metavar="FILE", help="Over wss: the CA to trust, in place of the system's.")]
@@ -37,6 +40,16 @@ def dial_with(url: str, token: str | None, ca: str | None, certificate: str | No
             print(f"dolake: the token travels to {address.hostname} in the clear; with wss:// it would not", file=sys.stderr)
     tls = client_context(ca, certificate, key) if ca or certificate or key else None
     return websocket_dial(token, tls)
+
+
+def point_of(text: str, option: str) -> Point:
+    """A point in a table's history (`iceberg.points`). Raises ConfigurationError."""
+    from dolake.iceberg.points import parse_point
+
+    try:
+        return parse_point(text)
+    except ValueError as error:
+        raise ConfigurationError([Mistake(option, text, str(error))]) from None
 
 
 def settings_from(

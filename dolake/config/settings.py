@@ -54,6 +54,12 @@ class LogSettings(Section):
         default="none", description="how new batches are stored in the log: none, or zstd (a tenth of the disk for some processor time)"
     )
 
+    retain_s: Annotated[float, BeforeValidator(a_number), Field(ge=0, le=90 * 86_400, allow_inf_nan=False)] = Field(
+        default=0.0,
+        description="segments of which everything is committed are kept so long after that, as far as the disk has room: so far back "
+        "reaches `dolake rollback --rewind`. A writer that starts reads over them",
+    )
+
     @field_validator("directories", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

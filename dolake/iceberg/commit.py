@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pyiceberg.manifest import ManifestContent, ManifestEntry, ManifestFile
+from pyiceberg.manifest import ManifestContent, ManifestEntry, ManifestFile, read_manifest_list
 
 from dolake import failpoints
 from dolake.clock import Runtime
@@ -36,6 +36,7 @@ from dolake.iceberg.manifests import (
 from dolake.iceberg.metadata import LoadedTable, snapshots_by_id
 from dolake.iceberg.names import attempt_prefix
 from dolake.iceberg.plan import CommitPlan, CommitPolicy, Delta, Verdict, judge, plan_commit, plan_schema, plan_spec, shape_of_spec
+from dolake.iceberg.restore import plan_restore
 from dolake.iceberg.summary import NO_FILES, FileCounts
 from dolake.model import TableName
 from dolake.storage.store import ObjectStore
@@ -91,6 +92,7 @@ class _Manifests:
     manifests: list[ManifestFile] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
     removed: FileCounts = NO_FILES
+    restored: FileCounts = NO_FILES
 
     @property
     def sequence_number(self) -> int:
@@ -213,6 +215,7 @@ class Committer:
             now_ms=self._runtime.clock.now_ms(),
             policy=self._policy,
             removed=written.removed,
+            restored=written.restored,
         )
 
     async def _swap(self, base: LoadedTable, plan: CommitPlan) -> LoadedTable:
@@ -229,7 +232,9 @@ class Committer:
             await run(self._write_added, made)
         for spec_id in sorted({deletes.spec_id for deletes in delta.deletes}):
             await run(self._write_added_deletes, made, spec_id)
-        if delta.removes_all:
+        if delta.restores is not None:
+            await run(self._write_restored, made, before)
+        elif delta.removes_all:
             for group in plan_removal(before):
                 await run(self._write_removed, made, group)
         else:
@@ -280,12 +285,24 @@ class Committer:
 
     def _write_removed(self, made: _Manifests, group: tuple[ManifestFile, ...]) -> None:
         """Records that these manifests' files left the table. Where nobody knows their values' types they just leave the list."""
-        entries = self._read(made, group)
+        self._put_removed(made, group[0].content, group[0].partition_spec_id, self._read(made, group))
+
+    def _put_removed(self, made: _Manifests, content: ManifestContent, spec_id: int, entries: list[ManifestEntry]) -> None:
         made.removed += count_files(entries)
-        if shape_of_spec(made.base, made.delta, group[0].partition_spec_id) is not None:
-            shape = self._shape(made, group[0].partition_spec_id)
-            manifest = write_manifest(self._io, made.next_location(), shape, made.snapshot_id, group[0].content, removed=entries)
+        if shape_of_spec(made.base, made.delta, spec_id) is not None:
+            shape = self._shape(made, spec_id)
+            manifest = write_manifest(self._io, made.next_location(), shape, made.snapshot_id, content, removed=entries)
             made.manifests.append(manifest)
+
+    def _write_restored(self, made: _Manifests, before: tuple[ManifestFile, ...]) -> None:
+        """The older snapshot's manifests as they are, so that its files keep the numbers by which deletes speak of them."""
+        snapshot = snapshots_by_id(made.base.metadata)[made.delta.restores or 0]
+        target = tuple(read_manifest_list(self._io.new_input(snapshot["manifest-list"])))
+        restore = plan_restore(before, target, lambda manifest: read_entries(made.memory, self._io, manifest))
+        made.restored = count_files(restore.back)
+        for (content, spec_id), entries in restore.gone:
+            self._put_removed(made, content, spec_id, entries)
+        made.manifests += restore.kept
 
     def _read(self, made: _Manifests, manifests: tuple[ManifestFile, ...]) -> list[ManifestEntry]:
         return [entry for manifest in manifests for entry in read_entries(made.memory, self._io, manifest)]

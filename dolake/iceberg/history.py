@@ -1,4 +1,7 @@
-"""How much history a commit leaves a table: the newest snapshots of `main`, one tagged snapshot an hour, what others' refs keep."""
+"""How much history a commit leaves a table: the newest snapshots of `main`, one tagged snapshot an hour, what tags and branches keep.
+
+A ref goes only when it has an age (`max-ref-age-ms`) and its snapshot is older; Iceberg counts that age from the snapshot.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,11 @@ def plan_history(base: LoadedTable, snapshot: Mapping[str, Any], *, snapshots_ke
     if tags_kept_days > 0 and hour not in refs:
         tag = {"type": "tag", "snapshot-id": snapshot["snapshot-id"], "max-ref-age-ms": tags_kept_days * _DAY_MS}
         updates.append({"action": "set-snapshot-ref", "ref-name": hour, **tag})
+    times = {number: known["timestamp-ms"] for number, known in snapshots_by_id(base.metadata).items()}
     for name in sorted(refs):
-        if name.startswith(HOUR_TAG_PREFIX) and name < _hour_tag(oldest_ms):
+        age_ms = snapshot["timestamp-ms"] - times.get(refs[name]["snapshot-id"], snapshot["timestamp-ms"])
+        is_ours = name.startswith(HOUR_TAG_PREFIX)
+        if name < _hour_tag(oldest_ms) if is_ours else age_ms > refs[name].get("max-ref-age-ms", age_ms):
             updates.append({"action": "remove-snapshot-ref", "ref-name": name})
             del refs[name]
     if expired := _expired(base, refs, snapshots_kept):

@@ -27,6 +27,7 @@ from dolake.iceberg.metadata import (
     ancestry,
     offsets_in,
     same_schema,
+    snapshots_by_id,
 )
 from dolake.iceberg.partition import same_spec, schema_of_spec, spec_fits, stored_partition
 from dolake.iceberg.summary import NO_FILES, FileCounts, summarize
@@ -78,6 +79,8 @@ class Delta:
     `known`: the table's offsets in all logs when the flush was planned, where what it says beside its rows (counts, schemas)
     holds on top of exactly those; None where others' logs do not matter.
     `deletes` come in with `files`, in one snapshot. `removes_all`: whatever is live in the base leaves the table with it.
+    `restores`: the snapshot becomes what that one was, file by file, and nothing else comes with it; `offsets` are then what the
+    table's are set to, lower ones too.
     `on_head_only`: what is deleted was looked up in snapshot `head_id` (None: in a table without one), and is right on top of
     no other.
     """
@@ -99,6 +102,8 @@ class Delta:
     known: Mapping[str, int] | None = None
     deletes: tuple[NewDeletes, ...] = ()
     removes_all: bool = False
+    restores: int | None = None
+    offsets: Mapping[str, int] = field(default_factory=dict)
     on_head_only: bool = False
     head_id: int | None = None
 
@@ -150,7 +155,7 @@ def judge(base: LoadedTable | None, delta: Delta) -> Verdict:
             name, f"its format version is {base.metadata['format-version']}; dolake writes version {FORMAT_VERSION}", field="format-version"
         )
     _refuse_fenced(base, delta)
-    if breach := rewound(base):
+    if delta.restores is None and (breach := rewound(base)):  # A rollback is how an operator settles just that.
         raise TableStopped(name, breach, field="snapshots")
     offsets = base.offsets()
     moving = {log: span for log, span in delta.ranges.items() if span.end > span.start}
@@ -171,6 +176,8 @@ def judge(base: LoadedTable | None, delta: Delta) -> Verdict:
         return Verdict.REPLAN
     if delta.known is not None and any(offsets.get(log, 0) != delta.known.get(log, 0) for log in offsets.keys() | delta.known):
         return Verdict.REPLAN  # A predecessor's commit came late, from another log.
+    if delta.restores is not None and delta.restores not in snapshots_by_id(base.metadata):
+        return Verdict.REPLAN
     if not same_schema(base.schema, delta.schema) and base.schema["schema-id"] != delta.base_schema_id:
         return Verdict.REPLAN
     if not _spec_stands(base, delta) or not _has_specs_of_deletes(base, delta):
@@ -277,16 +284,17 @@ def plan_commit(
     now_ms: int,
     policy: CommitPolicy,
     removed: FileCounts = NO_FILES,
+    restored: FileCounts = NO_FILES,
 ) -> CommitPlan:
     """One snapshot with the delta's files, its offsets and its claim, and with it the history that has had its time.
 
-    `removed` are the files that the snapshot's manifests take out of the table.
+    `removed` are the files that the snapshot's manifests take out of the table, `restored` those that they bring back.
     """
     schema, schema_updates = plan_schema(base, delta)
     _, spec_updates = plan_spec(base, delta)
     # Never backwards, whatever the clock does: Spark refuses a table whose snapshots go back in time.
     timestamp_ms = max(now_ms, base.metadata["last-updated-ms"] + 1)
-    offsets = {**base.offsets(), **{log: span.end for log, span in delta.ranges.items()}}
+    offsets = {**base.offsets(), **{log: span.end for log, span in delta.ranges.items()}, **delta.offsets}
     stated = {
         **{OFFSET_PREFIX + log: str(offset) for log, offset in sorted(offsets.items())},
         EPOCH: str(delta.epoch),
@@ -298,7 +306,7 @@ def plan_commit(
         "timestamp-ms": timestamp_ms,
         "manifest-list": manifest_list,
         "schema-id": schema["schema-id"],
-        "summary": {**delta.summary, **_counts(base, delta, removed), **stated, COMMIT_ID: delta.commit_id},
+        "summary": {**delta.summary, **_counts(base, delta, removed, restored), **stated, COMMIT_ID: delta.commit_id},
     }
     if base.head_id is not None:
         snapshot["parent-snapshot-id"] = base.head_id
@@ -322,7 +330,7 @@ def plan_commit(
     return CommitPlan(tuple(requirements), tuple(updates))
 
 
-def _counts(base: LoadedTable, delta: Delta, removed: FileCounts) -> dict[str, str]:
+def _counts(base: LoadedTable, delta: Delta, removed: FileCounts, restored: FileCounts) -> dict[str, str]:
     schema, spec = plan_schema(base, delta)[0], plan_spec(base, delta)[0]
     partitions = {(spec["spec-id"], stored_partition(schema, spec, file.partition)) for file in delta.files}
     added = FileCounts(
@@ -335,7 +343,9 @@ def _counts(base: LoadedTable, delta: Delta, removed: FileCounts) -> dict[str, s
     )
     if base.head is None or delta.removes_all:  # What is removed is all that there was, whatever the snapshot before says.
         return summarize(added, removed, removed.totals())
-    return summarize(added, removed, base.head["summary"])
+    counts = summarize(added + restored, removed, base.head["summary"])
+    # Whatever came and went: files that come back are old ones, which nobody finds who looks for what was appended.
+    return counts if delta.restores is None else {**counts, "operation": "overwrite"}
 
 
 def _branch_retention(base: LoadedTable) -> dict[str, Any]:

@@ -28,12 +28,15 @@ class Asks:
             return {"result": await self._service.flush(tables if isinstance(tables, list) else None, str(ask.get("reason", "manual")))}
         if what in ("park", "unpark", "drop"):
             return {"result": await self._service.change_table(what, str(ask.get("table")))}
+        if what == "rollback":
+            more = {"snapshot": ask.get("snapshot"), "rewind": bool(ask.get("rewind"))}
+            return {"result": await self._service.roll_back(str(ask.get("table")), more)}
         if what == "writer_trouble":
             self._service.writer.start_trouble = str(ask.get("reason", ""))
             return {}
         answers = {"ready": self._ready, "state": self._state, "metrics": self._metrics, "tables": self._tables}
         if what not in answers:
-            raise RequestRefused(f"nobody knows what {what!r} is; ask for {', '.join(answers)}, flush, park, unpark or drop")
+            raise RequestRefused(f"nobody knows what {what!r} is; ask for {', '.join(answers)}, flush, park, unpark, drop or rollback")
         return answers[what]()
 
     def _ready(self) -> Message:

@@ -17,6 +17,7 @@ import structlog
 
 from dolake import failpoints
 from dolake.buffer.lag import Lag
+from dolake.buffer.retention import Retention
 from dolake.buffer.wal import Log
 from dolake.cdc.answer import Reason
 from dolake.clock import Runtime
@@ -71,6 +72,7 @@ class Lane:
         changed: Callable[[Lane], None],
         backlog_bytes_max: int,
         metrics: Metrics,
+        retain_s: float = 0.0,
     ) -> None:
         self._runtime, self._reopen, self._changed, self._metrics = runtime, reopen, changed, metrics
         self.directory, self.backlog_bytes_max = directory, backlog_bytes_max
@@ -89,6 +91,9 @@ class Lane:
         self._waiting: list[Submission] = []
         self._group: deque[Submission] = deque()
         self._trim_below: int | None = None
+        self._said_low = 0
+        self._retention = Retention(retain_s)
+        self._trims_held = 0
         self._wake, self._turn = asyncio.Event(), asyncio.Event()
         self._stopping = False
 
@@ -117,12 +122,25 @@ class Lane:
         if low > self.log.synced_end:
             logger.error("the writer is ahead of the log", directory=self.directory, low=low, synced_end=self.log.synced_end)
             return
-        self.low = max(self.low, low)
+        self.low, self._said_low = max(self.low, low), low
         while self.groups and self.groups[0].end <= self.low:
             self.groups.popleft()
-        self._trim_below = low
+        self._trim_below = self._retention.allowed(low, self._runtime.clock.monotonic_s())
         self._metrics.set("dolake_wal_low_offset", self.low, log=self.log_id)
         self._wake.set()
+
+    def hold_trims(self) -> None:
+        """No trim begins until as many `let_trim` follow; what the writer has said so far is forgotten."""
+        self._trims_held += 1
+        self._trim_below = None
+
+    def let_trim(self) -> None:
+        self._trims_held -= 1
+
+    async def idle(self) -> None:
+        """Waits until the log's call that is under way, perhaps a trim, is over."""
+        async with self.lock:
+            pass
 
     def uncommitted_age_s(self) -> float:
         """Age of the oldest record that the writer still needs; 0 without any."""
@@ -195,6 +213,9 @@ class Lane:
                 offsets = await self._runtime.tasks.run(self.log.append_group, entries)
         except LogFull as error:
             self._refuse(Reason.STORAGE_FULL, str(error))
+            if self._retention.retain_s:  # Taking batches goes before being able to rewind.
+                logger.warning("disk full: what is committed is not retained any longer", directory=self.directory)
+                self._trim_below = self._said_low
             return
         failpoints.hit("ingest.before_ack")
         self._note_group(group, offsets, self.log.appended_bytes - before_bytes, self._runtime.clock.monotonic_s() - began_s)
@@ -240,6 +261,8 @@ class Lane:
         failpoints.hit("ingest.trim")
         try:
             async with self.lock:
+                if self._trims_held:
+                    return
                 removed = await self._runtime.tasks.run(self.log.trim, low)
                 self._log_backlog_bytes = self.log.backlog_bytes(self.low)
         except LogFull as error:

@@ -103,6 +103,7 @@ class IngestService:
                 changed=self._lane_changed,
                 backlog_bytes_max=self._backlog_bytes_max(directory),
                 metrics=self.metrics,
+                retain_s=settings.retain_s,
             )
             self.lanes[directory] = lane
             if directory in logs.serving:
@@ -272,12 +273,25 @@ class IngestService:
         result = answer.get("result")
         return result if isinstance(result, dict) else no_flush("the writer half gave no result")
 
-    async def change_table(self, what: str, table: str) -> Message:
+    async def roll_back(self, table: str, more: Message) -> Message:
+        """Has the writer roll a table back. Nothing is trimmed meanwhile: what it is about to need again it has once let go of."""
+        lanes = list(self.lanes.values())
+        for lane in lanes:
+            lane.hold_trims()
+        try:
+            for lane in lanes:
+                await lane.idle()
+            return await self.change_table("rollback", table, more)
+        finally:
+            for lane in lanes:
+                lane.let_trim()
+
+    async def change_table(self, what: str, table: str, more: Message | None = None) -> Message:
         """Has the writer park, unpark or drop a table, as far as the logs go now. Raises DaemonUnreachable, RequestRefused."""
         until = {lane.log_id: lane.log.synced_end for lane in self.lanes.values() if lane.is_serving}
         if self.writer_line is None:
             raise DaemonUnreachable("the writer half is not connected")
-        answer = await self.writer_line.request("writer", {"type": what, "table": table, "until": until})
+        answer = await self.writer_line.request("writer", {"type": what, "table": table, "until": until, **(more or {})})
         if "error" in answer:
             raise RequestRefused(str(answer["error"]), int(answer.get("exit_code", RequestRefused.exit_code)))
         result: Message = answer["result"]

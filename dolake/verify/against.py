@@ -16,6 +16,7 @@ import pyarrow as pa
 from dolake.errors import DolakeError
 from dolake.iceberg.contents import LiveFile
 from dolake.iceberg.objects import read_file
+from dolake.iceberg.skipped import is_skipped, skipped_in
 from dolake.model import DeclaredSchema, TableName
 from dolake.parquet.decode import column_names, read_columns
 from dolake.parquet.layout import EventChunk
@@ -52,7 +53,7 @@ class _Table:
 
     def __post_init__(self) -> None:
         table, key = self.found.table, self.found.key
-        self.offsets, self.begins = table.offsets(), table.begins()
+        self.offsets, self.begins, self.skipped = table.offsets(), table.begins(), skipped_in(table.properties)
         self.out = frozenset(self.around.judged.kept_out(table))
         primary_key = self._primary_key() if key is None else key.event_names
         self.reader = EventReader(table, key, primary_key, self.redactor_of(table.name, primary_key))
@@ -68,7 +69,9 @@ class _Table:
         self.reader.declare(declared)
 
     def take(self, chunk: EventChunk) -> Iterator[Breach]:
-        """A record's events; those that are not committed, and dead letters, are passed over."""
+        """A record's events; those that are not committed or were rolled back, and dead letters, are passed over."""
+        if is_skipped(self.skipped, chunk.log, chunk.offset):
+            return
         if not self.begins.get(chunk.log, 0) <= chunk.offset < self.offsets.get(chunk.log, 0) or self.lost:
             return
         kept = [place for place, index in enumerate(chunk.indexes) if (chunk.log, chunk.offset, index) not in self.out]

@@ -11,6 +11,7 @@ import pyarrow as pa
 from dolake.iceberg.contents import LiveFile
 from dolake.iceberg.metadata import LoadedTable
 from dolake.iceberg.objects import read_file
+from dolake.iceberg.skipped import skipped_in
 from dolake.parquet.align import align_columns
 from dolake.parquet.decode import read_columns
 from dolake.verify.breach import Breach, Note
@@ -31,6 +32,7 @@ def may_compare(mirror: TableRows, changes: TableRows) -> bool:
     """Whether the changelog has what the mirror was made of: the same offsets, and as many events accepted from the start."""
     one, other = mirror.table, changes.table
     same_end = one.offsets() == other.offsets() and one.properties.get(ACCEPTED) == other.properties.get(ACCEPTED)
+    same_end = same_end and skipped_in(one.properties) == skipped_in(other.properties)
     sound = mirror.whole and changes.whole and mirror.keyed is not None and mirror.key is not None and not mirror.key.moved
     return same_end and sound and other.head is not None and not (changes.strangers is None or changes.strangers.been_here)
 

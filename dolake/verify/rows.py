@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.skipped import is_skipped, skipped_in
 from dolake.verify.breach import Breach
 
 PLACE = ["_cdc_log", "_cdc_offset", "_cdc_index"]
 PLACE_COLUMNS = [*PLACE, "_cdc_source", "_cdc_epoch", "_cdc_sequence"]
-ACCEPTED = "dolake.count.accepted"
+ACCEPTED, ROLLED_BACK_COUNT = "dolake.count.accepted", "dolake.count.rolled-back"
 SHOWN_MAX = 5  # A broken table breaks everywhere: the first few places say it.
 
 
@@ -28,10 +29,12 @@ def verify_rows(
     yield from _verify_below_committed(subject, rows, table.offsets())
     yield from _verify_source_order(subject, _without(rows, replayed))
     accepted = table.properties.get(ACCEPTED)
-    if accepted is not None and int(accepted) != rows.num_rows + dead_count:
+    rolled_back = int(table.properties.get(ROLLED_BACK_COUNT, "0"))
+    if accepted is not None and int(accepted) - rolled_back != rows.num_rows + dead_count:
         letters = f" and {dead_count} dead letters" if dead_count else ""
+        less = f", {rolled_back} of them rolled back" if rolled_back else ""
         yield Breach(
-            "I13", subject, f"{accepted} events were accepted for it up to its offsets, and {rows.num_rows} rows{letters} are there"
+            "I13", subject, f"{accepted} events were accepted for it up to its offsets{less}, and {rows.num_rows} rows{letters} are there"
         )
 
 
@@ -82,16 +85,25 @@ def _verify_source_order(subject: str, rows: pa.Table) -> Iterator[Breach]:
 def verify_against_log(
     table: LoadedTable, rows: pa.Table, logged: pa.Table, dead: Mapping[tuple[str, int], int] | None = None
 ) -> Iterator[Breach]:
-    """`logged` counts this table's events by `log`, `offset` for every record that the logs still hold; `dead` its letters."""
+    """`logged` counts this table's events by `log`, `offset` for every record that the logs still hold; `dead` its letters.
+
+    Of a record that a rollback has taken out nothing but its letters is there.
+    """
     subject, offsets, begins = str(table.name), table.offsets(), table.begins()
     here = rows.group_by(["_cdc_log", "_cdc_offset"]).aggregate([([], "count_all")])
     found = {(row["_cdc_log"], row["_cdc_offset"]): row["count_all"] for row in here.to_pylist()}
+    skipped = skipped_in(table.properties)
     shown = 0
     for record in logged.to_pylist():
         if not begins.get(record["log"], 0) <= record["offset"] < offsets.get(record["log"], 0) or shown == SHOWN_MAX:
             continue
-        count = found.get((record["log"], record["offset"]), 0) + (dead or {}).get((record["log"], record["offset"]), 0)
-        if count != record["events"]:
+        letters = (dead or {}).get((record["log"], record["offset"]), 0)
+        count = found.get((record["log"], record["offset"]), 0) + letters
+        if is_skipped(skipped, record["log"], record["offset"]):
+            if count > letters and (shown := shown + 1) <= SHOWN_MAX:
+                sentence = f"offset {record['offset']} of log {record['log']} was rolled back, and {count - letters} rows of it are there"
+                yield Breach("I7", subject, sentence)
+        elif count != record["events"]:
             shown += 1
             yield Breach(
                 "I7",

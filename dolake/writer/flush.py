@@ -21,6 +21,7 @@ from dolake.iceberg.commit import CommitOutcome, Committer, Landed, Replan, Trou
 from dolake.iceberg.metadata import LoadedTable, new_table
 from dolake.iceberg.partition import Spec, first_spec, next_spec
 from dolake.iceberg.plan import Delta
+from dolake.iceberg.points import LSN_PREFIX
 from dolake.metrics import Metrics
 from dolake.model import OffsetRange, TableName
 from dolake.parquet.align import schema_as_json
@@ -29,6 +30,7 @@ from dolake.storage.store import ObjectStore
 from dolake.writer.files import EncodedDataFile, EncodedDeletes, encode_delete_file, encode_file, encode_mirror_file, split_rows
 from dolake.writer.flight import Flight, stopped_by
 from dolake.writer.indexes import Indexes
+from dolake.writer.kinds import noted_in
 from dolake.writer.letters import DeadLetters, Verdicts
 from dolake.writer.mirroring import MirrorPlan
 from dolake.writer.mirrors import Mirrors, is_mirrored
@@ -280,6 +282,8 @@ class Flusher:
         files: Sequence[EncodedDataFile],
         deletes: Sequence[EncodedDeletes],
     ) -> Delta:
+        properties = table.properties(flight)
+        lsns = {f"{LSN_PREFIX}{source}": lsn for source, lsn in flight.frozen.lsns().items()}
         return Delta(
             table=table.name,
             table_uuid=base.uuid,
@@ -293,8 +297,8 @@ class Flusher:
             instance=self.instance,
             commit_id=self.runtime.random.uuid(),
             known=table.committed,
-            properties=table.properties(flight),
-            summary={f"dolake.lsn.{source}": lsn for source, lsn in flight.frozen.lsns().items()},
+            properties=properties,
+            summary={**lsns, **noted_in({**base.properties, **properties})},
             deletes=tuple(file.as_new_deletes() for file in deletes),
             removes_all=plan is not None and plan.removes_all,
             on_head_only=plan is not None,

@@ -42,6 +42,8 @@ _UNSAVED_SHARE = 8
 # What the indexes of all tables may take of memory before those that were not used for longest are put away.
 _MEMORY_BYTES_MAX = 256 << 20
 
+Positions = np.ndarray[tuple[int], np.dtype[np.int64]]
+
 logger = structlog.get_logger("dolake.writer")
 
 
@@ -219,7 +221,7 @@ class Indexes:
 
     def _delete(self, index: KeyIndex, deletes: Sequence[LiveFile]) -> None:
         for file in deletes:
-            for location, places in _by_path(decode_deletes(read_file(self._store, file.location, file.size_bytes))):
+            for location, places in by_path(decode_deletes(read_file(self._store, file.location, file.size_bytes))):
                 index.delete(index.numbers_of(location, places))
 
 
@@ -268,7 +270,8 @@ def _groups(files: Sequence[LiveFile]) -> Iterator[list[LiveFile]]:
         yield group
 
 
-def _by_path(deletes: pa.Table) -> Iterator[tuple[str, np.ndarray[tuple[int], np.dtype[np.int64]]]]:
+def by_path(deletes: pa.Table) -> Iterator[tuple[str, Positions]]:
+    """A file of position deletes, by the data file they speak of."""
     table = deletes.unify_dictionaries().combine_chunks()
     if not table.num_rows:
         return

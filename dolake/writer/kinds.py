@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from dolake.buffer.memtable import Frozen
 from dolake.errors import TableStopped
 from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.skipped import SKIPPED_PREFIX
 from dolake.model import DEAD_LETTERS_SOURCE, RESERVED_SUFFIX, ROW_ID_COLUMN, TableName
 from dolake.parquet.align import schema_from_json
 from dolake.parquet.mirror import is_mirror
@@ -28,6 +29,7 @@ KEYLESS_PROPERTY = "dolake.keyless"
 # Sources that have written a mirror, as a JSON array of at most two: more are not asked for.
 WRITERS_PROPERTY = "dolake.writers"
 _COUNT_PREFIX = "dolake.count."
+COUNTS_KEY = _COUNT_PREFIX + "accepted"  # stated wherever the others are
 _WRITERS_MAX = 2
 
 
@@ -91,7 +93,8 @@ class Counts:
     """Of a table's events since it was made. Accepted ones are rows, dead letters, or folded away; of a mirror's rows some were removed.
 
     `folded`: events that left no row (a later one of their key did, or they are deletes); `removed`: rows taken out again;
-    `foreign`: rows that others put in, less those they took out; `contested`: keys that were found written by two sources.
+    `foreign`: rows that others put in, less those they took out; `contested`: keys that were found written by two sources;
+    `rolled_back`: rows that rollbacks took out without taking the offsets back, less those they put in again.
     """
 
     accepted: int = 0
@@ -100,6 +103,7 @@ class Counts:
     removed: int = 0
     foreign: int = 0
     contested: int = 0
+    rolled_back: int = 0
 
     @classmethod
     def of(cls, properties: Mapping[str, str]) -> Counts:
@@ -111,7 +115,7 @@ class Counts:
     @property
     def rows(self) -> int:
         """Rows that are in the table."""
-        return self.accepted - self.dead - self.folded - self.removed + self.foreign
+        return self.accepted - self.dead - self.folded - self.removed - self.rolled_back + self.foreign
 
     def as_properties(self, before: Counts) -> dict[str, str]:
         """What is nought is left out, unless it was not `before`: what a property said stays until it is said anew."""
@@ -120,7 +124,12 @@ class Counts:
 
 
 def _property(name: str) -> str:
-    return _COUNT_PREFIX + ("dead-lettered" if name == "dead" else name)
+    return _COUNT_PREFIX + ("dead-lettered" if name == "dead" else name.replace("_", "-"))
+
+
+def noted_in(properties: Mapping[str, str]) -> dict[str, str]:
+    """What every snapshot notes in its summary beside its offsets, so that a rollback can take it up again: counts, skipped offsets."""
+    return {key: value for key, value in properties.items() if value and key.startswith((_COUNT_PREFIX, SKIPPED_PREFIX))}
 
 
 def writers_in(properties: Mapping[str, str]) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from dolake.writer.probing import Probe
 from dolake.writer.service import WriterService
 
 REPORT_S = 1.0
-REQUESTS = ("flush", "park", "unpark", "drop")
+REQUESTS = ("flush", "park", "unpark", "drop", "rollback")
 _HUB_S_MAX = 1.0
 # Sources wait for acks, nobody for a flush: where cores are short the ingest half goes first (measured: slow acks come twice as soon).
 NICENESS = 5
@@ -147,5 +147,7 @@ class _Link:
                 return await self._service.parking.park(name, until)
             case "unpark":
                 return await self._service.parking.unpark(name)
+            case "rollback":
+                return await self._service.rolling_back.roll_back(name, int(message["snapshot"]), bool(message["rewind"]), until)
             case _:
                 return await self._service.dropping.drop(name, until)

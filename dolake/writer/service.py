@@ -30,6 +30,7 @@ from dolake.writer.parking import Parking
 from dolake.writer.recall import Recaller
 from dolake.writer.report import Reporter, state_of
 from dolake.writer.request import flush_result, plan_request, why_not_flushed
+from dolake.writer.rolling_back import RollingBack
 from dolake.writer.table import DECODE_BYTES, Table
 from dolake.writer.tables import Tables
 from dolake.writer.tail import Routed, Tail, read_routed
@@ -71,6 +72,7 @@ class WriterService:
         self.lags = self._reporter.lags
         self.parking = Parking(runtime, disk, settings, self)
         self.dropping = Dropping(runtime, disk, settings.data, self)
+        self.rolling_back = RollingBack(runtime, disk, settings, self)
         self.tables = Tables(settings, flusher, self.dropping.note_of)
         self.flusher.mirrors.recall = Recaller(runtime, disk, self).recall
 
@@ -85,8 +87,8 @@ class WriterService:
             await self.dropping.start()
             await self.parking.start()
             for directory in self._settings.log.directories:
-                self._spawn(f"follow {directory}", self._follow(directory))
-            self._spawn("schedule", self._schedule())
+                self.spawn(f"follow {directory}", self._follow(directory))
+            self.spawn("schedule", self._schedule())
             await self._over
             await self.flush(None, {tail.log_id: tail.reader.synced_end() for tail in self.tails.values()})
             await _cancelled(self._tasks)  # Or another flush begins, and has an index in its hands while it is saved.
@@ -103,7 +105,7 @@ class WriterService:
         await _cancelled({*self._tasks, *self._flushing})
         await self.parking.close()
 
-    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._runtime.tasks.spawn(name, work)
         self._tasks.add(task)
         task.add_done_callback(self.ended)
