@@ -153,7 +153,7 @@ def _by_lsn(table: LoadedTable, point: Point, now_ms: int) -> Snapshot:
 def _source_of(table: LoadedTable, point: Point, history: list[Snapshot]) -> str:
     if point.source is not None:
         return point.source
-    sources = sorted({key.removeprefix(LSN_PREFIX) for one in history for key in one["summary"] if key.startswith(LSN_PREFIX)})
+    sources: list[str] = sorted({key.removeprefix(LSN_PREFIX) for one in history for key in one["summary"] if key.startswith(LSN_PREFIX)})
     if len(sources) == 1:
         return sources[0]
     if not sources:

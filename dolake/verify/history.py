@@ -19,9 +19,9 @@ def verify_history(table: LoadedTable) -> Iterator[Breach]:
     owners: dict[int, str] = {}
     offsets: dict[str, int] = {}
     epoch, time_ms = 0, 0
-    at: dict[int, dict[str, int]] = {}
+    at: dict[str, dict[str, int]] = {}
     for snapshot in snapshots:
-        at[snapshot["snapshot-id"]] = offsets
+        at[str(snapshot["snapshot-id"])] = offsets
         where = f"snapshot {snapshot['snapshot-id']}"
         subject = str(table.name)
         if snapshot["timestamp-ms"] < time_ms:
@@ -39,14 +39,14 @@ def verify_history(table: LoadedTable) -> Iterator[Breach]:
         if owner != summary.get(INSTANCE, ""):
             yield Breach("I12", subject, f"{where}: epoch {epoch} belongs to writer {owner}, not to {summary.get(INSTANCE)}")
         if REWIND in summary:
-            yield from _verify_rewind(table, where, offsets_in(summary), at.get(int(summary[REWIND])))
+            yield from _verify_rewind(table, where, offsets_in(summary), at.get(summary[REWIND]))
             offsets = {}
         offsets = dict(offsets)
         for log_id, offset in offsets_in(summary).items():
             if offset < offsets.get(log_id, 0):
                 yield Breach("I4", subject, f"{where} takes log {log_id} back from offset {offsets[log_id]} to {offset}")
             offsets[log_id] = offset
-        at[snapshot["snapshot-id"]] = offsets
+        at[str(snapshot["snapshot-id"])] = offsets
     yield from _verify_head(table, offsets, epoch)
 
 

@@ -34,7 +34,12 @@ def test_a_history_that_only_rises_is_sound():
 
 def test_offsets_that_fall_are_i4_unless_somebody_rewound():
     assert found(snapshot(1, offset=3), snapshot(2, offset=2)) == ["I4: snapshot 2 takes log x back from offset 3 to 2"]
-    assert found(snapshot(1, offset=3), snapshot(2, offset=2, **{"dolake.rewind": "yes"})) == []
+    first = snapshot(1, offset=2), snapshot(2, offset=3)
+    assert found(*first, snapshot(3, offset=2, **{"dolake.rewind": "1"})) == []
+    sentence = "I4: snapshot 3 rewinds log x to offset 1, and the snapshot it names is at 2"
+    assert found(*first, snapshot(3, offset=1, **{"dolake.rewind": "1"})) == [sentence]
+    falls = "I4: snapshot 4 takes log x back from offset 2 to 1"
+    assert found(*first, snapshot(3, offset=2, **{"dolake.rewind": "1"}), snapshot(4, offset=1)) == [falls]
 
 
 def test_a_property_that_is_not_what_the_newest_snapshot_says_is_i4():
