@@ -334,3 +334,57 @@ def test_segments_below_what_the_writer_needs_go_and_none_above(tmp_path):
             assert lane.low == 20
 
     run(scene)
+
+
+def committed(service: IngestService, low: int) -> None:
+    lane = only(service)
+    service.hear("writer", {"type": "progress", "logs": {lane.log_id: {"low": low, "read": low, "pending": {}}}})
+
+
+def test_what_is_committed_is_retained_for_its_time_and_given_up_on_a_full_disk(tmp_path):
+    async def scene() -> None:
+        disk = TroubledDisk()
+        async with serving(tmp_path, disk=disk, log={"segment_bytes": 4096, "retain_s": 3600}) as service:
+            peer, lane = Peer(service), only(service)
+            await peer.greet()
+            for number in range(30):
+                await peer.ask(batch(number, first=number * 10, count=10))
+            committed(service, 30)
+            await eventually(lambda: lane._trim_below is None and not lane.lock.locked())
+            assert (lane.log.first_offset, lane.low) == (0, 30)
+            assert lane.backlog_bytes() == 0, "what is retained is no backlog"
+            disk.full.add(str(tmp_path))
+            assert (await peer.ask(batch(30)))["reason"] == "storage_full"
+            disk.full.clear()
+            await eventually(lambda: lane.log.first_offset > 0)
+
+    run(scene)
+
+
+def test_nothing_is_trimmed_while_a_table_is_rolled_back(tmp_path):
+    async def scene() -> None:
+        async with serving(tmp_path, log={"segment_bytes": 4096}) as service:
+            peer, lane = Peer(service), only(service)
+            await peer.greet()
+            for number in range(30):
+                await peer.ask(batch(number, first=number * 10, count=10))
+
+            class Writer:
+                """Says what it does not need any more, before it has pinned it again."""
+
+                async def request(self, role: str, message: dict[str, Any]) -> dict[str, Any]:
+                    assert (role, message["type"], message["snapshot"], message["rewind"]) == ("writer", "rollback", 7, True)
+                    assert message["until"] == {lane.log_id: 30}
+                    committed(service, 20)
+                    await eventually(lambda: lane._trim_below is None and not lane.lock.locked())
+                    assert lane.log.first_offset == 0
+                    return {"result": {"snapshot": 8}}
+
+            service.writer_line = Writer()  # type: ignore[assignment]
+            assert await service.roll_back("default.t", {"snapshot": 7, "rewind": True}) == {"snapshot": 8}
+            await eventually(lambda: lane._trim_below is None and not lane.lock.locked())
+            assert lane.log.first_offset == 0, "what was said meanwhile is forgotten"
+            committed(service, 20)
+            await eventually(lambda: lane.log.first_offset > 0)
+
+    run(scene)
