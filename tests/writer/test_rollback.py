@@ -189,23 +189,30 @@ def test_rollbacks_of_rollbacks(tmp_path: Path) -> None:
 
 
 def test_a_rewind_that_is_undone_before_its_events_are_there_applies_none_twice(tmp_path: Path) -> None:
-    async def scenario() -> None:
+    found: dict[str, Any] = {}
+
+    async def before() -> None:
         async with half(tmp_path) as h:
             h.hand.declare()
-            h.hand.insert({"id": 1})
-            await h.flush()
-            good = head(h)
-            h.hand.insert({"id": 2})
-            await h.flush()
-            bad = head(h)
-            await roll_back(h, good, rewind=True)
-            await roll_back(h, bad, rewind=False)
+            for number in range(1, 3):
+                h.hand.insert({"id": number})
+                await h.flush()
+                found[f"at {number}"] = head(h)
+            found["sequences"] = h.hand.sequences, h.hand.numbers
+
+    async def after() -> None:
+        async with half(tmp_path) as h:
+            h.hand.sequences, h.hand.numbers = found["sequences"]
             h.hand.insert({"id": 3})
             await h.flush()
             assert h.values() == [1, 2, 3]
-        assert breaches(tmp_path) == []
 
-    play(scenario)
+    play(before)
+    assert here(tmp_path, found["at 1"], rewind=True)["rows"] == 1
+    assert here(tmp_path, found["at 2"], rewind=False)["rows"] == 2
+    assert breaches(tmp_path) == []
+    play(after)
+    assert breaches(tmp_path) == []
 
 
 @pytest.mark.parametrize("rewind", [False, True], ids=["keep", "rewind"])
