@@ -8,14 +8,16 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help venv demo test e2e bench faults lint format docs lock clean
+.PHONY: help venv demo test e2e bench faults soak reliability lint format docs lock clean
 
 help:
 	@echo "make demo    see it work: a daemon on a temporary folder, a sample, a few queries"
 	@echo "make test    lint, types and all tests; needs no network and no services"
 	@echo "make e2e     real processes killed, and a real S3-compatible server"
 	@echo "make bench   throughput, latency and commit cost on two cores"
-	@echo "make faults  the crash matrix, the kills and the simulation at full size (hours)"
+	@echo "make faults  simulation, broken rules, crash matrix, kills, fuzzing, soak and chaos at full size (hours)"
+	@echo "make soak    load and trouble for MINUTES=3, and what stays bounded"
+	@echo "make reliability  take the figures of make faults into docs/reliability.md"
 	@echo "make lint    ruff and mypy only"
 	@echo "make docs    write the references under docs/ from the code"
 
@@ -32,7 +34,7 @@ demo: venv
 	@$(BIN)/dolake demo
 
 test: lint
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 e2e: venv
 	$(BIN)/python -m pytest e2e
@@ -40,9 +42,25 @@ e2e: venv
 bench: venv
 	$(BIN)/python -m bench
 
+# Each family leaves its figures in build/faults; `make reliability` takes them into docs/reliability.md.
+FAULTS := build/faults
+
 faults: venv
-	$(BIN)/python -m tests.simulation --seeds 0..10000 --jobs 2
+	$(BIN)/python -m tests.simulation --seeds 0..50000 --jobs 2 --json $(FAULTS)/simulation.json
+	$(BIN)/python -m tests.simulation --mutants --json $(FAULTS)/mutants.json
+	$(BIN)/python -m tests.simulation.matrix --json $(FAULTS)/matrix.json
+	$(BIN)/python -m tests.simulation.nth --json $(FAULTS)/nth.json
+	$(BIN)/python -m tests.kills --kills 2000 --json $(FAULTS)/kills.json
+	$(BIN)/python -m tests.fuzz --seconds 60 --json $(FAULTS)/fuzz.json
+	$(BIN)/python -m tests.soak --minutes 3 --json $(FAULTS)/soak.json
+	$(BIN)/python -m tests.soak --chaos --seeds 5 --minutes 3 --store s3 --json $(FAULTS)/chaos.json
 	E2E_ROUNDS=20 $(BIN)/python -m pytest tests/test_real_flushes.py e2e
+
+soak: venv
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),3)
+
+reliability: venv
+	$(BIN)/python -m tests.reliability --write docs/reliability.md
 
 lint: venv
 	$(BIN)/ruff format --check .

@@ -22,8 +22,9 @@ from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle, ledger_event
 from tests.harness.ports import free_port
 from tests.harness.source import Source
-from tests.harness.traffic import drain, steady_traffic, url_of
+from tests.harness.traffic import drain, url_of
 from tests.harness.waiting import wait_until
+from tests.kills import run_life
 from tests.shop import EVENT_COUNTS, STREAM
 
 QUICK = {"DOLAKE_FLUSH_AGE_S": "0.2", "DOLAKE_LOG_SEGMENT_BYTES": "1 MiB"}
@@ -62,28 +63,15 @@ def test_ten_thousand_acked_events_outlive_a_kill_at_any_moment(
     report(seed=seed, cycles=cycles, ready_again_s_p95=percentile(killer.recoveries_s, 95), ready_again_s_max=max(killer.recoveries_s))
 
 
-@pytest.mark.acceptance("AT-01")
-def test_killing_every_part_again_and_again_loses_and_repeats_nothing(tmp_path: Path, rounds: int, report: Callable[..., None]) -> None:
-    chance = random.Random(4)
-    oracle = Oracle(tmp_path / "journal")
-    with Daemon(tmp_path / "data", QUICK) as daemon, Lake(daemon.data) as lake:
-        killer = Killer(daemon.start(), chance)
-
-        async def scenario() -> None:
-            async with steady_traffic(daemon, oracle) as traffic:
-                for roles in TARGETS * rounds:
-                    acked = traffic.source.acked + chance.randrange(1, 60)
-                    await asyncio.to_thread(wait_until, lambda acked=acked: traffic.source.acked >= acked, "some traffic between kills")
-                    await asyncio.to_thread(killer.kill, roles)
-            await drain(daemon)
-
-        asyncio.run(scenario())
-        assert_lake_equals_oracle(lake, oracle)
-        done = daemon.run("verify")
-        assert done.returncode == 0, done.stdout + done.stderr
-    report(
-        kills=len(killer.recoveries_s), ready_again_s_p95=percentile(killer.recoveries_s, 95), ready_again_s_max=max(killer.recoveries_s)
-    )
+@pytest.mark.acceptance("AT-01", "AT-56")
+@pytest.mark.parametrize("seed", range(2))
+def test_killing_every_part_again_and_again_loses_and_repeats_nothing(
+    tmp_path: Path, seed: int, rounds: int, report: Callable[..., None]
+) -> None:
+    """A changelog in the first life, a mirror beside one in the second. `python -m tests.kills` has many more."""
+    life = run_life(tmp_path, seed, len(TARGETS) * rounds)
+    assert len(life.recoveries_s) == len(TARGETS) * rounds
+    report(kills=len(life.recoveries_s), ready_again_s_p95=percentile(life.recoveries_s, 95), ready_again_s_max=max(life.recoveries_s))
 
 
 # Everything of a row but its place: the batches of another run may be cut elsewhere.

@@ -25,6 +25,7 @@ from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.commit import Committer, Landed, Trouble
 from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.metadata import LoadedTable, from_bytes
+from dolake.iceberg.objects import read_file
 from dolake.iceberg.plan import CommitPolicy
 from dolake.model import TableName
 from dolake.parquet.deletes import decode_deletes
@@ -264,8 +265,8 @@ def count_live_rows(store: ObjectStore, snapshot: Mapping[str, Any]) -> int:
         raise RequestRefused(f"snapshot {snapshot['snapshot-id']} {reason}")
     data = {file.location: file for file in files if file.kind == "data"}
     dead: dict[str, list[Positions]] = {}
-    for file in files:
-        for path, positions in by_path(decode_deletes(store.get(file.location))) if file.kind == "position deletes" else ():
+    for file in (file for file in files if file.kind == "position deletes"):
+        for path, positions in by_path(decode_deletes(read_file(store, file.location, file.size_bytes))):
             if path in data and data[path].sequence_number <= file.sequence_number:
                 dead.setdefault(path, []).append(positions[positions < data[path].row_count])
     return sum(file.row_count for file in data.values()) - sum(len(np.unique(np.concatenate(parts))) for parts in dead.values())

@@ -21,7 +21,7 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "mutants": ("rules broken on purpose, each caught", "python -m tests.simulation --mutants"),
     "nth": ("operations of disk, store and catalog failed, one a run", "python -m tests.simulation.nth"),
     "matrix": ("failpoint × way to fail × hit", "python -m tests.simulation.matrix"),
-    "kills": ("real SIGKILLs of a daemon's parts", "E2E_ROUNDS=20 pytest e2e/test_kill.py"),
+    "kills": ("real SIGKILLs of a daemon's parts", "python -m tests.kills"),
     "bits": ("flipped bits, each found by `dolake verify`", "pytest tests/verify/test_damage.py"),
     "fuzz": ("hostile inputs", "python -m tests.fuzz"),
     "chaos": ("runs of nothing but trouble", "python -m tests.soak --chaos"),
