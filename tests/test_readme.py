@@ -44,8 +44,10 @@ def test_changes_are_sent_and_read_as_the_readme_says(tmp_path: Path) -> None:
         assert [run(*sending[3], tmp_path), run(*sending[3], tmp_path)] == ["ok\n", "duplicate\n"]
         for _ in range(2):  # The second time there is nothing left to send.
             run(*sending[4], tmp_path)
-        ((language, text),) = blocks("Read it")
-        assert run(language, text, tmp_path).split() == ["1000"]
+        reading = blocks("Read it")
+        assert len(reading) == 2
+        for language, text in reading:
+            assert run(language, text, tmp_path).split() == ["1000"]
 
 
 def test_every_command_of_the_table_exists() -> None:
