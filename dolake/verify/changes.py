@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,11 @@ def verify_mirror_of(mirror: TableRows, changes: TableRows, around: Surroundings
     rows = _Rows(changes, around, mirror.key)
     reader = EventReader(mirror.table, mirror.key, mirror.key.event_names, None)
     fold = Fold(whole=True, log_count=len(mirror.table.offsets()))
-    for event in _events(rows, reader, mirror.key, _left_out(mirror.table, around.judged)):
+    later = around.judged.came_later(mirror.table, changes.table)
+    for event in _events(rows, reader, mirror.key, _left_out(mirror.table, around.judged) - later, later):
+        if event.operation == "TRUNCATE" and not event.sure:
+            yield Note(str(mirror.table.name), f"not compared with {changes.table.name}: a TRUNCATE of it was sent again, and came later")
+            return
         fold.take(event)
     loader = RowLoader(around.store, mirror.table)
     reader.unsure_columns |= (unlike := _unlike(mirror.table, changes.table, mirror.key))
@@ -108,7 +112,10 @@ class _Rows:
         return pa.table(columns)
 
 
-def _events(rows: _Rows, reader: EventReader, key: TableKey, left_out: frozenset[tuple[str, int, int]]) -> Iterator[Event]:
+def _events(
+    rows: _Rows, reader: EventReader, key: TableKey, left_out: Collection[tuple[str, int, int]], later: Collection[tuple[str, int, int]]
+) -> Iterator[Event]:
+    """Those that came `later` to the mirror leave their keys unsure: what they were applied to is another row there."""
     for start in range(0, rows.table.num_rows, _BATCH_ROWS):
         part = rows.table.slice(start, _BATCH_ROWS)
         columns = [part[name].to_pylist() for name in _NEEDED]
@@ -118,7 +125,8 @@ def _events(rows: _Rows, reader: EventReader, key: TableKey, left_out: frozenset
             if (log, offset, index) in left_out:
                 continue
             old_key = None if key_before is None else reader.old_key(key_before)
-            yield Event(log, source, operation, its_key, old_key, reader.unchanged(unchanged or ()) if unchanged else (), number)
+            kept = reader.unchanged(unchanged) if unchanged else ()
+            yield Event(log, source, operation, its_key, old_key, kept, number, sure=(log, offset, index) not in later)
 
 
 def _left_out(mirror: LoadedTable, judged: JudgedEvents) -> frozenset[tuple[str, int, int]]:

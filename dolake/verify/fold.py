@@ -24,7 +24,7 @@ UNKNOWN: Final = _Unknown.UNKNOWN
 @dataclass(frozen=True)
 class Event:
     """`old_key` where an update changed it; `unchanged`: columns that keep what the row has; `sure` is false where `old_key` may not
-    have been known to the writer."""
+    have been known to the writer, or the event came later to the table than it stands here."""
 
     log: str
     source: str

@@ -28,18 +28,24 @@ Place = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class JudgedEvents:
-    """Table → the places of its events that verdicts are on (where they were sent last), each with what was decided, oldest first."""
+    """Table → the places of its events that verdicts are on (where they were sent last), each with what was decided, oldest first.
+
+    `firsts`: table → each such place → where the event was sent first.
+    """
 
     by_table: Mapping[str, Mapping[Place, Sequence[str]]] = field(default_factory=dict)
+    firsts: Mapping[str, Mapping[Place, Place]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]]) -> JudgedEvents:
         found: dict[str, dict[Place, list[str]]] = {}
+        firsts: dict[str, dict[Place, Place]] = {}
         for row in sorted(rows, key=lambda row: row["judged_at"]):
             first = (row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])
             place = first if row["replayed_log"] is None else (row["replayed_log"], row["replayed_offset"], row["replayed_index"])
             found.setdefault(row["table_name"], {}).setdefault(place, []).append(row["outcome"])
-        return cls(found)
+            firsts.setdefault(row["table_name"], {})[place] = first
+        return cls(found, firsts)
 
     def kept_out(self, table: LoadedTable) -> list[Place]:
         """Places below the table's own offsets whose events make no row of it; those of one that was dropped are not its."""
@@ -55,6 +61,12 @@ class JudgedEvents:
         """Places of its rows that were dead letters once."""
         judged = self.by_table.get(str(table.name), {})
         return {place for place, outcomes in judged.items() if outcomes[-1] == _REPLAYED}
+
+    def came_later(self, mirror: LoadedTable, changes: LoadedTable) -> set[Place]:
+        """Places of events that the mirror has taken when they were sent again, and its changelog had taken before: another order."""
+        firsts = self.firsts.get(str(mirror.name), {})
+        again = {firsts[place] for place in self.replayed(mirror) - self.replayed(changes)}
+        return {place for place, first in firsts.items() if first in again}
 
 
 def verify_letters(letters: LoadedTable, judged: JudgedEvents) -> Iterator[Breach]:
