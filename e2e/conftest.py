@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from e2e.services.postgres import PostgresServer
 from e2e.services.s3 import S3Server
 from tests.harness.leftovers import no_leftovers
 
@@ -26,6 +27,13 @@ def _nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A running server with the bucket `lake`. Tests take a prefix of their own; one that stops it starts it again."""
     with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running server. Tests take a database of their own; one that stops it starts it again."""
+    with PostgresServer() as server:
         yield server
 
 

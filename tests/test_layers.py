@@ -44,6 +44,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "pyiceberg.schema": ("iceberg/", "parquet/", "writer/"),  # A schema is a value, and a table holds one.
     "sqlalchemy": ("iceberg/",),
     "sqlite3": ("iceberg/",),
+    "psycopg": ("iceberg/postgresql.py", "iceberg/database.py"),
     "boto3": ("storage/",),
     "botocore": ("storage/",),
     "fcntl": ("storage/",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 from dolake.clock import real_runtime
 from dolake.config import Settings
 from dolake.control import ask_once
-from dolake.errors import ConfigurationError, DaemonUnreachable, Mistake, RequestRefused
+from dolake.errors import ConfigurationError, DaemonUnreachable, Mistake, RequestRefused, TableStopped
 from dolake.iceberg.catalog import TableCatalog
-from dolake.iceberg.lake import open_catalog, open_warehouse
+from dolake.iceberg.lake import find_catalog, open_warehouse
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import DEFAULT_NAMESPACE, TABLE_PART, TableName
 from dolake.storage.store import ObjectStore
@@ -34,7 +35,11 @@ class Lake:
     def tables(self) -> list[LoadedTable]:
         if self.catalog is None:
             return []
-        return [loaded for name in self.names() if (loaded := self.catalog.load(name)) is not None]
+        found = []
+        for name in self.names():
+            with contextlib.suppress(TableStopped):  # A shared catalog knows tables in other warehouses: none of ours.
+                found.append(self.catalog.load(name))
+        return [table for table in found if table is not None]
 
     def table(self, text: str) -> LoadedTable:
         """Raises ConfigurationError if there is none of that name. dolake's own tables may be named too."""
@@ -50,9 +55,7 @@ def open_lake(settings: Settings) -> Lake:
     """Raises ConfigurationError if the data directory is not there."""
     require_data(settings)
     store = open_warehouse(settings, tries=_TRIES)
-    if not os.path.exists(settings.catalog_path):  # Opening it would create it.
-        return Lake(store, None)
-    return Lake(store, open_catalog(settings, store, real_runtime()))
+    return Lake(store, find_catalog(settings, store, real_runtime()))
 
 
 def require_data(settings: Settings) -> None:

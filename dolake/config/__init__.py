@@ -3,6 +3,7 @@
 `load_settings` is the one way in; it reports every mistake at once and creates nothing.
 """
 
+from dolake.config.catalog import CatalogSettings
 from dolake.config.limits import LimitSettings
 from dolake.config.namespaces import TableNames, mapped_name
 from dolake.config.settings import (
@@ -18,6 +19,7 @@ from dolake.config.settings import (
 from dolake.config.sources import load_settings, process_environment
 
 __all__ = [
+    "CatalogSettings",
     "CommitSettings",
     "FlushSettings",
     "LimitSettings",

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dolake.config.access import TOKEN_NAME
+from dolake.config.catalog import PROPERTIES_NEEDED
 from dolake.config.settings import Settings
 from dolake.errors import ConfigurationError, Mistake
 from dolake.model import RESERVED_SUFFIX, normal_pattern
@@ -35,6 +36,7 @@ def breaches(settings: Settings, *, writing: bool, tokens_known: bool = True) ->
     yield from _network(settings, tokens_known)
     yield from _sizes(settings)
     yield from _credentials(settings)
+    yield from _catalog(settings)
     yield from _tls(settings)
     yield from _tokens(settings, tokens_known)
     yield from _patterns(settings)
@@ -117,6 +119,22 @@ def _credentials(settings: Settings) -> Iterator[Breach]:
     if masking is not None and settings.mask_key is None:
         rule = f"is required by tables.{masking}.mask: without a key short values could be guessed from their hashes"
         yield _breach("mask_key", "nothing", rule, f"tables.{masking}.mask")
+
+
+def _catalog(settings: Settings) -> Iterator[Breach]:
+    catalog = settings.catalog
+    if catalog.type == "sql":
+        if catalog.properties:
+            rule = "must not be set where catalog.type is sql: PyIceberg is told of other types only; a database is named by catalog.uri"
+            yield _breach("catalog.properties", "something", rule, "catalog.type")
+        return
+    if catalog.uri is not None:
+        rule = f"must not be set where catalog.type is {catalog.type}: it names the database of a sql catalog; give catalog.properties.uri"
+        yield _breach("catalog.uri", "something", rule, "catalog.type")
+    for name in PROPERTIES_NEEDED.get(catalog.type, ()):
+        if name not in catalog.properties:
+            rule = f"is required where catalog.type is {catalog.type}"
+            yield _breach(f"catalog.properties.{name}", "nothing", rule, "catalog.type", "catalog.properties")
 
 
 def _tls(settings: Settings) -> Iterator[Breach]:

@@ -313,7 +313,13 @@ class Settings(Section):
 
     @property
     def catalog_path(self) -> str:
+        """The catalog's file unless `catalog.uri` names another."""
         return os.path.join(self.data, "catalog.db")
+
+    @property
+    def catalog_uri(self) -> str:
+        """The database of a `sql` catalog; holds its password."""
+        return self.catalog.uri or f"sqlite:///{self.catalog_path}"
 
     @property
     def ready_path(self) -> str:

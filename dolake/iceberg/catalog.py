@@ -10,35 +10,36 @@ made from; PyIceberg's own `commit_table` would load the table once more and so 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
-from sqlalchemy import Connection, Engine, delete, event, insert, select, update
-from sqlalchemy.exc import DisconnectionError, IntegrityError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from dolake import failpoints
 from dolake.clock import Runtime
-from dolake.errors import CatalogUnreachable, CommitConflict, MetadataMissing, ObjectDamaged, ObjectMissing
+from dolake.errors import CatalogUnreachable, CommitConflict, MetadataMissing, ObjectDamaged, ObjectMissing, TableStopped
+from dolake.iceberg.database import file_behind, has_tables, open_database, opened_file, said, shown
 from dolake.iceberg.file_io import decoding
 from dolake.iceberg.metadata import LoadedTable, Requirement, Update, apply_updates, from_bytes, to_bytes, unmet_requirements
-from dolake.iceberg.names import metadata_location, metadata_version
+from dolake.iceberg.names import lies_within, metadata_location, metadata_version
 from dolake.model import TABLE_PART, TableName
 from dolake.storage.store import ObjectStore
 
 CATALOG_NAME = "dolake"
-# How long a statement waits for another process's write before the swap's outcome counts as unknown.
-_SQLITE_BUSY_S = 10
-_OPEN_TRIES = 4
 
 
 class TableCatalog(Protocol):
     """Calls block and run beside the loop. Any of them may raise StoreUnreachable, from the metadata file behind it."""
 
     def load(self, table: TableName) -> LoadedTable | None:
-        """The table as the catalog holds it now, never from a cache; None if there is none. Raises CatalogUnreachable."""
+        """The table as the catalog holds it now, never from a cache; None if there is none.
+
+        Raises CatalogUnreachable, MetadataMissing and ObjectDamaged where what the catalog names is not what it was, and
+        TableStopped for a table whose files lie outside of the warehouse: somebody else's.
+        """
         ...
 
     def create(self, table: TableName, metadata: dict[str, Any]) -> LoadedTable:
@@ -61,21 +62,19 @@ class TableCatalog(Protocol):
 
 
 class SqlTableCatalog:
-    """Tables in a SQL database, as PyIceberg's SqlCatalog keeps them. SQLite by default; safe to call from several threads."""
+    """Tables in a SQL database, as PyIceberg's SqlCatalog keeps them: SQLite or PostgreSQL. Safe to call from several threads."""
 
-    def __init__(self, uri: str, store: ObjectStore, runtime: Runtime) -> None:
-        """Opens the catalog at a SQLAlchemy URI and creates its two tables if need be. Raises CatalogUnreachable."""
-        self._uri, self._store, self._runtime = uri, store, runtime
+    def __init__(self, uri: str, store: ObjectStore, runtime: Runtime, *, name: str = CATALOG_NAME) -> None:
+        """Opens the catalog at `sqlite:////path` or `postgresql://…` and creates its two tables if need be. Raises CatalogUnreachable.
+
+        `name` keeps it apart from other catalogs in the same database.
+        """
+        self._shown, self._store, self._runtime, self.name = shown(uri), store, runtime, name
         # Metadata files never change, so the last one of each table needs no second read.
         self._loaded: dict[TableName, LoadedTable] = {}
         with self._reported("opened"):
-            self._catalog = _open(uri, store.root)
-        self._engine: Engine = self._catalog.engine
-        if self._engine.dialect.name == "sqlite":
-            self._engine.dispose()  # What was pooled so far has not been told what follows.
-            event.listen(self._engine, "connect", _make_durable)
-            event.listen(self._engine, "do_connect", self._note_file)
-            event.listen(self._engine, "checkout", self._require_same_file)
+            self._catalog: SqlCatalog = open_database(name, uri, store.root)
+        self._engine = self._catalog.engine
 
     @property
     def engine(self) -> Engine:
@@ -91,17 +90,21 @@ class SqlTableCatalog:
         self._engine.dispose()
 
     def load(self, table: TableName) -> LoadedTable | None:
+        columns = (IcebergTables.metadata_location, IcebergTables.previous_metadata_location)
         with self._reported("read"), self._engine.connect() as connection:
-            row = connection.execute(select(IcebergTables.metadata_location).where(*_row(table))).first()
+            row = connection.execute(select(*columns).where(*self._row(table), *self._tables_only())).first()
         if row is None:
             return None
-        location = row[0]
+        location, previous = row
         known = self._loaded.get(table)
         if known is not None and known.metadata_location == location:
             return known
         if not location:
-            raise ObjectDamaged(f"the row of {table} in {self._uri} names no metadata file; restore the catalog from a copy")
-        return self._remember(LoadedTable(table, self._read(table, location), location))
+            raise ObjectDamaged(f"the row of {table} in {self._shown} names no metadata file; restore the catalog from a copy")
+        require_within(table, location, self._store.root, known=previous or "")
+        metadata = self._read(table, location)
+        require_within(table, metadata["location"], self._store.root, known=location)
+        return self._remember(LoadedTable(table, metadata, location))
 
     def _read(self, table: TableName, location: str) -> dict[str, Any]:
         """The metadata file that the catalog's row names. Blocks. Raises MetadataMissing, ObjectDamaged, StoreUnreachable."""
@@ -110,7 +113,9 @@ class SqlTableCatalog:
         except ObjectMissing as error:
             raise MetadataMissing(f"{table}: the catalog names {location}, which is not in the warehouse: restore it") from error
         except ValueError as error:
-            raise ObjectDamaged(f"the row of {table} in {self._uri} names {location}: {error}; restore the catalog from a copy") from error
+            raise ObjectDamaged(
+                f"the row of {table} in {self._shown} names {location}: {error}; restore the catalog from a copy"
+            ) from error
 
     def create(self, table: TableName, metadata: dict[str, Any]) -> LoadedTable:
         created = LoadedTable(table, metadata, self.put_metadata(metadata, version=0))
@@ -134,7 +139,7 @@ class SqlTableCatalog:
         failpoints.hit("catalog.before_swap")
         statement = (
             update(IcebergTables)
-            .where(*_row(base.name), IcebergTables.metadata_location == base.metadata_location)
+            .where(*self._row(base.name), IcebergTables.metadata_location == base.metadata_location)
             .values(metadata_location=location, previous_metadata_location=base.metadata_location)
         )
         with self._writing() as connection:
@@ -148,11 +153,11 @@ class SqlTableCatalog:
         """Tables with names that dolake can give; others are not ours to touch."""
         columns = (IcebergTables.table_namespace, IcebergTables.table_name)
         with self._reported("read"), self._engine.connect() as connection:
-            rows = connection.execute(select(*columns).where(IcebergTables.catalog_name == CATALOG_NAME)).all()
+            rows = connection.execute(select(*columns).where(IcebergTables.catalog_name == self.name, *self._tables_only())).all()
         return sorted(TableName(*row) for row in rows if all(TABLE_PART.fullmatch(part) for part in row))
 
     def drop(self, base: LoadedTable) -> None:
-        statement = delete(IcebergTables).where(*_row(base.name), IcebergTables.metadata_location == base.metadata_location)
+        statement = delete(IcebergTables).where(*self._row(base.name), IcebergTables.metadata_location == base.metadata_location)
         with self._writing() as connection:
             dropped = connection.execute(statement).rowcount
         self._loaded.pop(base.name, None)
@@ -176,75 +181,55 @@ class SqlTableCatalog:
         self._loaded[table.name] = table
         return table
 
-    def _file(self) -> tuple[int, int] | None:
-        """Which file the catalog's path leads to; None where there is none."""
-        try:
-            found = os.stat(self._engine.url.database or "")
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
+    def _row(self, table: TableName) -> tuple[Any, ...]:
+        return (
+            IcebergTables.catalog_name == self.name,
+            IcebergTables.table_namespace == table.namespace,
+            IcebergTables.table_name == table.name,
+        )
 
-    def _note_file(self, _dialect: Any, record: Any, *_: Any) -> None:
-        """Before it is opened. SQLite would make an empty file where there is none, in which no table is known."""
-        file = self._file()
-        if file is None:
-            raise DisconnectionError("the file is gone: restore it")
-        if record is not None:
-            record.info["file"] = file
-
-    def _require_same_file(self, connection: Any, record: Any, proxy: Any) -> None:
-        """One that somebody has put in the file's place (a restored copy) is opened; what the old one is told nobody would find."""
-        if record.info.get("file") != self._file():
-            raise DisconnectionError("the file was replaced")
+    def _tables_only(self) -> tuple[Any, ...]:
+        """Views of other programs may stand beside tables."""
+        condition = self._catalog._iceberg_type_filter()
+        return () if condition is None else (condition,)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         """A transaction in the file that lies there, also when it is over. Raises CatalogUnreachable where the outcome is not known."""
         with self._reported("written"), self._engine.begin() as connection:
-            file = connection.info.get("file")
+            file = opened_file(connection)
             yield connection
-        if self._engine.dialect.name == "sqlite" and file != self._file():
-            raise CatalogUnreachable(f"the catalog {self._uri} was replaced while it was written")
+        if file != file_behind(self._engine):
+            raise CatalogUnreachable(f"the catalog {self._shown} was replaced while it was written")
 
     @contextmanager
     def _reported(self, verb: str) -> Iterator[None]:
         try:
             yield
         except SQLAlchemyError as error:
-            raise CatalogUnreachable(f"the catalog {self._uri} could not be {verb}: {error}") from error
+            raise CatalogUnreachable(f"the catalog {self._shown} could not be {verb}: {said(error)}") from error
 
 
-def _open(uri: str, warehouse: str) -> SqlCatalog:
-    """Opening creates the two tables, and fails if another process creates one of them meanwhile: then it is there the next time."""
-    for _ in range(_OPEN_TRIES - 1):
-        try:
-            return SqlCatalog(CATALOG_NAME, uri=uri, warehouse=warehouse)
-        except SQLAlchemyError:
-            continue
-    return SqlCatalog(CATALOG_NAME, uri=uri, warehouse=warehouse)
+def require_within(table: TableName, location: str, root: str, *, known: str = "") -> None:
+    """Raises TableStopped for a place outside of the warehouse: a shared catalog knows tables of others, in theirs.
 
-
-def _row(table: TableName) -> tuple[Any, ...]:
-    return (
-        IcebergTables.catalog_name == CATALOG_NAME,
-        IcebergTables.table_namespace == table.namespace,
-        IcebergTables.table_name == table.name,
-    )
-
-
-def _make_durable(connection: Any, _record: Any) -> None:
-    """A commit that returned survives a power cut.
-
-    FULL alone is not enough with SQLite's default journal: its unlinking is not synced, and a journal that comes back rolls
-    the commit back. Truncating the journal instead is synced under FULL. A database that somebody switched to a write-ahead
-    log is left so; FULL syncs that log at each commit.
+    Raises ObjectDamaged where that cannot be: for what is no place, and for a table that has another, `known` one in the warehouse.
     """
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={_SQLITE_BUSY_S * 1000}")
-    cursor.execute("PRAGMA synchronous=FULL")
-    if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        cursor.execute("PRAGMA journal_mode=TRUNCATE")
-    cursor.close()
+    if lies_within(location, root):
+        return
+    reason = f"the catalog keeps its files at {location}, outside of the warehouse {root}"
+    if "://" in location and not (known and lies_within(known, root)):
+        raise TableStopped(str(table), f"{reason}: set warehouse.uri to a folder that holds both", field="location")
+    damaged = f"the row of {table}, or the metadata that it names, is damaged"
+    raise ObjectDamaged(f"{damaged}: {reason}; restore the catalog from a copy")
 
 
-__all__ = ["CATALOG_NAME", "LoadedTable", "SqlTableCatalog", "TableCatalog"]
+def has_catalog(uri: str) -> bool:
+    """Whether a catalog was ever made there; makes none. Raises CatalogUnreachable."""
+    try:
+        return has_tables(uri)
+    except SQLAlchemyError as error:
+        raise CatalogUnreachable(f"the catalog {shown(uri)} could not be read: {said(error)}") from error
+
+
+__all__ = ["CATALOG_NAME", "LoadedTable", "SqlTableCatalog", "TableCatalog", "has_catalog", "require_within"]

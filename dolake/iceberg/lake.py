@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from dolake.clock import Runtime
 from dolake.config import Settings
-from dolake.iceberg.catalog import SqlTableCatalog
+from dolake.errors import ConfigurationError, Mistake
+from dolake.iceberg.catalog import SqlTableCatalog, TableCatalog, has_catalog
 from dolake.storage.local import LocalStore
 from dolake.storage.store import ObjectStore
 from dolake.storage.warehouse import open_store
@@ -24,6 +25,25 @@ def open_warehouse(settings: Settings, *, tries: int = 1) -> LocalStore | S3Stor
     return open_store(settings.warehouse.uri, S3Access(**settings.s3.model_dump()), tries=tries)
 
 
-def open_catalog(settings: Settings, store: ObjectStore, runtime: Runtime) -> SqlTableCatalog:
-    """The SQLite catalog of the data directory, made if need be. Raises CatalogUnreachable."""
-    return SqlTableCatalog(f"sqlite:///{settings.catalog_path}", store, runtime)
+def open_catalog(settings: Settings, store: ObjectStore, runtime: Runtime) -> TableCatalog:
+    """The catalog, made if need be where it is a database of ours. Raises CatalogUnreachable, ConfigurationError."""
+    if settings.catalog.type == "sql":
+        return open_sql_catalog(settings, store, runtime)
+    from dolake.iceberg.pyiceberg_catalog import open_by_pyiceberg
+
+    return open_by_pyiceberg(settings.catalog, store)
+
+
+def open_sql_catalog(settings: Settings, store: ObjectStore, runtime: Runtime) -> SqlTableCatalog:
+    """The same for who works on its rows. Raises CatalogUnreachable, ConfigurationError for a catalog that is no database of ours."""
+    if settings.catalog.type != "sql":
+        rule = "must be sql for dolake to serve the REST catalog: ask the catalog that the tables are in"
+        raise ConfigurationError([Mistake("catalog.type", settings.catalog.type, rule)])
+    return SqlTableCatalog(settings.catalog_uri, store, runtime, name=settings.catalog.name)
+
+
+def find_catalog(settings: Settings, store: ObjectStore, runtime: Runtime) -> TableCatalog | None:
+    """The catalog, for those who only read: None where none was ever made. Raises CatalogUnreachable, ConfigurationError."""
+    if settings.catalog.type == "sql" and not has_catalog(settings.catalog_uri):
+        return None
+    return open_catalog(settings, store, runtime)

@@ -54,3 +54,7 @@ def metadata_version(location: str) -> int:
     """The number that a metadata file's name begins with; -1 (so that the next is 0) if another program named it otherwise."""
     number = location.rsplit("/", 1)[-1].split("-", 1)[0]
     return int(number) if number.isdigit() else -1
+
+
+def lies_within(location: str, folder: str) -> bool:
+    return (location.rstrip("/") + "/").startswith(folder.rstrip("/") + "/")

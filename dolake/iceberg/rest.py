@@ -19,7 +19,7 @@ from dolake.config import Settings
 from dolake.errors import CatalogUnreachable, StoreUnreachable
 from dolake.iceberg.catalog import SqlTableCatalog
 from dolake.iceberg.catalog_rows import CatalogRows, OutcomeUnknown
-from dolake.iceberg.lake import open_catalog, open_warehouse
+from dolake.iceberg.lake import open_sql_catalog, open_warehouse
 from dolake.iceberg.rest_commit import RestCommits
 from dolake.iceberg.rest_errors import state_unknown, unavailable
 from dolake.iceberg.rest_namespaces import RestNamespaces
@@ -50,7 +50,7 @@ class RestCatalog:
 def open_rest_catalog(settings: Settings, runtime: Runtime) -> RestCatalog:
     """The catalog that settings name, made if need be. Blocks. Raises CatalogUnreachable."""
     store = open_warehouse(settings)
-    return RestCatalog(open_catalog(settings, store, runtime), store, runtime, vending_of(settings))
+    return RestCatalog(open_sql_catalog(settings, store, runtime), store, runtime, vending_of(settings))
 
 
 def answered(work: Callable[..., T], *arguments: object) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from dolake.errors import DolakeError, MetadataMissing, ObjectDamaged, ObjectMissing
+from dolake.errors import DolakeError, MetadataMissing, ObjectDamaged, ObjectMissing, TableStopped
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.contents import ContentsReader, check_metadata
 from dolake.iceberg.metadata import LoadedTable
@@ -48,11 +48,15 @@ def verify_lake(
     decoded once more and compared with its table, by `redactor_of` without what must not be seen; it counts what was compared.
     """
     tables: list[LoadedTable] = []
-    for item in _load(catalog, names):
-        if isinstance(item, Breach):
-            yield item
-        else:
-            tables.append(item)
+    strangers: set[TableName] = set()
+    for name in names:
+        try:
+            tables += _load(catalog, name)
+        except TableStopped as stopped:
+            strangers.add(name)
+            note(Note(str(name), f"not verified: {stopped.reason}"))
+        except (MetadataMissing, ObjectDamaged) as error:
+            yield Damage("I10", str(name), f"cannot be loaded: {error}")
     views: list[LogView] = []
     progress("logs")
     for found_log in verify_logs(disk, directories, table_of):
@@ -67,7 +71,7 @@ def verify_lake(
             yield one
         else:
             elsewhere.append(one)
-    if catalog is not None and {table.name for table in tables} >= set(catalog.list_tables()):
+    if catalog is not None and {table.name for table in tables} >= set(catalog.list_tables()) - strangers:
         yield from verify_trimmed(tables, views, [one.bounds for one in elsewhere])
     letters = catalog.load(DEAD_LETTERS_TABLE) if catalog is not None and tables else None
     around = Surroundings(store, views, _judged(store, letters), key_of)
@@ -85,16 +89,13 @@ def verify_lake(
         yield from _each(THE_LOG, found, note)
 
 
-def _load(catalog: TableCatalog | None, names: Sequence[TableName]) -> Iterator[LoadedTable | Breach]:
-    """The tables that there are, and which of them nobody can read."""
-    for name in names:
-        try:
-            table = catalog.load(name) if catalog is not None else None
-            if table is not None:
-                check_metadata(table)
-                yield table
-        except (MetadataMissing, ObjectDamaged) as error:
-            yield Damage("I10", str(name), f"cannot be loaded: {error}")
+def _load(catalog: TableCatalog | None, name: TableName) -> list[LoadedTable]:
+    """None or one. Raises TableStopped for a table of others, MetadataMissing and ObjectDamaged for one that nobody can read."""
+    table = catalog.load(name) if catalog is not None else None
+    if table is None:
+        return []
+    check_metadata(table)
+    return [table]
 
 
 def _each(subject: str, found: Iterator[Breach | Note], note: Callable[[Note], None]) -> Iterator[Breach]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, event, text
 
-from dolake.iceberg.catalog import _make_durable
+from dolake.iceberg.database import _make_durable
 
 
 def test_a_commit_takes_its_journal_away_by_a_name_that_nobody_syncs(tmp_path: Path) -> None:

@@ -76,6 +76,10 @@ class TcpProxy:
         """Nothing gets through, in either direction, and nobody is told."""
         return self.install(Fault("black_hole"))
 
+    def lose_answers(self) -> Installed:
+        """From now on requests arrive, and nothing comes back."""
+        return self.install(Fault("black_hole", when=lambda chunk: chunk.direction == "down"))
+
     def refuse(self) -> Installed:
         """Open connections are reset, and new ones."""
         return self.install(Fault("refuse"))

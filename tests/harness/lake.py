@@ -1,4 +1,4 @@
-"""Reading the tables as anybody would: DuckDB and PyIceberg on the catalog file and the warehouse, without the product."""
+"""Reading the tables as anybody would: DuckDB and PyIceberg on the catalog and the warehouse, without the product."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import duckdb
+import psycopg
 import pyarrow as pa
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table
@@ -20,19 +21,22 @@ _EXTENSIONS = ("avro", "httpfs", "iceberg")
 
 
 class Lake:
-    """The tables under one data directory. `s3` are the settings that the daemon was given (`DOLAKE_S3_…`), if any."""
+    """The tables of one daemon. `settings` are what it was given of `DOLAKE_S3_…` and `DOLAKE_CATALOG_URI`, if anything."""
 
-    def __init__(self, data: Path, s3: Mapping[str, str] | None = None) -> None:
+    def __init__(self, data: Path, settings: Mapping[str, str] | None = None) -> None:
         self.data = data
-        self._s3 = dict(s3 or {})
+        self._s3 = {name: value for name, value in (settings or {}).items() if name.startswith("DOLAKE_S3_")}
+        self._uri = (settings or {}).get("DOLAKE_CATALOG_URI") or f"sqlite:///{data}/catalog.db"
         self._database: duckdb.DuckDBPyConnection | None = None
 
     def metadata_location(self, table: str) -> str | None:
         """What the catalog says is the table's metadata file now; None if there is no such table."""
-        path = self.data / "catalog.db"
+        namespace, name = _parts(table)
+        if self._uri.startswith("postgresql:"):
+            return self._location_in_postgresql(namespace, name)
+        path = Path(self._uri.removeprefix("sqlite:///"))
         if not path.exists():
             return None
-        namespace, name = _parts(table)
         query = "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = 'dolake' AND table_namespace = ? AND table_name = ?"
         connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
         try:
@@ -43,6 +47,15 @@ class Lake:
             raise
         finally:
             connection.close()
+        return row[0] if row else None
+
+    def _location_in_postgresql(self, namespace: str, name: str) -> str | None:
+        query = "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = 'dolake' AND table_namespace = %s AND table_name = %s"
+        with psycopg.connect(self._uri) as connection:
+            try:
+                row = connection.execute(query, (namespace, name)).fetchone()
+            except psycopg.errors.UndefinedTable:
+                return None
         return row[0] if row else None
 
     def metadata(self, table: str) -> dict[str, Any]:
@@ -93,7 +106,7 @@ class Lake:
         return self.database().execute(f"SELECT * FROM iceberg_scan('{location}')").to_arrow_table()
 
     def catalog(self) -> SqlCatalog:
-        properties = {"uri": f"sqlite:///{self.data}/catalog.db"}
+        properties = {"uri": self._uri.replace("postgresql:", "postgresql+psycopg:")}
         if self._s3:
             properties |= {
                 "s3.endpoint": self._s3["DOLAKE_S3_ENDPOINT"],

@@ -222,7 +222,7 @@ def test_a_commit_whose_end_the_database_does_not_answer_is_unknown_unless_a_loo
 
 
 def test_a_locked_database_is_a_no_that_says_try_again_and_nothing_happened(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dolake.iceberg.catalog._SQLITE_BUSY_S", 0)
+    monkeypatch.setattr("dolake.iceberg.database.WAIT_S_MAX", 0)
     rest.make()
     with serving(rest.data) as impatient, contextlib.closing(sqlite3.connect(rest.data / "catalog.db", isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")

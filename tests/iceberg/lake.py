@@ -17,6 +17,7 @@ import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.table import StaticTable
 
 from dolake.clock import Runtime, SystemRandomness
 from dolake.iceberg.catalog import SqlTableCatalog, TableCatalog
@@ -79,11 +80,20 @@ def hand_runtime() -> Runtime:
 class Lake:
     """One table in one warehouse, written through dolake and read by others."""
 
-    def __init__(self, directory: Path, *, spec: Mapping[str, Any] | None = None, schema: Mapping[str, Any] = SCHEMA) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        spec: Mapping[str, Any] | None = None,
+        schema: Mapping[str, Any] = SCHEMA,
+        open_catalog: Callable[[ObjectStore, Runtime], Any] | None = None,
+    ) -> None:
+        """`open_catalog`: another one than the SQLite file in the directory."""
         self.runtime = hand_runtime()
         self.uri = f"sqlite:///{directory}/catalog.db"
         self.store = LocalStore(f"file://{directory}/warehouse")
-        self.catalog = SqlTableCatalog(self.uri, self.store, self.runtime)
+        self.open = open_catalog or (lambda store, runtime: SqlTableCatalog(self.uri, store, runtime))
+        self.catalog = self.open(self.store, self.runtime)
         self.table = self.catalog.create(TABLE, make_metadata(self.store, self.runtime, spec=spec, schema=schema))
 
     def close(self) -> None:
@@ -113,12 +123,13 @@ class Lake:
         return make_delta(self.store, self.table, start, end, rows=rows, **other)
 
     def ids(self) -> list[int]:
-        """What PyIceberg reads, opened by nothing but the catalog's address; the same as DuckDB reads."""
-        found = sorted(self.plain_table().scan().to_arrow()["id"].to_pylist())
+        """What PyIceberg reads, opened by nothing but the metadata's address; the same as DuckDB reads."""
+        found = sorted(StaticTable.from_metadata(self.current().metadata_location).scan().to_arrow()["id"].to_pylist())
         assert found == sorted(row[0] for row in self.query("SELECT id FROM iceberg_scan('{table}')"))
         return found
 
     def plain_table(self) -> Any:
+        """As PyIceberg opens it by the SQLite file's address, to write as well."""
         plain = SqlCatalog("dolake", uri=self.uri)
         try:
             return plain.load_table(str(TABLE))

@@ -15,7 +15,8 @@ import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 from sqlalchemy import event
 
-from dolake.errors import CatalogUnreachable, CommitConflict, ObjectDamaged
+from dolake.cli.lake import Lake as Committed
+from dolake.errors import CatalogUnreachable, CommitConflict, ObjectDamaged, TableStopped
 from dolake.iceberg.catalog import SqlTableCatalog
 from dolake.iceberg.commit import Landed
 from dolake.model import TableName
@@ -106,6 +107,22 @@ def test_names_that_dolake_could_not_have_given_are_not_its_tables(lake: Lake) -
     plain.create_table("a.b.deep", schema=pa.schema([("id", pa.int64())]))
     plain.engine.dispose()
     assert lake.catalog.list_tables() == [TABLE]
+
+
+def test_views_of_other_programs_are_no_tables(lake: Lake) -> None:
+    with lake.catalog._engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO iceberg_tables VALUES ('dolake', 'shop', 'a_view', 'file:///somewhere', NULL, 'VIEW')")
+    assert lake.catalog.list_tables() == [TABLE]
+    assert lake.catalog.load(TableName("shop", "a_view")) is None
+
+
+def test_a_table_in_another_warehouse_is_not_ours(lake: Lake, tmp_path: Path) -> None:
+    plain = SqlCatalog("dolake", uri=lake.uri, warehouse=f"file://{tmp_path}/elsewhere")
+    plain.create_table("shop.stranger", schema=pa.schema([("id", pa.int64())]))
+    plain.engine.dispose()
+    with pytest.raises(TableStopped, match=r"outside of the warehouse .*warehouse\.uri"):
+        lake.catalog.load(TableName("shop", "stranger"))
+    assert [table.name for table in Committed(lake.store, lake.catalog).tables()] == [TABLE]
 
 
 def test_plain_pyiceberg_reads_and_writes_the_same_catalog(lake: Lake) -> None:
