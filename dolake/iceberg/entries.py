@@ -37,7 +37,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.typedef import Record
 from pyiceberg.types import IntegerType, ListType, NestedField, StructType
 
-from dolake.iceberg.avro import AvroLayout, AvroReading, ExactAvroFile
+from dolake.iceberg.avro import AvroLayout, AvroReading, read_records
 from dolake.iceberg.file_io import StoreFileIO, decoding
 from dolake.iceberg.partition import parsed, stored_values
 from dolake.iceberg.plan import NewDeletes, NewFile
@@ -185,8 +185,8 @@ def settled_entries(entries: Iterable[ManifestEntry], sequence_number: int) -> l
 
 def fetch_manifests(io: StoreFileIO, manifest_list: str) -> tuple[ManifestFile, ...]:
     """The manifests that a manifest list names. Blocks. Raises what the store raises, and ObjectDamaged."""
-    with decoding(manifest_list), ExactAvroFile[ManifestFile](io.new_input(manifest_list), _MANIFESTS) as reader:
-        return tuple(reader)
+    with decoding(manifest_list):
+        return tuple(read_records(io.new_input(manifest_list), _MANIFESTS))
 
 
 def fetch_entries(io: StoreFileIO, manifest: ManifestFile) -> list[ManifestEntry]:
@@ -195,8 +195,11 @@ def fetch_entries(io: StoreFileIO, manifest: ManifestFile) -> list[ManifestEntry
     Blocks. Raises what the store raises, and ObjectDamaged where the file is not the manifest that was written.
     """
     file = io.new_input(manifest.manifest_path, size_bytes=manifest.manifest_length)
-    with decoding(manifest.manifest_path), ExactAvroFile[ManifestEntry](file, _ENTRIES[manifest.content]) as reader:
-        entries = list(reader)
+    with decoding(manifest.manifest_path):
+        entries: list[ManifestEntry] = read_records(file, _ENTRIES[manifest.content])
+        counts = (manifest.added_files_count, manifest.existing_files_count, manifest.deleted_files_count)
+        if None not in counts and len(entries) != sum(count or 0 for count in counts):
+            raise ValueError(f"it has {len(entries)} entries, its list says {sum(count or 0 for count in counts)}")
     for entry in entries:
         inherits = entry.status == ManifestEntryStatus.ADDED or manifest.sequence_number == 0  # 0: from a table of version 1
         if entry.snapshot_id is None and manifest.added_snapshot_id is not None:
