@@ -13,8 +13,9 @@ import pytest
 from e2e.services.postgres import PostgresServer
 from e2e.services.s3 import S3Server
 from tests.harness.daemon import Daemon, clean_environment, dolake_command
+from tests.harness.history import assert_lake_equals_oracle
 from tests.harness.kills import TARGETS, Killer
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle
 from tests.harness.shop_lake import assert_mirrors_are_the_database
 from tests.harness.traffic import drain, steady_traffic

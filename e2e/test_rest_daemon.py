@@ -12,8 +12,9 @@ import pytest
 
 from tests.harness.daemon import Daemon
 from tests.harness.fault_proxy import TcpProxy
+from tests.harness.history import assert_lake_equals_oracle
 from tests.harness.kills import TARGETS, Killer
-from tests.harness.lake import Lake, assert_lake_equals_oracle
+from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle
 from tests.harness.traffic import drain, steady_traffic
 from tests.harness.waiting import wait_until
@@ -51,8 +52,9 @@ def test_kills_of_the_daemon_and_of_its_catalog_lose_and_repeat_nothing(tmp_path
                             before = serving.wait_ready()
                             await asyncio.to_thread(serving.kill, "http")
                             await asyncio.to_thread(serving.wait_replaced, before, "http")
-                        proxy.lose_answers()
+                        lost = proxy.lose_answers()
                         await some_traffic()
+                        await asyncio.to_thread(wait_until, lambda: lost.hit_count, "an answer of the catalog to be lost")
                         proxy.heal()
                     await drain(daemon, 120)
 

@@ -85,6 +85,9 @@ class ContentsReader:
 def check_metadata(table: LoadedTable) -> None:
     """Against PyIceberg's model of it: closer than everybody looks who loads a table, and slower. Raises ObjectDamaged."""
     try:
+        for snapshot in table.metadata.get("snapshots") or ():
+            if "operation" not in snapshot["summary"]:  # PyIceberg would make one up.
+                raise ValueError(f"snapshot {snapshot['snapshot-id']} says nothing of its operation")
         TableMetadataUtil.parse_obj(dict(table.metadata))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ObjectDamaged(f"{table.metadata_location} is no metadata of a table: {type(error).__name__}: {error}; restore it") from error

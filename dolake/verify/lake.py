@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from dolake.errors import DolakeError, MetadataMissing, ObjectDamaged, ObjectMissing, TableStopped
 from dolake.iceberg.catalog import TableCatalog
@@ -47,16 +48,9 @@ def verify_lake(
     `data`. `note` hears what is no breach and not to be passed over. With `against_log` every event that the logs still hold is
     decoded once more and compared with its table, by `redactor_of` without what must not be seen; it counts what was compared.
     """
-    tables: list[LoadedTable] = []
-    strangers: set[TableName] = set()
-    for name in names:
-        try:
-            tables += _load(catalog, name)
-        except TableStopped as stopped:
-            strangers.add(name)
-            note(Note(str(name), f"not verified: {stopped.reason}"))
-        except (MetadataMissing, ObjectDamaged) as error:
-            yield Damage("I10", str(name), f"cannot be loaded: {error}")
+    loaded = _Loaded()
+    yield from loaded.load(catalog, names, note)
+    tables = loaded.tables
     views: list[LogView] = []
     progress("logs")
     for found_log in verify_logs(disk, directories, table_of):
@@ -71,7 +65,7 @@ def verify_lake(
             yield one
         else:
             elsewhere.append(one)
-    if catalog is not None and {table.name for table in tables} >= set(catalog.list_tables()) - strangers:
+    if catalog is not None and loaded.is_all_of(catalog):
         yield from verify_trimmed(tables, views, [one.bounds for one in elsewhere])
     letters = catalog.load(DEAD_LETTERS_TABLE) if catalog is not None and tables else None
     around = Surroundings(store, views, _judged(store, letters), key_of)
@@ -89,13 +83,29 @@ def verify_lake(
         yield from _each(THE_LOG, found, note)
 
 
-def _load(catalog: TableCatalog | None, name: TableName) -> list[LoadedTable]:
-    """None or one. Raises TableStopped for a table of others, MetadataMissing and ObjectDamaged for one that nobody can read."""
-    table = catalog.load(name) if catalog is not None else None
-    if table is None:
-        return []
-    check_metadata(table)
-    return [table]
+@dataclass
+class _Loaded:
+    """The tables that there are; `strangers` are those of others in a shared catalog, whose files lie elsewhere."""
+
+    tables: list[LoadedTable] = field(default_factory=list)
+    strangers: set[TableName] = field(default_factory=set)
+
+    def load(self, catalog: TableCatalog | None, names: Sequence[TableName], note: Callable[[Note], None]) -> Iterator[Breach]:
+        """Which of them nobody can read."""
+        for name in names:
+            try:
+                table = catalog.load(name) if catalog is not None else None
+                if table is not None:
+                    check_metadata(table)
+                    self.tables.append(table)
+            except TableStopped as stopped:
+                self.strangers.add(name)
+                note(Note(str(name), f"not verified: {stopped.reason}"))
+            except (MetadataMissing, ObjectDamaged) as error:
+                yield Damage("I10", str(name), f"cannot be loaded: {error}")
+
+    def is_all_of(self, catalog: TableCatalog) -> bool:
+        return {table.name for table in self.tables} >= set(catalog.list_tables()) - self.strangers
 
 
 def _each(subject: str, found: Iterator[Breach | Note], note: Callable[[Note], None]) -> Iterator[Breach]:

@@ -32,11 +32,12 @@ def install_postgres() -> Path:
 class PostgresServer:
     """One server. What is committed stays there across `kill` and `start`; the port and the password stay too.
 
-    The server refuses to run as root: it runs as `nobody` then, in a directory that `nobody` may enter.
+    The server refuses to run as root: it runs as `nobody` then, in a directory that `nobody` may enter, which the tests' own
+    temporary folder is not.
     """
 
     def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="dolake-postgres-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="dolake-postgres-", dir="/tmp" if os.geteuid() == 0 else None))
         self.password = "pw-" + secrets.token_hex(16)
         self.port = 0
         self._programs = install_postgres()

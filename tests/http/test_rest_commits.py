@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -231,6 +233,28 @@ def test_a_locked_database_is_a_no_that_says_try_again_and_nothing_happened(rest
         assert refusal(answer)[:2] == (503, "ServiceUnavailableException")
         assert answer.headers["Retry-After"] == "1"
         assert impatient.metadata()["properties"] == {}
+
+
+def test_what_goes_into_a_catalog_file_that_is_replaced_meanwhile_is_not_said_to_have_landed(
+    rest: Rest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sqlalchemy.engine import Transaction
+
+    rest.make()
+    path, copy = rest.data / "catalog.db", rest.data / "restored.db"
+    shutil.copy(path, copy)
+    commit = Transaction.commit
+
+    def replace_and_commit(self: Transaction) -> None:
+        if copy.exists():
+            os.replace(copy, path)
+        commit(self)
+
+    monkeypatch.setattr(Transaction, "commit", replace_and_commit)
+    assert refusal(rest.try_commit([properties(a="1")]))[:2] == (500, "CommitStateUnknownException")
+    assert not copy.exists()
+    assert rest.metadata()["properties"] == {}
+    assert good(rest.try_commit([properties(a="2")]))["metadata"]["properties"] == {"a": "2"}
 
 
 OWNED = {"dolake.offset.log-a": "10", "dolake.epoch": "2", "dolake.instance": "one"}

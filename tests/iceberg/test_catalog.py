@@ -125,6 +125,16 @@ def test_a_table_in_another_warehouse_is_not_ours(lake: Lake, tmp_path: Path) ->
     assert [table.name for table in Committed(lake.store, lake.catalog).tables()] == [TABLE]
 
 
+@pytest.mark.parametrize("location", ["s3://elsewhere/x.metadata.json", "file:///etc/passwd", "no location"])
+def test_a_row_of_ours_that_points_out_of_the_warehouse_is_damaged(lake: Lake, location: str) -> None:
+    """Where the table was before tells it from one of others."""
+    lake.commit(lake.delta(0, 2))
+    with lake.catalog._engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE iceberg_tables SET metadata_location = ?", (location,))
+    with pytest.raises(ObjectDamaged, match=f"the row of shop.orders.*{location}, outside of the warehouse .*restore the catalog"):
+        lake.catalog.load(TABLE)
+
+
 def test_plain_pyiceberg_reads_and_writes_the_same_catalog(lake: Lake) -> None:
     lake.commit(lake.delta(0, 2))
     plain = SqlCatalog("dolake", uri=lake.uri, warehouse=lake.store.root)

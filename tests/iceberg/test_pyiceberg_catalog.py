@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,8 +17,17 @@ from pyiceberg.schema import Schema
 
 from dolake.cli.lake import Lake as Committed
 from dolake.config import CatalogSettings
-from dolake.errors import CatalogUnreachable, CommitConflict, ConfigurationError, TableStopped
+from dolake.errors import (
+    CatalogUnreachable,
+    CommitConflict,
+    ConfigurationError,
+    MetadataMissing,
+    ObjectDamaged,
+    StoreUnreachable,
+    TableStopped,
+)
 from dolake.iceberg import pyiceberg_catalog
+from dolake.iceberg.access import part_at_fault
 from dolake.iceberg.pyiceberg_catalog import open_by_pyiceberg
 from dolake.model import TableName
 from dolake.storage.local import LocalStore
@@ -281,6 +291,60 @@ def test_a_table_in_another_warehouse_is_not_ours_and_hides_no_other(tmp_path: P
     with pytest.raises(TableStopped, match=r"outside of the warehouse .*warehouse\.uri"):
         lake.catalog.create(TableName("other", "two"), {**make_metadata(lake.store, lake.runtime), "location": f"file://{tmp_path}/else"})
     assert TableName("other", "two") not in lake.catalog.list_tables()
+    lake.close()
+
+
+def sql_lake(directory: Path) -> Lake:
+    settings = CatalogSettings(type="sql", properties={"uri": f"sqlite:///{directory}/theirs.db"})
+    return Lake(directory, open_catalog=lambda store, _runtime: open_by_pyiceberg(settings, store))
+
+
+def test_a_metadata_file_that_is_gone_or_spoilt_is_named(tmp_path: Path) -> None:
+    """Also where a swap meets it. That the catalog answered is known: neither counts as its absence."""
+    lake = sql_lake(tmp_path)
+    path = Path(lake.table.metadata_location.removeprefix("file://"))
+    whole = path.read_bytes()
+    for spoilt in (whole[: len(whole) // 2], b"", b"{}", bytes(len(whole))):
+        path.write_bytes(spoilt)
+        for call in (lambda: lake.catalog.load(TABLE), lambda: advance(lake, lake.table, 1)):
+            with pytest.raises(ObjectDamaged, match="restore it") as damaged:
+                call()
+            assert path.name in str(damaged.value)
+            assert part_at_fault(damaged.value) is None
+    path.unlink()
+    for call in (lambda: lake.catalog.load(TABLE), lambda: advance(lake, lake.table, 1)):
+        with pytest.raises(MetadataMissing, match="not in the warehouse: restore it") as missing:
+            call()
+        assert part_at_fault(missing.value) is None
+    path.write_bytes(whole)
+    assert advance(lake, lake.current(), 1).head_id == 1
+    lake.close()
+
+
+def test_a_table_that_has_left_the_warehouse_is_not_at_its_base_any_more(tmp_path: Path) -> None:
+    lake = sql_lake(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "theirs.db")) as theirs:
+        theirs.execute("UPDATE iceberg_tables SET metadata_location = 'file:///elsewhere/00000-a.metadata.json'")
+        theirs.commit()
+    with pytest.raises(CommitConflict, match="elsewhere"):
+        advance(lake, lake.table, 1)
+    with pytest.raises(TableStopped, match="outside of the warehouse"):
+        lake.catalog.load(TABLE)
+    lake.close()
+
+
+def test_a_store_that_does_not_answer_is_not_the_catalogs_fault(tmp_path: Path) -> None:
+    class Away(LocalStore):
+        def get(self, location: str) -> bytes:
+            raise StoreUnreachable("no answer")
+
+    lake = sql_lake(tmp_path)
+    settings = CatalogSettings(type="sql", properties={"uri": f"sqlite:///{tmp_path}/theirs.db"})
+    catalog = open_by_pyiceberg(settings, Away(lake.store.root))
+    with pytest.raises(StoreUnreachable) as away:
+        catalog.load(TABLE)
+    assert part_at_fault(away.value) == "store"
+    catalog.close()
     lake.close()
 
 

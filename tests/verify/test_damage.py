@@ -9,7 +9,9 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.manifest import read_manifest_list
 
 import dolake.iceberg.access
@@ -18,6 +20,7 @@ from dolake.cli import run
 from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.model import TableName
+from dolake.verify import Breach
 from tests.verify.damage import Hands, lake, opened, verified
 from tests.verify.test_mirrors import three_flushes
 from tests.writer.half import Half, half, settings_of
@@ -134,6 +137,29 @@ def test_a_damaged_row_of_the_catalog_ends_verify_with_4_and_is_named(
     assert "default.u" not in said
     assert run(["verify", "default.t", "--data", str(data)]) == 4
     assert "default.t" in capsys.readouterr().err
+
+
+def test_a_table_of_others_in_a_shared_catalog_is_passed_over_and_hides_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor does it keep anybody from looking whether the logs were trimmed too far (I6)."""
+    elsewhere = SqlCatalog("dolake", uri=f"sqlite:///{settings_of(data).catalog_path}", warehouse=f"file://{data}/elsewhere")
+    elsewhere.create_table("default.stranger", schema=pa.schema([("id", pa.int64())]))
+    elsewhere.close()
+    capsys.readouterr()
+    assert run(["verify", "--data", str(data)]) == 0
+    assert "note default.stranger: not verified: the catalog keeps its files at " in capsys.readouterr().out
+    assert run(["tables", "--data", str(data)]) == 0
+    listed = capsys.readouterr().out
+    assert "default.u" in listed
+    assert "stranger" not in listed
+    assert run(["verify", "default.stranger", "--data", str(data)]) == 5
+    assert "set warehouse.uri to a folder that holds both" in capsys.readouterr().err
+
+    def trimmed(*_: object) -> Iterator[Breach]:
+        yield Breach("I6", "log", "looked at")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dolake.verify.lake.verify_trimmed", trimmed)
+        assert verified(data).invariants == [("I6", "log")]
 
 
 @pytest.mark.parametrize("what", MADE_OF)
