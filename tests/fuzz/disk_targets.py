@@ -156,7 +156,7 @@ CONFIGURATIONS = (
     b"[flush]\nage_s = 5\nbytes = '64 MiB'\nrows = 1000\n[log]\nsegment_bytes = '1 MiB'\ncodec = 'zstd'\nbacklog_bytes = '1 GiB'\n",
     _DISTINCT
     + b'[tables."public.orders"]\npartition_by = ["day(ts)", "bucket(16, id)"]\ntruncate = "table"\n[sources.shop]\nnamespace = "x"\n',
-    b'[warehouse]\nuri = "s3://bucket/prefix"\n[s3]\nendpoint = "http://127.0.0.1:9"\naccess_key = "k"\nsecret_key = "s"\nregion = "r"\n',
+    b'[warehouse]\nuri = "s3://bucket/prefix"\n[s3]\nendpoint = "http://127.0.0.1:1"\naccess_key = "k"\nsecret_key = "s"\nregion = "r"\n',
     b'[limits]\npayload_bytes = 1000000\n[tokens.a]\nhash = "sha256:' + b"0" * 64 + b'"\nsources = ["*"]\nread = true\n[http]\n[auth]\n',
     b"[commit]\nsnapshots_kept = 10\ntags_kept_days = 1\n[cdc]\nport = 8765\n",
 )

@@ -241,7 +241,7 @@ def test_a_swap_whose_answer_is_lost_is_found_by_looking(tmp_path: Path, monkeyp
 
 
 def test_a_catalog_that_is_not_there_is_named_without_its_secrets(base: Lake) -> None:
-    settings = rest_settings("http://127.0.0.1:9", token=TOKEN, **{"header.Authorization": "Basic abc123"})
+    settings = rest_settings("http://127.0.0.1:1", token=TOKEN, **{"header.Authorization": "Basic abc123"})
     with pytest.raises(CatalogUnreachable, match="rest catalog dolake could not be opened") as refused:
         open_by_pyiceberg(settings, base.store)
     assert TOKEN not in str(refused.value)
