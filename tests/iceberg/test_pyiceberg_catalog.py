@@ -271,7 +271,7 @@ def test_a_catalog_that_keeps_its_tables_elsewhere_is_refused_at_the_start(base:
 
 def test_a_library_that_is_missing_is_named(base: Lake) -> None:
     with pytest.raises(ConfigurationError, match=r"pyiceberg\[hive\]"):
-        open_by_pyiceberg(CatalogSettings(type="hive", properties={"uri": "thrift://127.0.0.1:9083"}), base.store)
+        open_by_pyiceberg(CatalogSettings(type="hive", properties={"uri": "thrift://127.0.0.1:1"}), base.store)
     base.close()
 
 
