@@ -18,7 +18,7 @@ SEND = ("send", str(STREAM), "--source", "shop-db", "--format", "wal2json", "--w
 
 
 @pytest.mark.acceptance("AT-56")
-@pytest.mark.parametrize(("flush_rows", "rate"), [(5_000, "40000"), (1_000_000, "0")], ids=["flushes of 5,000", "one flush"])
+@pytest.mark.parametrize(("flush_rows", "rate"), [(5_000, "12000"), (1_000_000, "0")], ids=["flushes of 5,000", "one flush"])
 def test_the_mirrors_are_the_database_in_every_snapshot(tmp_path: Path, flush_rows: int, rate: str) -> None:
     settings = {"DOLAKE_FLUSH_AGE_S": "3600", "DOLAKE_FLUSH_ROWS": str(flush_rows), "DOLAKE_COMMIT_SNAPSHOTS_KEPT": "10000"}
     with Daemon(tmp_path / "data", settings, mode="both") as daemon, Lake(daemon.data) as lake:

@@ -6,7 +6,6 @@ import asyncio
 import re
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,9 +16,9 @@ from tests.harness.terminal import Terminal
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    """Rows stay uncommitted until somebody asks."""
-    with Daemon(tmp_path / "lake", {"DOLAKE_FLUSH_AGE_S": "3600"}) as running:
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Rows stay uncommitted until somebody asks. In a folder of a short name: the screen has to show it."""
+    with Daemon(tmp_path_factory.mktemp("w") / "lake", {"DOLAKE_FLUSH_AGE_S": "3600"}) as running:
         running.start().wait_ready()
         yield running
 

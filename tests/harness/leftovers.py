@@ -62,5 +62,7 @@ def _processes(run: str) -> list[str]:
         with contextlib.suppress(OSError):
             if f"{_MARK}={run}".encode() in (entry / "environ").read_bytes().split(b"\0") and is_running(int(entry.name)):
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if any("multiprocessing.resource_tracker" in word for word in words):
+                    continue  # The library's own, one for this process and as long as it: it ends when its pipe closes.
                 found.append(f"{entry.name} {' '.join(words)}".strip())
     return found

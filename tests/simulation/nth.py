@@ -32,7 +32,7 @@ MORE_WAYS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("disk", "create"): ("no space",),
     ("disk", "rename"): ("no space",),
     ("disk", "make_directories"): ("no space",),
-    ("catalog", "create"): ("conflict", "conflict after own"),
+    ("catalog", "create"): ("conflict after own",),  # Whoever is told of a conflict finds the table: its absence means that it was dropped.
     ("catalog", "swap"): ("conflict", "conflict after own"),
     ("catalog", "drop"): ("conflict",),
 }
