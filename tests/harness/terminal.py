@@ -17,6 +17,12 @@ from tests.harness.waiting import wait_until
 _PIECES = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|\x1b|[\r\n]|[^\x1b\r\n]+")
 
 
+def _of_a_terminal(environment: Mapping[str, str]) -> dict[str, str]:
+    """Its size is what the terminal says, whatever the environment that the tests run in says of theirs."""
+    kept = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
+    return {**kept, "TERM": "xterm-256color"}
+
+
 class Terminal:
     """Runs a command in the foreground of a terminal. Knows the few control sequences that it is shown, and refuses all others."""
 
@@ -33,9 +39,7 @@ class Terminal:
         self._row = self._column = 0
         self.is_alternate, self.shows_cursor = False, True
         self.drawn_count = 0  # how often it was drawn from the top
-        self.process = subprocess.Popen(
-            command, env={**environment, "TERM": "xterm-256color"}, preexec_fn=lambda: os.login_tty(os.dup(self._other))
-        )
+        self.process = subprocess.Popen(command, env=_of_a_terminal(environment), preexec_fn=lambda: os.login_tty(os.dup(self._other)))
 
     def settings(self) -> list[Any]:
         """Of the line: echo, signals and so on."""
