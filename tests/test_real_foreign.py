@@ -88,7 +88,7 @@ def test_the_commits_of_two_writers_all_land(tmp_path: Path, mode: str, commits:
                     await asyncio.to_thread(outsider.run, commits)
                 finally:
                     outsider.close()
-                await asyncio.to_thread(wait_until, lambda: commit_count(lake) >= 2 * commits, "as many commits of the daemon", 120)
+                await asyncio.to_thread(wait_until, lambda: commit_count(lake) >= 2 * commits, "as many commits of the daemon", 400)
             await drain(daemon)
             return outsider, traffic
 
