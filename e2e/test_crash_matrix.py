@@ -193,10 +193,10 @@ async def stop_writer(daemon: Daemon, oracle: Oracle, number: int) -> None:
 
 async def park_and_unpark(daemon: Daemon, oracle: Oracle, number: int) -> None:
     """Records are moved meanwhile: traffic goes on. A command that a kill cuts off is asked for again in the next round."""
-    await asyncio.to_thread(daemon.run, "tables", "park", "ledger")
+    await asyncio.to_thread(daemon.run, "tables", "park", "ledger", deadline_s=180)
     enough = sum(batch.acked for batch in list(oracle.batches.values())) + 20
     await asyncio.to_thread(wait_until, lambda: sum(batch.acked for batch in list(oracle.batches.values())) >= enough, "acks")
-    await asyncio.to_thread(daemon.run, "tables", "unpark", "ledger")
+    await asyncio.to_thread(daemon.run, "tables", "unpark", "ledger", deadline_s=180)
 
 
 def unpark(daemon: Daemon) -> None:
@@ -204,7 +204,7 @@ def unpark(daemon: Daemon) -> None:
 
     def is_here() -> bool:
         daemon.wait_ready()
-        daemon.run("tables", "unpark", "ledger")
+        daemon.run("tables", "unpark", "ledger", deadline_s=180)
         found = json.loads(daemon.run("tables", "--json").stdout)
         return not any(one["parked"] for one in found)
 
