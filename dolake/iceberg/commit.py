@@ -131,7 +131,7 @@ class Committer:
         Raises TableStopped if the table is not this writer's to change, ObjectDamaged if what it is made of stays damaged.
         """
         checked: set[str] = set()
-        attempt = 0
+        attempt = damaged = 0
         parts = {CATALOG}
         while True:
             try:
@@ -143,7 +143,8 @@ class Committer:
                 raise
             except Exception as error:  # Any failure is an unknown outcome: look again; the judgement tells which it was.
                 attempt += 1
-                if isinstance(error, ObjectDamaged) and attempt >= DAMAGED_TRIES_MAX:
+                damaged += isinstance(error, ObjectDamaged)
+                if damaged >= DAMAGED_TRIES_MAX:
                     raise
                 parts.add(part_at_fault(error) or CATALOG)
                 pause_s = self._pause_s(error, attempt)
