@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.harness.daemon import Daemon
-from tests.harness.faults import Fault
+from tests.harness.faults import Fault, Installed
 from tests.harness.feed import Feed
 from tests.harness.history import assert_lake_equals_oracle
 from tests.harness.lake import Lake
 from tests.harness.oracle import Event, Oracle, ledger_event
 from tests.harness.source import Source, batch_message, connect_message, conversation, schema_message
 from tests.harness.traffic import drain
+from tests.harness.waiting import wait_until_async
 from tests.harness.websocket_faults import WebsocketProxy, frames
 
 SETTINGS = {"DOLAKE_LIMITS_CONNECTIONS_PER_S": "1000", "DOLAKE_FLUSH_AGE_S": "0.3"}
@@ -63,8 +64,13 @@ def batch_of(table: str, number: int) -> list[Event]:
 Answer = tuple[int, str, int | None]
 
 
-async def converse(url: str, name: str, oracle: Oracle, numbers: list[int], answer_count: int) -> list[Answer]:
-    """Sends a schema (0) or batches under these numbers without waiting; the answers as (number, what, expected), as they came."""
+async def converse(
+    url: str, name: str, oracle: Oracle, numbers: list[int], answer_count: int, *, until: Installed | None = None
+) -> list[Answer]:
+    """Sends a schema (0) or batches under these numbers without waiting; the answers as (number, what, expected), as they came.
+
+    Hangs up after `answer_count` answers, and not before the fault `until` has bitten.
+    """
     answers: list[Answer] = []
     async with conversation(url) as talk:
         assert (await talk.ask(connect_message(name)))["type"] == "status"
@@ -77,6 +83,8 @@ async def converse(url: str, name: str, oracle: Oracle, numbers: list[int], answ
             if answer["type"] == "ack" and answer["sequenceNumber"]:
                 oracle.acked(name, "", answer["sequenceNumber"], answer["status"])
             answers.append((answer["sequenceNumber"], answer.get("status", answer.get("reason")), answer.get("expectedSequence")))
+        if until:
+            await wait_until_async(lambda: until.hit_count, f"{until.fault.kind} to hit")
     return answers
 
 
@@ -133,7 +141,7 @@ def test_what_nobody_was_told_of_is_a_duplicate(daemon: Daemon, proxy: Websocket
     fault = proxy.install(Fault(kind, when=frames("down", "ack", sequenceNumber=2)))
     url = proxy.through(daemon.wait_ready().cdc)
     told = {"cut": 3, "cut_before": 2, "lose": 2}[kind]
-    first = asyncio.run(converse(url, name, oracle, [0, 1, 2], told))
+    first = asyncio.run(converse(url, name, oracle, [0, 1, 2], told, until=fault))
     assert first == [(number, "ok", None) for number in range(told)]
     proxy.remove(fault)
     assert asyncio.run(converse(url, name, oracle, [0, 1, 2, 3], 4)) == [(number, "duplicate", None) for number in range(3)] + [

@@ -93,7 +93,7 @@ class Disk(Protocol):
 
 
 class LocalFile:
-    """A file of the machine's own file system."""
+    """A file of the machine's own file system. It owns its descriptor: who drops it unclosed, on an error's way out, leaks none."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -129,7 +129,11 @@ class LocalFile:
         return os.fstat(self._descriptor).st_size
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    __del__ = close
 
 
 class LocalLock:

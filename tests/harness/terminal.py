@@ -29,6 +29,8 @@ class Terminal:
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], *, rows: int = 50, columns: int = 220) -> None:
         self.rows, self.columns = rows, columns
         self._main, self._other = os.openpty()
+        self._readable = select.poll()
+        self._readable.register(self._main, select.POLLIN)
         fcntl.ioctl(self._other, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         settings = self.settings()
         settings[3] &= ~termios.ECHO  # What is typed is not written between what the command writes.
@@ -50,7 +52,7 @@ class Terminal:
 
     def seen(self) -> str:
         """The screen now, with everything that has been written to it until now."""
-        while select.select([self._main], [], [], 0)[0]:
+        while self._readable.poll(0):
             self._unread += os.read(self._main, 1 << 16)
         text, self._unread = self._whole(self._unread)
         for piece in _PIECES.finditer(text):

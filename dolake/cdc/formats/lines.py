@@ -32,6 +32,8 @@ class LineInput:
             os.close(self._descriptor)
             raise IsADirectoryError(f"{path} is a directory")
         self._is_file = stat.S_ISREG(status.st_mode)
+        self._poll = select.poll()  # `select.select` knows no descriptor above 1023.
+        self._poll.register(self._descriptor, select.POLLIN)
         self.size_bytes: int | None = status.st_size if self._is_file else None
         self.position_bytes = 0  # how far into the input as it is stored
         self._frames: _Frames | None = None
@@ -47,7 +49,7 @@ class LineInput:
         Raises InvalidInput when compressed input is damaged or cut short.
         """
         while not self._ended:
-            if not self._is_file and not select.select([self._descriptor], [], [], timeout_s)[0]:
+            if not self._is_file and not self._poll.poll(timeout_s * 1000):
                 return None
             data = os.read(self._descriptor, CHUNK_BYTES)
             self.position_bytes += len(data)
