@@ -128,9 +128,13 @@ class LocalFile:
     def size(self) -> int:
         return os.fstat(self._descriptor).st_size
 
-    def close(self) -> None:
+    def detach(self) -> int:
+        """Its descriptor, which is the caller's from now on."""
         descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
+        return descriptor
+
+    def close(self) -> None:
+        if (descriptor := self.detach()) >= 0:
             os.close(descriptor)
 
     __del__ = close

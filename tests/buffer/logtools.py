@@ -115,7 +115,7 @@ class HastyDisk(LocalDisk):
     """A local disk that does not sync: these tests kill processes in thought only. Power cuts are the simulation's."""
 
     def create(self, path: str) -> LocalFile:
-        return HastyFile(super().create(path)._descriptor)
+        return HastyFile(super().create(path).detach())
 
     def sync_directory(self, path: str) -> None:
         pass
@@ -148,7 +148,7 @@ class FailingDisk(HastyDisk):
 
 class FailingFile(HastyFile):
     def __init__(self, file: LocalFile, disk: FailingDisk) -> None:
-        super().__init__(file._descriptor)
+        super().__init__(file.detach())
         self._disk = disk
 
     def write_at(self, position: int, parts: Sequence[bytes | memoryview]) -> int:
@@ -186,7 +186,7 @@ class SmallDisk(HastyDisk):
 
 class SmallFile(HastyFile):
     def __init__(self, file: LocalFile, disk: SmallDisk) -> None:
-        super().__init__(file._descriptor)
+        super().__init__(file.detach())
         self._disk = disk
 
     def write_at(self, position: int, parts: Sequence[bytes | memoryview]) -> int:

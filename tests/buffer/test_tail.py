@@ -268,7 +268,7 @@ class UnreadableDisk(LocalDisk):
     def open(self, path: str) -> LocalFile:
         self._check(path)
         self.held += 1
-        return UnreadableFile(super().open(path)._descriptor, self)
+        return UnreadableFile(super().open(path).detach(), self)
 
     def counter(self, path: str, *, writable: bool) -> LocalCounter:
         self._check(path)
