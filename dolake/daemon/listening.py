@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
-import time
 
 from dolake.config import Settings
 from dolake.errors import ConfigurationError, Mistake
@@ -34,7 +34,7 @@ def bind(settings: Settings, *, key: str) -> socket.socket:
         except OSError as error:
             listener.close()
             if error.errno == errno.EADDRINUSE and tries_left:
-                time.sleep(_TAKEN_PAUSE_S)
+                select.select([], [], [], _TAKEN_PAUSE_S)
                 continue
             rule = f"must be free on {settings.host}: {(error.strerror or str(error)).lower()}"
             raise ConfigurationError([Mistake(key, str(port), rule)]) from None
