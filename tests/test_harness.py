@@ -153,6 +153,13 @@ def leave_a_socket() -> Callable[[], object]:
     return socket.create_server(("127.0.0.1", 0)).close
 
 
+def leave_files_open() -> Callable[[], object]:
+    files = contextlib.ExitStack()
+    for _ in range(40):
+        files.enter_context(open(os.devnull))
+    return files.close
+
+
 def leave_nothing() -> Callable[[], object]:
     subprocess.run(["true"], check=True)
     tempfile.TemporaryFile().close()
@@ -166,6 +173,7 @@ def leave_nothing() -> Callable[[], object]:
         (leave_a_process, "a process: .* sleep 60"),
         (leave_a_folder, "a temporary file: "),
         (leave_a_socket, "a socket that listens on port "),
+        (leave_files_open, "40 descriptors: .*/dev/null"),
         (leave_nothing, None),
     ],
 )
