@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -136,3 +137,18 @@ def test_a_warehouse_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_other_uris_are_refused(uri: str) -> None:
     with pytest.raises(ValueError, match="a local warehouse is"):
         open_store(uri)
+
+
+def test_a_file_that_is_dropped_is_closed_and_one_that_is_closed_twice_closes_nothing_else(tmp_path: Path) -> None:
+    file = LocalDisk().create(str(tmp_path / "file"))
+    number = file._descriptor
+    del file
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+    closed = LocalDisk().open(str(tmp_path / "file"))
+    closed.close()
+    other = LocalDisk().open(str(tmp_path / "file"))  # Under the number that has become free.
+    closed.close()
+    assert other.size() == 0
+    other.close()

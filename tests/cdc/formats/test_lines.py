@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +71,26 @@ def test_lines_of_a_pipe_arrive_before_it_ends() -> None:
     assert lines.read_lines(10) == []
     lines.close()
     os.close(reading)
+
+
+def test_a_pipe_is_waited_for_whatever_number_its_descriptor_has() -> None:
+    """`select` knows none above 1023; a process with many connections or files has them."""
+    files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(files_max[1], 4096), files_max[1]))
+    reading, writing = os.pipe()
+    taken = [os.dup(reading)]
+    try:
+        while taken[-1] < 1024:
+            taken.append(os.dup(reading))
+        lines = LineInput(f"/dev/fd/{reading}")
+        assert lines.read_lines(0) is None
+        os.write(writing, b"first\n")
+        assert lines.read_lines(10) == [b"first"]
+        lines.close()
+    finally:
+        for descriptor in (*taken, reading, writing):
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, files_max)
 
 
 def test_what_it_is_may_come_byte_by_byte() -> None:
