@@ -7,6 +7,7 @@ what is a dead letter is left out; what cannot be known from what is left of the
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +41,7 @@ RedactorOf = Callable[[TableName, Sequence[str]], Redactor | None]
 
 
 @dataclass
-class _Table:
+class _Table(ABC):
     """One table while its events pass. `first_declared`: by log the first declaration that is still there."""
 
     found: TableRows
@@ -84,12 +85,12 @@ class _Table:
         except EventsLost as lost:
             self.lost = f"events of offset {chunk.offset} of log {chunk.log} cannot be read any more: {lost}"
 
-    def take_kept(self, chunk: EventChunk) -> Iterator[Breach]:
-        raise NotImplementedError
+    @abstractmethod
+    def take_kept(self, chunk: EventChunk) -> Iterator[Breach]: ...
 
+    @abstractmethod
     def finish(self) -> Iterator[Breach | Note]:
         """What has come of it."""
-        raise NotImplementedError
 
     def note(self, sentence: str) -> Note:
         return Note(str(self.found.table.name), f"not compared with {THE_LOG}: {sentence}")
