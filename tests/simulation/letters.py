@@ -106,6 +106,14 @@ class Letters:
             if is_row != (is_below and row["outcome"] == REPLAYED):
                 yield f"I13: {table.name}: {spot} is {row['outcome']} and {'a row' if is_row else 'no row'}, committed is {offsets}"
 
+    def awaits_rows(self, tables: Mapping[str, LoadedTable]) -> bool:
+        """Whether an event was let in that its table has not committed past: the verdict stands before the row."""
+        for name, judged in self.seen.items():
+            offsets = tables[name].offsets() if name in tables else {}
+            if any(row["outcome"] == REPLAYED and spot[1] >= offsets.get(spot[0], 0) for spot, row in judged.items()):
+                return True
+        return False
+
     def take_fresh(self, table: LoadedTable) -> set[Event]:
         """The events that the last commit of `table` has passed and that are dead letters."""
         counted = self.counted.setdefault(str(table.name), set())

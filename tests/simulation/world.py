@@ -244,7 +244,9 @@ class World:
         """All is in the lake; and the logs are open, so that what of them is synced has been found out."""
         is_open = self.ingest is not None and self.ingest.service is not None and self.ingest.process.alive
         is_done = all(source.is_done for source in self.sources) and self.operator.is_all_here()
-        return is_open and is_done and self.journal.acked <= self.journal.committed
+        if not (is_open and is_done and self.journal.acked <= self.journal.committed):
+            return False
+        return not self.letters.awaits_rows({str(name): row for name, row in self.catalog.rows.items()})
 
     def note(self, breach: str) -> None:
         """A breach ends the world; the first is the one that counts."""
