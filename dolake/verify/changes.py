@@ -19,7 +19,6 @@ from dolake.verify.compare import MirrorComparison
 from dolake.verify.events import EventReader, plain_values
 from dolake.verify.fold import Event, Fold
 from dolake.verify.keys import TableKey
-from dolake.verify.letters import JudgedEvents
 from dolake.verify.rows import ACCEPTED
 from dolake.verify.tables import Surroundings, TableRows
 from dolake.verify.values import RowLoader, no_rows
@@ -45,11 +44,16 @@ def verify_mirror_of(mirror: TableRows, changes: TableRows, around: Surroundings
     names = {column["name"] for column in changes.table.schema["fields"]}
     if not names >= {*mirror.key.event_names, *_NEEDED}:
         return
+    left_out = frozenset(around.judged.kept_out(mirror.table))
+    if alone := frozenset(around.judged.kept_out(changes.table)) - left_out:
+        sentence = f"{len(alone)} events are dead letters of it alone: the mirror has read them under another schema"
+        yield Note(str(mirror.table.name), f"not compared with {changes.table.name}: {sentence}")
+        return
     rows = _Rows(changes, around, mirror.key)
     reader = EventReader(mirror.table, mirror.key, mirror.key.event_names, None)
     fold = Fold(whole=True, log_count=len(mirror.table.offsets()))
     later = around.judged.came_later(mirror.table, changes.table)
-    for event in _events(rows, reader, mirror.key, _left_out(mirror.table, around.judged) - later, later):
+    for event in _events(rows, reader, mirror.key, left_out - later, later):
         if event.operation == "TRUNCATE" and not event.sure:
             yield Note(str(mirror.table.name), f"not compared with {changes.table.name}: a TRUNCATE of it was sent again, and came later")
             return
@@ -127,7 +131,3 @@ def _events(
             old_key = None if key_before is None else reader.old_key(key_before)
             kept = reader.unchanged(unchanged) if unchanged else ()
             yield Event(log, source, operation, its_key, old_key, kept, number, sure=(log, offset, index) not in later)
-
-
-def _left_out(mirror: LoadedTable, judged: JudgedEvents) -> frozenset[tuple[str, int, int]]:
-    return frozenset(judged.kept_out(mirror))

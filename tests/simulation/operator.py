@@ -52,7 +52,8 @@ class Operator:
             return True
         if half is None or half.service is None or not half.process.alive:
             return False
-        return not any(table.away or table.side for table in half.service.tables.values())
+        # One that a park refused midway has left empty goes with the next commit, and none may come.
+        return not any(table.away or (table.side and table.side.end > table.side.first) for table in half.service.tables.values())
 
     async def _do(self, half: WriterHalf, name: TableName, what: str) -> None:
         """As the writer answers a request that came over the control socket."""

@@ -54,6 +54,10 @@ class Records:
         ends = [segment.end for segment in self._segments() if segment.log_id == log_id]
         return max(ends, default=0)
 
+    def holds(self, log_id: str, offset: int) -> bool:
+        """Whether a log would have the record after a power cut now."""
+        return any(segment.log_id == log_id and any(offset == place for place, _ in segment.entries) for segment in self._segments())
+
     def look(self) -> None:
         for segment in self._segments():
             self.found.update({(segment.log_id, offset): entry for offset, entry in segment.entries})

@@ -406,6 +406,9 @@ class World:
         self.trace(half.process.name, "stopped", f"{name} {stopped.reason}")
         if half.process.detached and "Input/output error" in stopped.reason:
             return  # A zombie's side log is out of its reach.
+        if stopped.reason.startswith(f"{ROOT}/parked/") and "Input/output error" in stopped.reason:
+            self.chaos.count("side log unreadable")  # It is parked as it was, and says why; once all is healed it is brought back.
+            return
         if "equality deletes" in stopped.reason and name in self.equality:
             if not self.is_taken_back:
                 self._take_back_equality(name)
@@ -574,13 +577,16 @@ class World:
         return self.profile.is_beside and self._is_mirror(name)
 
     def _check_unlink_parked(self, path: str, node: Inode) -> None:
-        """I6 for a side log: what is in it is committed, or in another segment of it (recovery copies the last one)."""
+        """I6 for a side log: what is in it is committed, or in another segment of it (recovery copies the last one).
+
+        Or in the log it came from: what an append that failed has left is moved, or read there, once more.
+        """
         table = TableName(*path.split("/")[-3:-1])
         row = self.catalog.rows.get(table)
         offsets = row.offsets() if row else {}
         kept = parked_on_platter(self.disk, ROOT, table, besides=path)
         for log_id, offset in parked_records(path, bytes(node.cached)):
-            if offset >= offsets.get(log_id, 0) and (log_id, offset) not in kept:
+            if offset >= offsets.get(log_id, 0) and (log_id, offset) not in kept and not self.records.holds(log_id, offset):
                 self.note(f"I6: {path} is unlinked, offset {offset} of {log_id} is in it, {table} is committed up to {offsets}")
                 return
         self.chaos.count("side segments unlinked")
