@@ -68,6 +68,20 @@ def test_a_letter_that_a_mirror_takes_later_than_its_changelog_took_it_is_no_bre
     assert [outcome.breach for outcome in found] == [""] * len(found)
 
 
+FOUND = {
+    "a changelog refused what its mirror took: verify folded it as if it had not": (101027, 101614, 103617, 106329),
+    "the world ended between a verdict and the rows that it let in": (102607, 105471, 106110),
+    "an append that failed left its record in a side log, and the log still had it": (102047,),
+    "a side log that could not be read sent its table back to be parked": (107362,),
+    "a park refused midway left an empty side log, and no commit came to take it away": (109959,),
+}
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_what_ten_thousand_schedules_called_a_breach_is_none(what: str) -> None:
+    assert [run_world(seed).breach for seed in FOUND[what]] == [""] * len(FOUND[what])
+
+
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_broken_rule_is_caught_within_150_seeds_or_by_its_scenario(mutant: str) -> None:
     assert catch(mutant, MUTANT_SEEDS).breach
