@@ -285,18 +285,26 @@ def check_totals(table: LoadedTable, found: Found) -> Iterator[str]:
         yield f"{table.name}: the summary says {said} rows and position deletes, there are {(found.row_count, found.delete_count)}"
 
 
-def fold_changes(rows: Sequence[Mapping[str, Any]], kept_out: set[tuple[str, int, int]], columns: Sequence[str]) -> dict[Any, Values]:
-    """The mirror that a changelog's rows make, those left out that the mirror refused. No other source's events may bear on a key."""
+def fold_changes(
+    rows: Sequence[Mapping[str, Any]], kept_out: set[tuple[str, int, int]], columns: Sequence[str], *, shared_truncate: bool
+) -> dict[Any, Values]:
+    """The mirror that a changelog's rows make, those left out that the mirror refused. No other source's events may bear on a key.
+
+    A TRUNCATE that is not shared took its source's rows: others had none when it was committed, whatever stands before it here.
+    """
     folded: dict[Any, Values] = {}
+    source_of: dict[Any, str] = {}
     for row in sorted(rows, key=lambda row: (row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])):
         if (row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"]) in kept_out:
             continue
         operation, key = row["_cdc_operation"], row.get(KEY)
         if operation == "TRUNCATE":
-            folded.clear()
+            for gone in [one for one in folded if shared_truncate or source_of[one] == row["_cdc_source"]]:
+                del folded[gone]
         elif operation == "DELETE":
             folded.pop(key, None)
         else:
+            source_of[key] = row["_cdc_source"]
             old = orjson.loads(row["_cdc_key_before"])[KEY] if row["_cdc_key_before"] is not None else key
             before = folded.pop(old, {})
             values = {name: row[name] for name in columns if row.get(name) is not None}

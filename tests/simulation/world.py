@@ -639,7 +639,8 @@ class World:
             beside = self.catalog.rows.get(TableName.in_lake(name + BESIDE))
             if beside is not None and self.letters.kept_out(beside) - self.letters.kept_out(table):
                 continue  # Each is read under the schema that held when it was: what one took, the other did not.
-            folded = fold_changes(rows, self.letters.kept_out(table), columns)
+            kept_out = self.letters.kept_out(table)
+            folded = fold_changes(rows, kept_out, columns, shared_truncate=self.profile.shared_truncate)
             wanted = {key: found[0].options[0] for key, found in mirror.rows.items()}
             self.chaos.counts["mirrors folded from changelogs"] += 1
             if folded != wanted:
