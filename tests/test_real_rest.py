@@ -208,7 +208,9 @@ def test_duckdb_attached_to_the_catalog_reads_a_mirror_that_dolake_is_writing(tm
         sending.start()
         seen: list[int] = []
         try:
-            wait_until(lambda: catalog.table_exists("default.ledger"), lambda: f"the table\n{daemon.tail()}")
+            # DuckDB refuses a table whose first snapshot came after the transaction began: it has no state as of then.
+            exists = lambda: catalog.table_exists("default.ledger") and catalog.load_table("default.ledger").metadata.snapshots  # noqa: E731
+            wait_until(exists, lambda: f"the table's first snapshot\n{daemon.tail()}")
             ready = daemon.ready()
             assert ready is not None
             duck = lake.database()
