@@ -127,7 +127,9 @@ class Letters:
         return self.seen.get(table, {}).get(spot)
 
     def is_judged_again(self, table: str, first: Spot) -> bool:
-        return len(self.outcomes.get((table, first), ())) > 1
+        """Whether something was decided of it since, if only that it was another table's letter."""
+        outcomes = self.outcomes.get((table, first), ())
+        return len(outcomes) > 1 or NEVER_OUT in outcomes
 
     def came_again(self, table: str) -> set[Spot]:
         """Places of rows that were dead letters once."""

@@ -72,6 +72,7 @@ FOUND = {
     "a changelog refused what its mirror took: verify folded it as if it had not": (101027, 101614, 103617, 106329),
     "the world ended between a verdict and the rows that it let in": (102607, 105471, 106110),
     "a source's TRUNCATE took in the fold what another log's source had written by then": (107295,),
+    "what was sent again was a letter of the changelog alone": (110433,),
     "an append that failed left its record in a side log, and the log still had it": (102047,),
     "a side log that could not be read sent its table back to be parked": (107362,),
     "a park refused midway left an empty side log, and no commit came to take it away": (109959,),
