@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dolake.parquet.decode import read_columns
+from dolake.parquet.decode import column_names, read_columns
 from dolake.parquet.encode import COMPRESSION, EncodedFile
 
 _GROUP_ROWS = 1024 * 1024
@@ -61,7 +61,10 @@ def encode_deletes(paths: Sequence[str], file_places: npt.NDArray[np.integer[Any
 
 
 def decode_deletes(data: bytes) -> pa.Table:
-    """`file_path` as a dictionary and `pos`, of a file by whatever program. Raises pa.ArrowException."""
+    """`file_path` as a dictionary and `pos`, of a file by whatever program. Raises pa.ArrowException, for one without them as well."""
+    names = column_names(data)
+    if not {_PATH, _POSITION} <= set(names):
+        raise pa.ArrowInvalid(f"position deletes have columns `{_PATH}` and `{_POSITION}`; this file has {', '.join(names)}")
     return read_columns(data, [_PATH, _POSITION], dictionaries=[_PATH]).select([_PATH, _POSITION])
 
 

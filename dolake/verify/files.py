@@ -10,6 +10,7 @@ from dolake.errors import ObjectMissing
 from dolake.iceberg.contents import Contents, LiveFile
 from dolake.iceberg.objects import has_its_digest
 from dolake.parquet.decode import read_checked
+from dolake.parquet.deletes import decode_deletes
 from dolake.storage.store import ObjectStore
 from dolake.verify.breach import Breach
 
@@ -39,5 +40,10 @@ def verify_file(file: LiveFile, data: bytes, subject: str) -> Iterator[Breach]:
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text in its footer that is none
         yield Breach("I15", subject, f"{file.location}: a page does not verify: {error}")
         return
+    if file.kind == "position deletes":
+        try:
+            decode_deletes(data)
+        except pa.ArrowException as error:
+            yield Breach("I10", subject, f"{file.location} cannot be read as the position deletes that it should be: {error}")
     if rows != file.row_count:
         yield Breach("I10", subject, f"{file.location} should have {file.row_count} rows and has {rows}")

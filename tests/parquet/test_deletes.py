@@ -63,6 +63,14 @@ def test_a_file_by_another_program_is_read_whatever_else_it_holds() -> None:
     assert decode_deletes(buffer.getvalue()).to_pylist() == [{"file_path": "x", "pos": 7}]
 
 
+@pytest.mark.parametrize("columns", [{"id": [1]}, {"file_path": ["x"]}, {"pos": [1]}])
+def test_a_file_that_is_none_of_position_deletes_is_refused_and_says_what_it_has(columns: dict[str, list[object]]) -> None:
+    buffer = BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    with pytest.raises(pa.ArrowInvalid, match=f"this file has {next(iter(columns))}"):
+        decode_deletes(buffer.getvalue())
+
+
 @pytest.mark.parametrize(
     ("places", "positions"),
     [([], []), ([0], [1, 2]), ([5], [1]), ([-1], [1]), ([0], [-1])],

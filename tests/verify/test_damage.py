@@ -16,6 +16,7 @@ from pyiceberg.manifest import read_manifest_list
 
 import dolake.iceberg.access
 import dolake.iceberg.commit
+import dolake.iceberg.contents
 from dolake.cli import run
 from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.file_io import StoreFileIO
@@ -174,6 +175,15 @@ def test_whatever_bit_is_flipped_in_what_describes_a_table_nobody_falls_over(dat
     path.write_bytes(content)
     assert found > FLIPS // 2
     assert verified(data).breaches == []
+
+
+@pytest.mark.parametrize(("kind", "code"), [("data", 0), ("position deletes", 1)])
+def test_a_manifest_that_takes_one_kind_of_file_for_another_is_found(
+    data: Path, kind: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single bit of it is enough for that."""
+    monkeypatch.setitem(dolake.iceberg.contents._KINDS, 1 - code, kind)  # Whatever is of the other kind is taken for this one.
+    assert ("I10", "default.t") in verified(data).invariants
 
 
 @contextlib.contextmanager
