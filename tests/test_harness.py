@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -16,10 +18,13 @@ import pyarrow as pa
 import pytest
 
 from tests.harness.daemon import clean_environment, is_running
+from tests.harness.lake import Lake
 from tests.harness.leftovers import no_leftovers
 from tests.harness.oracle import Oracle, breaches, ledger_event
 from tests.harness.ports import Ports
 from tests.harness.waiting import WaitedTooLong, wait_until
+
+_MANY = "(WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n LIMIT 200) SELECT value FROM n)"
 
 
 def journal(path: Path, *, batch_count: int = 4, acked_count: int = 3) -> Oracle:
@@ -40,6 +45,29 @@ def table_of(oracle: Oracle, batch_count: int) -> pa.Table:
     table = table.append_column("_cdc_offset", table["batch"])
     table = table.append_column("_cdc_index", pa.array([place % 5 for place in range(len(table))]))
     return table.drop_columns(["batch", "acked"])
+
+
+def test_a_reader_takes_back_what_a_killed_writer_left_half_done_in_the_catalog(tmp_path: Path) -> None:
+    """SQLite gives it to nobody who may not write; every engine's catalog client may."""
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "copy").mkdir()
+    writer = sqlite3.connect(tmp_path / "killed" / "catalog.db", isolation_level=None)
+    with contextlib.closing(writer):
+        writer.execute("PRAGMA journal_mode=TRUNCATE")
+        columns = "catalog_name, table_namespace, table_name, metadata_location"
+        writer.execute(f"CREATE TABLE iceberg_tables ({columns})")
+        writer.execute("INSERT INTO iceberg_tables VALUES ('dolake', 'default', 'ledger', 'v1')")
+        writer.execute("PRAGMA cache_size=1")  # So that it writes before it is told to commit.
+        writer.execute("BEGIN")
+        writer.execute("UPDATE iceberg_tables SET metadata_location = 'v2'")
+        writer.execute(f"INSERT INTO iceberg_tables SELECT 'dolake', 'default', value, hex(zeroblob(500)) FROM {_MANY}")
+        for file in ("catalog.db", "catalog.db-journal"):  # What is on the disk when it is killed here.
+            shutil.copy(tmp_path / "killed" / file, tmp_path / "copy" / file)
+    barred = sqlite3.connect(f"file:{tmp_path}/copy/catalog.db?mode=ro", uri=True)
+    with contextlib.closing(barred), pytest.raises(sqlite3.OperationalError, match="readonly"):
+        barred.execute("SELECT * FROM iceberg_tables").fetchall()
+    with Lake(tmp_path / "copy") as lake:
+        assert lake.metadata_location("ledger") == "v1"
 
 
 @pytest.mark.parametrize("batch_count", [3, 4])

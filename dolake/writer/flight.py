@@ -97,7 +97,8 @@ class Flight:
     """What a flush took, under the schema that held then: a `schema` record that comes meanwhile belongs to the next.
 
     `schema` is that of the events' rows, `table_schema` the table's. `letters` are its new verdicts, `known_count` the events on
-    which there were verdicts before; `overtaken` are verdicts on letters from before. `change` is what folding made of a mirror's events.
+    which there were verdicts before, `missed_count` those of them that the log had no more; `overtaken` are verdicts on letters from
+    before. `change` is what folding made of a mirror's events.
     """
 
     frozen: Frozen
@@ -109,9 +110,15 @@ class Flight:
     renamed: Mapping[str, int]
     letters: tuple[Letter, ...]
     known_count: int
+    missed_count: int = 0
     overtaken: tuple[Letter, ...] = ()
     keyless: bool = False
     change: Counts = field(default_factory=Counts)
+
+    @property
+    def accepted_count(self) -> int:
+        """Events that it decides of."""
+        return self.frozen.rows + self.missed_count
 
     @property
     def dead_count(self) -> int:
@@ -126,7 +133,7 @@ class Flight:
     @property
     def counts(self) -> Counts:
         """What it adds to the table's running counts."""
-        return self.change.plus(Counts(accepted=self.frozen.rows, dead=self.dead_count))
+        return self.change.plus(Counts(accepted=self.accepted_count, dead=self.dead_count))
 
     def with_letters(self, letters: Iterable[Letter]) -> Flight:
         """With verdicts that stand in the place of those it had on the same events."""

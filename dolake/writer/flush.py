@@ -140,7 +140,7 @@ class Flusher:
         return FlushResult(
             table=str(table.name),
             landed=True,
-            rows=flight.frozen.rows - work.flight.dead_count,
+            rows=work.flight.accepted_count - work.flight.dead_count,
             dead_letters=work.flight.dead_count,
             batches=len(flight.frozen.records),
             bytes_written=sum(len(file.data) for file in work.files) + sum(len(file.data) for file in work.deletes),

@@ -91,7 +91,6 @@ class Table(Absence):
     waiting: list[EventChunk] = field(default_factory=list)
     waiting_bytes: int = 0
     letters: list[Letter] = field(default_factory=list)
-    known: list[Place] = field(default_factory=list)  # of what waits: kept out before, by verdicts that stand
     bounds: dict[str, int] = field(default_factory=dict)
     letters_epoch: int | None = None  # since it was claimed, or loaded, nobody has come between this owner of the letters and it
     watch: Watch | None = None  # of a mirror's letters; None until they are read
@@ -125,7 +124,7 @@ class Table(Absence):
 
     def clear(self) -> None:
         self.memtable, self.waiting, self.waiting_bytes, self.in_flight = Memtable(), [], 0, None
-        self.letters, self.known, self.watch = [], [], None
+        self.letters, self.watch = [], None
 
     # -- what the log says
 
@@ -165,8 +164,7 @@ class Table(Absence):
         if not decided:
             return chunk
         # What was sent again and applied goes into the table all the same: its verdict was committed first, its row was not.
-        out = {index for index, outcome in decided.items() if outcome != REPLAYED}
-        self.known += [Place(chunk.log, chunk.offset, index) for index in chunk.indexes if index in out]
+        out = _kept_out(decided)
         return chunk.only([place for place, index in enumerate(chunk.indexes) if index not in out])
 
     def _note(self, record: PendingRecord) -> None:
@@ -273,8 +271,9 @@ class Table(Absence):
             if cuts is None:
                 return None
             letters, self.letters = _split(self.letters, cuts, lambda letter: letter.seen)
-            known, self.known = _split(self.known, cuts, lambda place: place)
+            known = self._decided_below(cuts)
             frozen = self.memtable.freeze(self.committed, cuts)
+            here = {(record.pin.log_id, record.pin.offset) for record in frozen.records} if known else set()
             self.kind, keyless = decided(self.kind, frozen, self.reading)
             reading = self.reading
             self.in_flight = Flight(
@@ -286,10 +285,24 @@ class Table(Absence):
                 declared=dict(reading.declared),
                 renamed=dict(reading.renamed),
                 letters=tuple(letters),
-                known_count=len(known),
+                known_count=sum(known.values()),
+                missed_count=sum(count for place, count in known.items() if place not in here),
                 keyless=keyless,
             )
             return self.in_flight
+
+    def _decided_below(self, cuts: Mapping[str, int]) -> dict[tuple[str, int], int]:
+        """Takes out the records below `cuts` that verdicts stand on, each with how many events those keep out.
+
+        Some may have gone from the log before this table was fed again (a changelog that was turned off after its verdicts, and
+        before its rows). They count all the same: their letters are there.
+        """
+        gone = {(log_id, offset) for log_id, offset in self.verdicts if offset < cuts.get(log_id, 0)}
+        if not gone:
+            return {}
+        counts = {place: len(_kept_out(self.verdicts[place])) for place in gone if place[1] >= self.begins.get(place[0], 0)}
+        self.verdicts = {place: decided for place, decided in self.verdicts.items() if place not in gone}
+        return counts
 
     def properties(self, flight: Flight) -> dict[str, str]:
         """What the writer needs to know beyond the log, set in the same commit as the rows."""
@@ -360,6 +373,11 @@ class Table(Absence):
             since_s=self.memtable.records[0].since_s,
             requested=self.requested,
         )
+
+
+def _kept_out(decided: Mapping[int, str]) -> set[int]:
+    """Of one record's events that verdicts are on, those that make no row."""
+    return {index for index, outcome in decided.items() if outcome != REPLAYED}
 
 
 def _higher(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:

@@ -38,7 +38,8 @@ class Lake:
         if not path.exists():
             return None
         query = "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = 'dolake' AND table_namespace = ? AND table_name = ?"
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+        # As PyIceberg opens it: a reader that may not write cannot take back what a killed writer left half done.
+        connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=30)
         try:
             row = connection.execute(query, (namespace, name)).fetchone()
         except sqlite3.OperationalError as error:

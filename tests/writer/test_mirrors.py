@@ -13,10 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from dolake.failpoints import REGISTRY
 from dolake.model import TableName
 from dolake.verify import Compared
 from tests.verify.damage import verified
-from tests.writer.half import COLUMNS, Half, half, letters, other_writer
+from tests.writer.half import COLUMNS, Half, half, letters, other_writer, until
 from tests.writer.test_dead_letters import again, breaches
 
 T = TableName.parse("t")
@@ -647,6 +648,46 @@ def test_a_changelog_that_begins_later_than_its_mirror_knows_what_was_declared(t
             await h.flush()
             last = h.rows("default.t__changes")[-1]
             assert (last["price"], last["_cdc_key_before"]) == (Decimal("3.10"), '{"id":1}')
+
+    run(work())
+
+
+def test_a_changelog_counts_the_letters_of_events_that_the_log_let_go_of_while_it_was_off(tmp_path: Path) -> None:
+    """Seed 101685: its writer dies between its letters and its rows, and when it is on again the log has neither event any more."""
+    changes = TableName.in_lake("t__changes")
+
+    async def work() -> None:
+        async with half(tmp_path, mode="both", stop_cleanly=False) as h:
+            h.hand.declare()
+            h.hand.change(insert(1, "a"))
+            await h.flush()
+            h.hand.change(insert(2, "b"), {"operation": "INSERT", "rowId": "3", "after": {"id": "three"}})
+            REGISTRY.arm("flush.after_letters", "raise")
+            await until(lambda: h.service.tails[h.log.log_id].position == h.log.synced_end)
+            before = REGISTRY.hits["flush.after_letters"]
+            h.service.tables[changes].requested = True
+            await until(lambda: REGISTRY.hits["flush.after_letters"] > before)
+            sequences, numbers = h.hand.sequences, h.hand.numbers
+        REGISTRY.disarm()
+        async with half(tmp_path, mode="mirror") as h:
+            h.hand.sequences, h.hand.numbers = sequences, numbers
+            for place in range(40):  # Until the segment with those events is sealed, and another one follows.
+                h.hand.change(insert(place, "x" * 200))
+            await h.flush()
+            h.log.trim(h.log.synced_end)
+            assert h.log.first_offset > 2
+        async with half(tmp_path, mode="both") as h:
+            h.hand.sequences, h.hand.numbers = sequences, numbers
+            h.hand.change(insert(50, "z"))
+            await h.flush()
+            assert [letter["table_name"] for letter in letters(h)] == ["default.t", "default.t__changes"]
+            counted = h.catalog().load_table("default.t__changes").properties
+            rows = h.rows("default.t__changes")
+            assert (rows[0]["id"], rows[-1]["id"]) == (1, 50)
+            assert rows[1]["_cdc_offset"] > 2
+            assert int(counted["dolake.count.dead-lettered"]) == 1
+            assert int(counted["dolake.count.accepted"]) == len(rows) + 1
+            assert breaches(h) == []
 
     run(work())
 
