@@ -21,8 +21,12 @@ ROW_ID_COLUMN = "_cdc_row_id"
 # Under this name dead letters are sent again; their tables are already called what they are called in the lake.
 DEAD_LETTERS_SOURCE = "_dead_letters"
 COLUMN_NAME_MAX = 256
+# Columns that Iceberg gives every table beside its own: Spark reads no table that has one of these names itself.
+ICEBERG_COLUMNS = ("_deleted", "_file", "_last_updated_sequence_number", "_partition", "_pos", "_row_id", "_spec_id")
+ICEBERG_COLUMN_RULE = f"is not one of those that Iceberg gives every table ({', '.join(f'`{name}`' for name in ICEBERG_COLUMNS)})"
 COLUMN_NAME_RULE = (
-    f"is 1..{COLUMN_NAME_MAX} characters without control characters or lone surrogates, not beginning with `{RESERVED_COLUMN_PREFIX}`"
+    f"is 1..{COLUMN_NAME_MAX} characters without control characters or lone surrogates, does not begin with "
+    f"`{RESERVED_COLUMN_PREFIX}`, and {ICEBERG_COLUMN_RULE}"
 )
 _NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -112,7 +116,12 @@ class TablesLike(Collection[TableName]):
 def is_column_name(text: str) -> bool:
     """Whether a source's column may be called so."""
     good = 1 <= len(text) <= COLUMN_NAME_MAX and _NOT_IN_NAMES.search(text) is None
-    return good and not text.lower().startswith(RESERVED_COLUMN_PREFIX)
+    return good and not text.lower().startswith(RESERVED_COLUMN_PREFIX) and not is_iceberg_column(text)
+
+
+def is_iceberg_column(text: str) -> bool:
+    """Whether Iceberg gives every table a column of this name. Engines that do not mind case take any case for it."""
+    return text.lower() in ICEBERG_COLUMNS
 
 
 class Operation(StrEnum):

@@ -12,6 +12,7 @@ import pytest
 
 from e2e.services.postgres import PostgresServer
 from e2e.services.s3 import S3Server
+from e2e.services.spark import Spark
 from tests.harness.leftovers import no_leftovers
 
 FIGURES = Path(__file__).parent.parent / "build" / "figures.ndjson"
@@ -35,6 +36,13 @@ def postgres() -> Iterator[PostgresServer]:
     """A running server. Tests take a database of their own; one that stops it starts it again."""
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spark]:
+    """A running Spark. Tests attach catalogs of their own."""
+    with Spark(tmp_path_factory.mktemp("spark")) as spark:
+        yield spark
 
 
 @pytest.fixture(scope="session")

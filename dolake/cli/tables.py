@@ -9,7 +9,7 @@ import typer
 
 from dolake.cli import changing
 from dolake.cli.options import Config, Data, Json, settings_from
-from dolake.model import RESERVED_COLUMN_PREFIX, RESERVED_NAMESPACE
+from dolake.model import RESERVED_NAMESPACE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,7 +73,7 @@ def _mode(table: LoadedTable) -> str | None:
         return None
     if (stated := table.properties.get(MODE)) is not None:
         return stated
-    if any(column["name"].startswith(RESERVED_COLUMN_PREFIX) for column in table.schema["fields"]):
+    if any(column["name"] == "_cdc_log" for column in table.schema["fields"]):
         return "changelog"
     return "mirror" if table.offsets() else None
 

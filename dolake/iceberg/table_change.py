@@ -11,6 +11,7 @@ from typing import Any
 
 from dolake.iceberg.metadata import FORMAT_VERSION, NO_SNAPSHOT
 from dolake.iceberg.rest_errors import bad_request
+from dolake.storage.store import spelled_out
 
 LAST_ADDED = -1
 _BEFORE_ANY_PARTITION_FIELD = 999
@@ -91,7 +92,7 @@ def empty_metadata(uuid: str, location: str, now_ms: int) -> dict[str, Any]:
 
 def outside(root: str, location: str) -> str | None:
     """Why a location does not lie below `root`; None if it does."""
-    folder = root + "/"
+    folder, location = root + "/", spelled_out(location)
     if not location.startswith(folder):
         return f"{location[:200]!r} does not lie in the warehouse {root}: choose a location below it"
     parts = location[len(folder) :].rstrip("/").split("/")

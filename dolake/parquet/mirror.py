@@ -1,8 +1,8 @@
 """A mirror table's columns, and how its events' rows become its rows.
 
 Events are read in one way for both kinds of table: into rows that begin with dolake's own columns (`schema.RESERVED`). A
-changelog keeps them all; a mirror keeps the source's columns, and the row id where that is the key. A column has the same field
-id in both.
+changelog keeps them all; a mirror keeps the source's columns, and the row id where that is the key. A column has the same name and
+field id in both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 from pyiceberg.schema import Schema
-from pyiceberg.types import DoubleType, FloatType, NestedField, StringType
+from pyiceberg.types import DoubleType, FloatType
 
 from dolake.column_types import SimpleType
 from dolake.model import ROW_ID_COLUMN
@@ -24,7 +24,6 @@ from dolake.parquet.schema import RESERVED, RESERVED_NAMES
 from dolake.parquet.types import holds_json
 from dolake.parquet.values import Misfit, parsed, raw_reader, reader
 
-MIRRORED_ROW_ID = "_row_id"
 _ROW_ID = next(column for column in RESERVED if column.name == ROW_ID_COLUMN)
 
 
@@ -59,7 +58,7 @@ def mirror_schema(events: Schema, key: MirrorKey, required: Collection[int]) -> 
 
     The key is its identifier where its columns are required and of types that Iceberg allows there.
     """
-    row_id = NestedField(_ROW_ID.field_id, MIRRORED_ROW_ID, StringType(), required=_ROW_ID.field_id in required, doc=_ROW_ID.doc)
+    row_id = _ROW_ID.model_copy(update={"required": _ROW_ID.field_id in required})
     fields = [row_id] if key.ids == (_ROW_ID.field_id,) else []
     for column in events.fields:
         if column.name not in RESERVED_NAMES:
@@ -73,7 +72,7 @@ def events_schema(table: Schema) -> Schema:
     """The schema of the events' rows for a table of `mirror_schema`. Raises ValueError where the table keeps dolake's own columns."""
     columns = []
     for column in table.fields:
-        if column.field_id == _ROW_ID.field_id and column.name == MIRRORED_ROW_ID:
+        if column.field_id == _ROW_ID.field_id:
             continue
         if column.name in RESERVED_NAMES:
             raise ValueError(f"{column.name} is a changelog's column, and the table is a mirror; give it another name")
@@ -83,7 +82,7 @@ def events_schema(table: Schema) -> Schema:
 
 def is_mirror(table: Schema) -> bool:
     """Whether a table's columns are a mirror's; one without any of dolake's own may become one."""
-    return not any(column.name in RESERVED_NAMES for column in table.fields)
+    return not any(column.name in RESERVED_NAMES and column.field_id != _ROW_ID.field_id for column in table.fields)
 
 
 def event_keys(event: bytes, key: MirrorKey) -> list[str]:

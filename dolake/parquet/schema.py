@@ -20,7 +20,7 @@ from pyiceberg.types import StructType as IcebergStruct
 
 from dolake.column_types import ColumnType, ListType, MapType, SimpleType, StructType, parse_type
 from dolake.errors import SchemaRejected
-from dolake.model import RESERVED_COLUMN_PREFIX, DeclaredColumn, DeclaredSchema
+from dolake.model import ICEBERG_COLUMN_RULE, RESERVED_COLUMN_PREFIX, DeclaredColumn, DeclaredSchema, is_iceberg_column
 from dolake.parquet.types import DECLARED, Origin, arrow_field, column_type_of, doc_of, iceberg_type, origin_of, widest
 
 _UNCHANGED_ELEMENT_ID = 14
@@ -169,6 +169,8 @@ class _Evolution:
     def check_name(self, name: str, apart_from: str = "") -> None:
         if name.startswith(RESERVED_COLUMN_PREFIX):
             raise self.wrong(name, f"names beginning with `{RESERVED_COLUMN_PREFIX}` are dolake's own")
+        if is_iceberg_column(name):
+            raise self.wrong(name, f"a column's name {ICEBERG_COLUMN_RULE}; have the source call it otherwise, or leave it out (`drop`)")
         for other in self._places:
             if other.casefold() == name.casefold() and other != apart_from:
                 raise self.wrong(name, f"equal to the table's `{other}` but for case")

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from dolake.errors import ObjectMissing, StoreUnreachable
 from dolake.storage.disk import Disk, File, LocalDisk
+from dolake.storage.store import spelled_out
 
 _SCHEME = "file://"
 _PROBE = b"dolake was here"
@@ -161,6 +162,7 @@ class LocalStore:
 
 
 def _path(location: str) -> str:
+    location = spelled_out(location)
     if not location.startswith(_SCHEME + "/"):
         raise ValueError(f"a local warehouse is file:///absolute/directory, not {location}")
     return location[len(_SCHEME) :]

@@ -56,7 +56,7 @@ class _Table(ABC):
         table, key = self.found.table, self.found.key
         self.offsets, self.begins, self.skipped = table.offsets(), table.begins(), skipped_in(table.properties)
         self.out = frozenset(self.around.judged.kept_out(table))
-        primary_key = self._primary_key() if key is None else key.event_names
+        primary_key = self._primary_key() if key is None else key.names
         self.reader = EventReader(table, key, primary_key, self.redactor_of(table.name, primary_key))
         self.loader = RowLoader(self.around.store, table)
 

@@ -42,7 +42,7 @@ def verify_mirror_of(mirror: TableRows, changes: TableRows, around: Surroundings
     assert mirror.keyed is not None
     assert mirror.strangers is not None
     names = {column["name"] for column in changes.table.schema["fields"]}
-    if not names >= {*mirror.key.event_names, *_NEEDED}:
+    if not names >= {*mirror.key.names, *_NEEDED}:
         return
     left_out = frozenset(around.judged.kept_out(mirror.table))
     if alone := frozenset(around.judged.kept_out(changes.table)) - left_out:
@@ -50,7 +50,7 @@ def verify_mirror_of(mirror: TableRows, changes: TableRows, around: Surroundings
         yield Note(str(mirror.table.name), f"not compared with {changes.table.name}: {sentence}")
         return
     rows = _Rows(changes, around, mirror.key)
-    reader = EventReader(mirror.table, mirror.key, mirror.key.event_names, None)
+    reader = EventReader(mirror.table, mirror.key, mirror.key.names, None)
     fold = Fold(whole=True, log_count=len(mirror.table.offsets()))
     later = around.judged.came_later(mirror.table, changes.table)
     for event in _events(rows, reader, mirror.key, left_out - later, later):
@@ -59,7 +59,7 @@ def verify_mirror_of(mirror: TableRows, changes: TableRows, around: Surroundings
             return
         fold.take(event)
     loader = RowLoader(around.store, mirror.table)
-    reader.unsure_columns |= (unlike := _unlike(mirror.table, changes.table, mirror.key))
+    reader.unsure_columns |= (unlike := _unlike(mirror.table, changes.table))
     if unlike:
         yield Note(
             str(mirror.table.name), f"not compared with {changes.table.name}, where they are other columns: {', '.join(sorted(unlike))}"
@@ -71,11 +71,10 @@ def verify_mirror_of(mirror: TableRows, changes: TableRows, around: Surroundings
     yield from comparison.run(fold, rows.columns)
 
 
-def _unlike(mirror: LoadedTable, changes: LoadedTable, key: TableKey) -> set[str]:
+def _unlike(mirror: LoadedTable, changes: LoadedTable) -> set[str]:
     """Columns of the mirror that the changelog has not, or of another type: what nobody declares, each infers from what it sees."""
     theirs = {column["name"]: column["type"] for column in changes.schema["fields"]}
-    named = dict(zip(key.names, key.event_names, strict=True))
-    return {name for column in mirror.schema["fields"] if theirs.get(named.get(name := column["name"], name)) != column["type"]}
+    return {column["name"] for column in mirror.schema["fields"] if theirs.get(column["name"]) != column["type"]}
 
 
 class _Rows:
@@ -84,7 +83,7 @@ class _Rows:
     def __init__(self, changes: TableRows, around: Surroundings, key: TableKey) -> None:
         assert changes.deleted is not None
         self._loader = RowLoader(around.store, changes.table)
-        wanted = pa.schema([self._loader.schema.field(name) for name in dict.fromkeys([*_NEEDED, *key.event_names])])
+        wanted = pa.schema([self._loader.schema.field(name) for name in dict.fromkeys([*_NEEDED, *key.names])])
         self.files = [file for file in changes.files if file.kind == "data"]
         pieces, codes, positions = [no_rows(wanted)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for code, file in enumerate(self.files):
@@ -123,7 +122,7 @@ def _events(
     for start in range(0, rows.table.num_rows, _BATCH_ROWS):
         part = rows.table.slice(start, _BATCH_ROWS)
         columns = [part[name].to_pylist() for name in _NEEDED]
-        keys = zip(*(plain_values(part[name]) for name in key.event_names), strict=True)
+        keys = zip(*(plain_values(part[name]) for name in key.names), strict=True)
         for number, (said, its_key) in enumerate(zip(zip(*columns, strict=True), keys, strict=True), start):
             log, offset, index, source, operation, key_before, unchanged = said
             if (log, offset, index) in left_out:

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from dolake.iceberg.contents import LiveFile
 from dolake.iceberg.metadata import LoadedTable
-from dolake.model import ROW_ID_COLUMN
 from dolake.verify.breach import Breach, Note
 from dolake.verify.events import EventReader, column_of
 from dolake.verify.fold import UNKNOWN, Entry, Fold
@@ -22,7 +21,6 @@ from dolake.verify.strangers import Strangers, is_foreign
 from dolake.verify.values import RowLoader, differing
 
 _SLICE_ROWS = 1 << 16
-_ROW_ID = "_row_id"
 
 # The rows that references stand for: columns by name, in the order of the references; a None is any row.
 RowsOf = Callable[[Sequence[str], Mapping[str, Sequence[Any]]], pa.Table]
@@ -85,7 +83,7 @@ class MirrorComparison:
             yield Note(str(self.table.name), sentence)
 
     def _find(self, entries: Sequence[Entry]) -> list[list[int]]:
-        kinds = [self.reader.arrow.field(name).type for name in self.key.event_names]
+        kinds = [self.reader.arrow.field(name).type for name in self.key.names]
         columns = [column_of([entry.key[place] for entry in entries], kind) for place, kind in enumerate(kinds)]
         return self.rows.find(hashes_of(columns))
 
@@ -113,15 +111,14 @@ class MirrorComparison:
     def _compare_values(self, pairs: Sequence[tuple[Entry, int]], rows_of: RowsOf) -> Iterator[Breach]:
         if not pairs:
             return
-        columns = {ROW_ID_COLUMN if name == _ROW_ID else name: name for name in self.loader.schema.names}
-        origins = {name: [_known(entry.origin(name)) for entry, _ in pairs] for name in columns}
+        names = self.loader.schema.names
+        origins = {name: [_known(entry.origin(name)) for entry, _ in pairs] for name in names}
         self.counts.unknown_values += sum(origin is None for column in origins.values() for origin in column)
-        expected = rows_of(list(columns), origins).rename_columns(list(columns.values()))
+        expected = rows_of(names, origins)
         there = self.loader.rows([(self.rows.file_of(row), int(self.rows.positions[row])) for _, row in pairs])
-        by_event = {name: origins[event_name] for event_name, name in columns.items()}
 
         def skipped(number: int, name: str) -> bool:
-            if by_event[name][number] is None or name in self.reader.unsure_columns:
+            if origins[name][number] is None or name in self.reader.unsure_columns:
                 return True
             return name in self.reader.defaulted and expected[name][number].as_py() is None
 

@@ -53,7 +53,7 @@ class EventReader:
         self.schema = events_schema(committed) if self._mirror else committed
         self.arrow = arrow_schema(self.schema)
         self._key, self._redactor = key, redactor
-        self._key_names = () if key is None else key.event_names
+        self._key_names = () if key is None else key.names
         self._primary_key = () if self._key_names == (ROW_ID_COLUMN,) else tuple(primary_key)
         self._columns = Columns(self.schema, columns_max=_COLUMNS_MAX)
         self._exact = ExactDecoder(self._columns, self._primary_key)

@@ -22,7 +22,6 @@ from dolake.storage.store import ObjectStore
 MODE = "dolake.mode"
 _SCHEMA_PREFIX = "dolake.schema."
 _RENAMED = "dolake.renamed"
-_MIRRORED_ROW_ID = "_row_id"
 _SEED = 0
 
 Places = npt.NDArray[np.int64]
@@ -35,7 +34,7 @@ def is_mirror(table: LoadedTable) -> bool:
     stated = table.properties.get(MODE)
     if stated is not None:
         return stated == "mirror"
-    return bool(table.offsets()) and not any(column["name"].startswith("_cdc_") for column in table.schema["fields"])
+    return bool(table.offsets()) and not any(column["name"] == "_cdc_log" for column in table.schema["fields"])
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,6 @@ class TableKey:
         if not ids or any(field_id not in names for field_id in ids):
             return None
         return cls(ids, tuple(names[field_id] for field_id in ids), moved=len(stated) > 1)
-
-    @property
-    def event_names(self) -> tuple[str, ...]:
-        """What the columns are called in events' rows."""
-        return tuple(ROW_ID_COLUMN if name == _MIRRORED_ROW_ID else name for name in self.names)
 
 
 def declared_schemas(table: LoadedTable) -> Iterator[Mapping[str, Any]]:
@@ -81,7 +75,7 @@ def _declared(table: LoadedTable, names: Mapping[int, str], set_key: Sequence[st
     wanted = tuple(set_key) or (declared[-1] if declared else ())
     former = renamed_columns(table)
     found = tuple(ids.get(name, former.get(name, -1)) for name in wanted)
-    return found or ((ids[_MIRRORED_ROW_ID],) if _MIRRORED_ROW_ID in ids else ())
+    return found or ((ids[ROW_ID_COLUMN],) if ROW_ID_COLUMN in ids else ())
 
 
 @dataclass(frozen=True)

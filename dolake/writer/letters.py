@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dolake.clock import Runtime
@@ -27,7 +27,7 @@ from dolake.iceberg.plan import Delta, NewFile
 from dolake.model import DEAD_LETTERS_TABLE, OffsetRange, TableName
 from dolake.parquet.align import schema_as_json
 from dolake.parquet.decode import read_columns
-from dolake.parquet.letters import LETTERS_SCHEMA, Letter, Place, letters_table
+from dolake.parquet.letters import LETTERS_SCHEMA, REPLAYED, Letter, Place, letters_table
 from dolake.storage.store import ObjectStore
 from dolake.writer.files import encode_file
 from dolake.writer.watch import open_letters
@@ -48,6 +48,20 @@ class Verdicts:
     bounds: Mapping[str, int] = field(default_factory=dict)
     places: Mapping[tuple[str, int], Mapping[int, str]] = field(default_factory=dict)
     epoch: int | None = None
+
+    def of(self, log_id: str, offset: int) -> Mapping[int, str]:
+        """Of one record's events, those that are decided."""
+        return self.places.get((log_id, offset), {})
+
+    def kept_out(self, log_id: str, offset: int) -> set[int]:
+        """Those that make no row. What was sent again and applied does: its verdict was committed first, its row was not."""
+        return {index for index, outcome in self.of(log_id, offset).items() if outcome != REPLAYED}
+
+    def split(self, cuts: Mapping[str, int]) -> tuple[Verdicts, Verdicts]:
+        """Those on records below these offsets, and the others."""
+        below = {place: decided for place, decided in self.places.items() if place[1] < cuts.get(place[0], 0)}
+        above = {place: decided for place, decided in self.places.items() if place not in below} if below else self.places
+        return replace(self, places=below), replace(self, places=above)
 
 
 class DeadLetters:

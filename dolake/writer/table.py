@@ -25,7 +25,7 @@ from dolake.iceberg.metadata import BEGIN_PREFIX, LoadedTable
 from dolake.model import DeclaredSchema, TableName
 from dolake.parquet.align import align_columns
 from dolake.parquet.layout import EventChunk
-from dolake.parquet.letters import REPLAYED, Letter, Place
+from dolake.parquet.letters import Letter, Place
 from dolake.parquet.mirror import mirror_schema
 from dolake.parquet.rows import Decoded
 from dolake.partitioning import Partition
@@ -94,7 +94,7 @@ class Table(Absence):
     bounds: dict[str, int] = field(default_factory=dict)
     letters_epoch: int | None = None  # since it was claimed, or loaded, nobody has come between this owner of the letters and it
     watch: Watch | None = None  # of a mirror's letters; None until they are read
-    verdicts: Mapping[tuple[str, int], Mapping[int, str]] = field(default_factory=dict)
+    verdicts: Verdicts = field(default_factory=Verdicts)
     in_flight: Flight | None = None
     refused: dict[tuple[str, str], int] = field(default_factory=dict)  # first pinned offset by (log, source), once stopped
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -114,7 +114,7 @@ class Table(Absence):
         properties: Mapping[str, str] = base.properties if base else {}
         self.counts = Counts.of(properties)
         self.writers = writers_in(properties)
-        self.bounds, self.verdicts, self.letters_epoch = dict(verdicts.bounds), verdicts.places, verdicts.epoch
+        self.bounds, self.verdicts, self.letters_epoch = dict(verdicts.bounds), verdicts, verdicts.epoch
         self.clear()
         self.reading.load(base, {**self.beside, **(self.dropped.declared if floors else {})})
         try:
@@ -160,12 +160,8 @@ class Table(Absence):
 
     def _undecided(self, chunk: EventChunk) -> EventChunk:
         """Without the events that verdicts keep out, from before this writer or this reading."""
-        decided = self.verdicts.get((chunk.log, chunk.offset))
-        if not decided:
-            return chunk
-        # What was sent again and applied goes into the table all the same: its verdict was committed first, its row was not.
-        out = _kept_out(decided)
-        return chunk.only([place for place, index in enumerate(chunk.indexes) if index not in out])
+        out = self.verdicts.kept_out(chunk.log, chunk.offset)
+        return chunk if not out else chunk.only([place for place, index in enumerate(chunk.indexes) if index not in out])
 
     def _note(self, record: PendingRecord) -> None:
         pin = record.pin
@@ -211,7 +207,7 @@ class Table(Absence):
             chunk,
             found,
             {**states, **{letter.place: letter.outcome for letter in pending}},
-            self.verdicts.get((chunk.log, chunk.offset), {}),
+            self.verdicts.of(chunk.log, chunk.offset),
             [*committed, *(align_columns(piece, wanted) for piece in pieces)],
             self.reading.primary_key,
         )
@@ -297,12 +293,8 @@ class Table(Absence):
         Some may have gone from the log before this table was fed again (a changelog that was turned off after its verdicts, and
         before its rows). They count all the same: their letters are there.
         """
-        gone = {(log_id, offset) for log_id, offset in self.verdicts if offset < cuts.get(log_id, 0)}
-        if not gone:
-            return {}
-        counts = {place: len(_kept_out(self.verdicts[place])) for place in gone if place[1] >= self.begins.get(place[0], 0)}
-        self.verdicts = {place: decided for place, decided in self.verdicts.items() if place not in gone}
-        return counts
+        below, self.verdicts = self.verdicts.split(cuts)
+        return {place: len(below.kept_out(*place)) for place in below.places if place[1] >= self.begins.get(place[0], 0)}
 
     def properties(self, flight: Flight) -> dict[str, str]:
         """What the writer needs to know beyond the log, set in the same commit as the rows."""
@@ -373,11 +365,6 @@ class Table(Absence):
             since_s=self.memtable.records[0].since_s,
             requested=self.requested,
         )
-
-
-def _kept_out(decided: Mapping[int, str]) -> set[int]:
-    """Of one record's events that verdicts are on, those that make no row."""
-    return {index for index, outcome in decided.items() if outcome != REPLAYED}
 
 
 def _higher(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:

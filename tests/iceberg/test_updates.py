@@ -284,6 +284,7 @@ REFUSED: list[tuple[list[dict[str, Any]], int, str]] = [
     ([update("add-snapshot", snapshot=snapshot(2, summary={"operation": "merge"}))], 400, "`operation` must be one of"),
     ([update("add-snapshot", snapshot=snapshot(2, summary={}))], 400, "`operation` must be one of"),
     ([update("add-snapshot", snapshot=snapshot(2, **{"manifest-list": "file:///etc/passwd"}))], 400, "does not lie in the warehouse"),
+    ([update("add-snapshot", snapshot=snapshot(2, **{"manifest-list": "file:/etc/passwd"}))], 400, "does not lie in the warehouse"),
     ([update("add-snapshot", snapshot=snapshot(2, **{"manifest-list": f"{ROOT}/../x"}))], 400, "`..` parts"),
     ([update("set-snapshot-ref", ref_name="x", type="branch", snapshot_id=4)], 400, "no snapshot 4"),
     ([update("set-snapshot-ref", ref_name="main", type="tag", snapshot_id=BIG)], 400, "`main` is a branch"),

@@ -189,6 +189,9 @@ def test_inferred_columns_say_so_and_a_declaration_that_fits_takes_them_over() -
         (DeclaredColumn("_cdc_log", "long"), "dolake's own"),
         (DeclaredColumn("_cdc_new", "long"), "dolake's own"),
         (DeclaredColumn("x", "long", renamed_from="_cdc_lsn"), "dolake's own"),
+        (DeclaredColumn("_pos", "long"), "Iceberg gives every table"),
+        (DeclaredColumn("_Row_Id", "long"), "Iceberg gives every table"),
+        (DeclaredColumn("_file", "long", renamed_from="total"), "Iceberg gives every table"),
         (DeclaredColumn("x", "bigint"), "not a column type"),
     ],
 )

@@ -65,6 +65,18 @@ def test_bytes_are_synced_by_put_and_names_by_settle(tmp_path: Path) -> None:
     assert "/" in names
 
 
+def test_hadoops_spelling_of_a_location_is_the_same_object(tmp_path: Path) -> None:
+    store = LocalStore(f"file://{tmp_path}/warehouse")
+    location = f"{store.root}/t/data/a"
+    short = location.replace("file:///", "file:/")
+    store.put(location, b"abc")
+    assert (store.get(short), store.size(short), list(store.list(short))) == (b"abc", 3, [(location, 3)])
+    with pytest.raises(ValueError, match="does not lie in the warehouse"):
+        store.get("file:/etc/passwd")
+    store.delete(short)
+    assert list(store.list(f"{store.root}/")) == []
+
+
 def test_directories_that_are_known_to_be_durable_are_not_synced_again(tmp_path: Path) -> None:
     syncs = SyncedDisk()
     store = LocalStore(f"file://{tmp_path}/warehouse", syncs)

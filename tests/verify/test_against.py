@@ -239,6 +239,6 @@ def test_what_nobody_declared_is_compared_in_the_columns_where_it_went(tmp_path:
     with opened(tmp_path) as (store, catalog):
         hands = Hands(store, catalog)
         assert "v__string" in {column["name"] for column in hands.base.schema["fields"]}
-        file, position, row = next(one for one in hands.rows() if one[2]["_row_id"] == "b")
+        file, position, row = next(one for one in hands.rows() if one[2]["_cdc_row_id"] == "b")
         hands.commit(hands.put_rows([{**row, "v__string": "wrong"}]), deletes=[hands.put_deletes(file.location, position, like=file)])
-    assert 'key {"_row_id": "b"}: v__string is not what' in against_log(tmp_path)[0].text
+    assert 'key {"_cdc_row_id": "b"}: v__string is not what' in against_log(tmp_path)[0].text

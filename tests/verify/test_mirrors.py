@@ -204,7 +204,7 @@ def test_the_key_is_found_where_the_schema_cannot_say_it(tmp_path: Path) -> None
     with opened(tmp_path) as (store, catalog):
         Hands(store, catalog).commit(Hands(store, catalog).put_rows([{"x": 1.5, "note": "twice"}]))
         hands = Hands(store, catalog, "default.u")
-        hands.commit(hands.put_rows([{"_row_id": "r3", "v": 9}]))
+        hands.commit(hands.put_rows([{"_cdc_row_id": "r3", "v": 9}]))
     found = verified(tmp_path)
     assert 'key {"x": 1.5} has 2 rows' in found.text
-    assert 'key {"_row_id": "r3"} has 2 rows' in found.text
+    assert 'key {"_cdc_row_id": "r3"} has 2 rows' in found.text

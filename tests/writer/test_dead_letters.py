@@ -262,6 +262,25 @@ def test_what_is_left_out_or_masked_is_neither_in_the_table_nor_in_a_letter(tmp_
     run(work())
 
 
+def test_a_column_called_as_iceberg_calls_its_own_is_kept_out_by_name_or_left_out_by_setting(tmp_path: Path):
+    columns = [{"name": "id", "type": "long", "nullable": False}, {"name": "_pos", "type": "long", "nullable": True}]
+
+    async def work() -> None:
+        async with half(tmp_path, tables={"left": {"drop": ["_pos"]}}) as h:
+            for table in ("t", "left"):
+                h.hand.declare(table, columns)
+                h.hand.insert({"id": 1}, {"id": 2, "_pos": 7}, table=table)
+            h.hand.insert({"id": 1, "_file": "x"}, {"id": 2}, table="undeclared")
+            assert (await h.flush())["success"]
+            assert (h.values("default.t"), h.values("default.left"), h.values("default.undeclared")) == ([1], [1, 2], [2])
+            assert {str(one) for table in ("t", "left", "undeclared") for one in schema(h, f"default.{table}")} == {"id"}
+            found = [(letter["table_name"], letter["reason"], letter["field"]) for letter in letters(h)]
+            assert found == [("default.t", "column_name", "_pos"), ("default.undeclared", "column_name", "_file")]
+            assert "Iceberg gives every table" in letters(h)[0]["rule"]
+
+    run(work())
+
+
 def again(h: Half, *found: dict[str, Any]) -> int:
     """Appends dead letters as they are sent again: under their own source's name and numbers."""
     places = [[letter["_cdc_log"], letter["_cdc_offset"], letter["_cdc_index"]] for letter in found]

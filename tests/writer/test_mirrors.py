@@ -158,7 +158,7 @@ def test_without_a_primary_key_the_row_id_is_the_key(tmp_path: Path) -> None:
                 {"operation": "INSERT", "after": {"v": 99}},
             )
             await h.flush()
-            assert {key: row["v"] for key, row in h.mirrored(key="_row_id").items()} == {"r1": 10, "r2": 2}
+            assert {key: row["v"] for key, row in h.mirrored(key="_cdc_row_id").items()} == {"r1": 10, "r2": 2}
             (letter,) = letters(h)
             assert (letter["reason"], json.loads(letter["event"])["after"]) == ("no_key", {"v": 99})
 
