@@ -22,7 +22,7 @@ from tests.harness.waiting import wait_until
 from tests.test_real_mirrors import by_key, folded
 
 FIRST_KEY = 1_000_000  # Above every key of the daemon's source.
-LEDGER = "{lake}.default.ledger"
+LEDGER = "{lake}.public.ledger"
 TRIES_MAX = 20
 LATE = ("CommitFailedException", "ValidationException", "CommitStateUnknownException")
 
@@ -71,9 +71,9 @@ class SparkWriter:
     def rewrite(self) -> None:
         # Statements that name the table make Spark look at it anew, a call does not.
         self._engines.by_spark(f"SELECT count(*) FROM {LEDGER}")
-        rewritten = self.commit("CALL {lake}.system.rewrite_data_files(table => 'default.ledger', options => map('rewrite-all', 'true'))")
+        rewritten = self.commit("CALL {lake}.system.rewrite_data_files(table => 'public.ledger', options => map('rewrite-all', 'true'))")
         assert rewritten[0][0] > 0
-        self.commit("CALL {lake}.system.rewrite_manifests(table => 'default.ledger')")
+        self.commit("CALL {lake}.system.rewrite_manifests(table => 'public.ledger')")
 
 
 @pytest.mark.acceptance("AT-55")
@@ -95,13 +95,13 @@ def test_what_spark_writes_and_what_dolake_writes_is_all_there(
                 writer.set(how)
                 writer.insert(first, 20)
                 writer.delete(first - 20, first + 1)
-                writer.update(first - 19, first + 2)
+                writer.update(first - 18, first + 2)
                 writer.rewrite()
             writer.delete(59)
 
         async def scenario() -> list[Any]:
-            async with steady_traffic(daemon, oracle, interval_s=0.05) as traffic:
-                exists = lambda: engines.pyiceberg.table_exists("default.ledger")  # noqa: E731
+            async with steady_traffic(daemon, oracle, table="public.ledger", interval_s=0.05) as traffic:
+                exists = lambda: engines.pyiceberg.table_exists("public.ledger")  # noqa: E731
                 await asyncio.to_thread(wait_until, exists, "the first flush")
                 await asyncio.to_thread(work)
                 acked = traffic.source.acked
@@ -111,8 +111,8 @@ def test_what_spark_writes_and_what_dolake_writes_is_all_there(
 
         assert asyncio.run(scenario()) == []
         wanted = {**folded([event for batch in oracle.batches.values() for event in batch.events]), **writer.rows}
-        assert by_key(engines.scan("default.ledger")) == wanted
-        columns = "SELECT id, account, amount, note, l.at FROM {lake}.default.ledger l ORDER BY id"
+        assert by_key(engines.scan("public.ledger")) == wanted
+        columns = "SELECT id, account, amount, note, l.at FROM {lake}.public.ledger l ORDER BY id"
         rows = [tuple(wanted[key][name] for name in ("id", "account", "amount", "note", "at")) for key in sorted(wanted)]
         for engine, found in engines.ask(columns).items():
             assert found == rows, engine
