@@ -44,10 +44,11 @@ def test_changes_are_sent_and_read_as_the_readme_says(tmp_path: Path) -> None:
         assert [run(*sending[3], tmp_path), run(*sending[3], tmp_path)] == ["ok\n", "duplicate\n"]
         for _ in range(2):  # The second time there is nothing left to send.
             run(*sending[4], tmp_path)
-        reading = blocks("Read it")
-        assert len(reading) == 2
-        for language, text in reading:
-            assert run(language, text, tmp_path).split() == ["1000"]
+        (reading,) = blocks("Read it")
+        assert run(*reading, tmp_path).split() == ["1000"]
+        by_pyiceberg = blocks("Query it from DuckDB, Spark, Trino, PyIceberg")[0]
+        assert "RestCatalog" in by_pyiceberg[1]
+        assert run(*by_pyiceberg, tmp_path).split() == ["1000"]
 
 
 def test_every_command_of_the_table_exists() -> None:
