@@ -54,6 +54,12 @@ class NotAllSent(DolakeError):
     exit_code = 6
 
 
+class OtherStream(DolakeError):
+    """The input is not the stream that its source's events have come from so far; nothing of it was sent."""
+
+    exit_code = 5
+
+
 class QueryRefused(DolakeError):
     """SQL that is wrong, or would do more than read. The words are DuckDB's."""
 

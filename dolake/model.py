@@ -124,6 +124,24 @@ def is_iceberg_column(text: str) -> bool:
     return text.lower() in ICEBERG_COLUMNS
 
 
+_SHORT_FILE = re.compile(r"file:/(?!/)")
+
+
+def spelled_out(location: str) -> str:
+    """A location as dolake writes it. Hadoop's file system, which Spark uses, makes `file:/x` of `file:///x`."""
+    return _SHORT_FILE.sub("file:///", location, count=1) if _SHORT_FILE.match(location) else location
+
+
+LSN_TEXT = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
+
+
+def lsn_number(lsn: str) -> int | None:
+    """A database's position as a number that rises: PostgreSQL's as the 64-bit number it stands for; a plain number is one."""
+    if pair := LSN_TEXT.fullmatch(lsn):
+        return (int(pair[1], 16) << 32) + int(pair[2], 16)
+    return int(lsn) if lsn.isascii() and lsn.isdigit() else None
+
+
 class Operation(StrEnum):
     INSERT = "INSERT"
     UPDATE = "UPDATE"

@@ -78,6 +78,7 @@ class Producer:
         """
         self.url, self.source, self.epoch = url, source, epoch
         self.last_event_sequence = -1
+        self.last_lsn = ""  # of that event, where it has one
         self.persisted_sequence = -1
         self.acked_event_count = 0
         self.duplicate_count = 0  # batches the daemon had already when they came again
@@ -262,6 +263,7 @@ class Producer:
         self.acked_event_count += self._window.connected(status.last_sequence)
         if not self._connected_before:
             self.last_event_sequence = status.last_event_sequence
+            self.last_lsn = status.last_lsn if isinstance(status.last_lsn, str) else ""
         self._connected_before, self.limits = True, status.limits
         for flush in self._flushes.values():
             flush.sent = False

@@ -99,6 +99,7 @@ ERRORS: dict[str, str] = {
     "ConfigurationError": "change what each line names; nothing was created",
     "InvalidInput": "mend the line that is named and send the file again: what was sent already is not applied twice",
     "NotAllSent": "send the same file again; it resumes where it stopped",
+    "OtherStream": "events are resumed by their place in the input: send the whole stream, or what is new under an --epoch of its own",
     "QueryRefused": "change the SQL; only reading is allowed",
     "InvalidMessage": "mend the producer",
     "LogCorrupt": "see *A log is corrupt*: restore the file from a copy of its disk; nothing was deleted or skipped",

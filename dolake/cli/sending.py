@@ -94,6 +94,7 @@ class Sending:
             event_count_max=min(self.batch_events, limits.max_batch_events),
             size_bytes_max=min(BATCH_BYTES_MAX, limits.max_payload_bytes // 2),
             resume_after=producer.last_event_sequence,
+            resume_lsn=producer.last_lsn,
         )
         reading = self._read()
         try:
@@ -102,10 +103,12 @@ class Sending:
                 for item in self.format.pause(over=False) if lines is None else self._items(lines):
                     batcher.push(item)
                 if lines is None:
+                    batcher.require_same_stream()
                     batcher.flush()
                 await self._send_ready(producer, batcher)
             for item in self.format.pause(over=True):
                 batcher.push(item)
+            batcher.require_same_stream()
             batcher.flush()
             await self._send_ready(producer, batcher)
         except InvalidInput as error:

@@ -22,6 +22,7 @@ from typing import Any
 from dolake.errors import NoSuchPoint
 from dolake.iceberg.history import HOUR_TAG_PREFIX
 from dolake.iceberg.metadata import MAIN, LoadedTable, ancestry, snapshots_by_id
+from dolake.model import LSN_TEXT, lsn_number
 
 LSN_PREFIX = "dolake.lsn."
 # Of a snapshot that has the content of an older one: which. One that took the offsets back too carries both.
@@ -29,7 +30,6 @@ ROLLBACK, REWIND = "dolake.rollback", "dolake.rewind"
 KINDS = ("snapshot", "time", "lsn", "tag", "branch", "versions")
 FORMS = "snapshot:ID, time:2026-01-01T00:00:00Z, lsn:0/16B3748, lsn:SOURCE=0/16B3748, tag:NAME, branch:NAME or -3"
 _VERSIONS = re.compile(r"-(\d{1,9})|(\d{1,9}) versions? ago")
-_LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?")
 _SNAPSHOT_ID_MAX = 2**63 - 1
 
@@ -58,7 +58,7 @@ def parse_point(text: str) -> Point:
         return _parse("snapshot", text, text)
     if _DATE.fullmatch(text):
         return _parse("time", text, text)
-    if _LSN.fullmatch(text):
+    if LSN_TEXT.fullmatch(text):
         return _parse("lsn", text, text)
     if not text or not text.isprintable() or text != text.strip() or text.startswith("-"):
         raise ValueError(f"must be {FORMS}")
@@ -132,8 +132,8 @@ def _by_lsn(table: LoadedTable, point: Point, now_ms: int) -> Snapshot:
     if not stated:
         raise _none(table, point, "before-first", f"no snapshot of it says an lsn of source {source!r}")
     exact = next((one for text, one in stated if text == point.value), None)
-    wanted = _comparable(point.value)
-    numbers = [(_comparable(text), one) for text, one in stated]
+    wanted = lsn_number(point.value)
+    numbers = [(lsn_number(text), one) for text, one in stated]
     if wanted is None or any(number is None for number, _ in numbers):
         if exact is not None:
             return exact
@@ -210,13 +210,6 @@ def newest_lsns(table: LoadedTable, snapshot_id: int | None) -> dict[str, str]:
             if key.startswith(LSN_PREFIX):
                 found.setdefault(key, lsn)
     return found
-
-
-def _comparable(lsn: str) -> int | None:
-    """PostgreSQL's as the 64-bit number it stands for; a plain number is one."""
-    if pair := _LSN.fullmatch(lsn):
-        return (int(pair[1], 16) << 32) + int(pair[2], 16)
-    return int(lsn) if lsn.isascii() and lsn.isdigit() else None
 
 
 def _none(table: LoadedTable, point: Point, kind: str, reason: str) -> NoSuchPoint:

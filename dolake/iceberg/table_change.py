@@ -11,7 +11,7 @@ from typing import Any
 
 from dolake.iceberg.metadata import FORMAT_VERSION, NO_SNAPSHOT
 from dolake.iceberg.rest_errors import bad_request
-from dolake.storage.store import spelled_out
+from dolake.model import spelled_out
 
 LAST_ADDED = -1
 _BEFORE_ANY_PARTITION_FIELD = 999

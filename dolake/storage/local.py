@@ -14,8 +14,8 @@ import os
 from collections.abc import Iterator, Sequence
 
 from dolake.errors import ObjectMissing, StoreUnreachable
+from dolake.model import spelled_out
 from dolake.storage.disk import Disk, File, LocalDisk
-from dolake.storage.store import spelled_out
 
 _SCHEME = "file://"
 _PROBE = b"dolake was here"

@@ -5,16 +5,8 @@ Locations are absolute URIs under the warehouse root (`file:///…`, `s3://bucke
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Protocol
-
-_SHORT_FILE = re.compile(r"file:/(?!/)")
-
-
-def spelled_out(location: str) -> str:
-    """A location as dolake writes it. Hadoop's file system, which Spark uses, makes `file:/x` of `file:///x`."""
-    return _SHORT_FILE.sub("file:///", location, count=1) if _SHORT_FILE.match(location) else location
 
 
 class ObjectStore(Protocol):

@@ -182,6 +182,44 @@ def test_an_interrupted_run_ends_with_130_and_the_next_one_finishes(daemon: Daem
     assert ids(lake, "stopped") == list(range(3000))
 
 
+def placed(table: str, ids: range) -> bytes:
+    """Inserts that say where they stand in the database's log, each a transaction of its own."""
+    lines = []
+    for number in ids:
+        about = {"xid": number, "timestamp": "2026-11-20 15:30:18.126353+00", "schema": "public", "table": table}
+        columns = [{"name": "id", "type": "bigint", "value": number}]
+        lines.append({"action": "I", **about, "lsn": f"0/{number * 256:X}", "columns": columns, "pk": columns[:1]})
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+
+@pytest.mark.parametrize(("first", "end"), [(21, 31), (21, 51), (11, 30)])
+def test_a_stream_that_begins_elsewhere_is_refused_and_not_taken_for_what_is_there(
+    daemon: Daemon, lake: Lake, tmp_path: Path, first: int, end: int
+) -> None:
+    """Its first events would be passed over, by their place in it, though nobody has them: one shorter, one longer, one that overlaps."""
+    file, source = tmp_path / "stream", f"placed_{first}_{end}"
+    file.write_bytes(placed(source, range(1, 21)))
+    assert send(daemon, file, source, "--format", "wal2json", "--wait", "persisted")[0] == 0
+    file.write_bytes(placed(source, range(first, end)))
+    code, summary, said = send(daemon, file, source, "--format", "wal2json")
+    assert (code, summary.get("events", 0)) == (5, 0)
+    assert "is not the stream that the source was sent so far" in said
+    assert ids(lake, f"public.{source}") == list(range(1, 21))
+    with subprocess.Popen(
+        [*dolake_command(), "send", "-", "--source", source, "--data", str(daemon.data), "--format", "wal2json"],
+        env=clean_environment(daemon.settings), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as sender:  # fmt: skip
+        assert sender.stdin is not None
+        sender.stdin.write(placed(source, range(first, end)))
+        sender.stdin.flush()  # A pipe that stays open says so too, and does not wait for its end.
+        assert sender.wait(30) == 5
+        sender.stdin.close()
+    code, summary, _ = send(daemon, file, source, "--format", "wal2json", "--epoch", "next", "--wait", "persisted")
+    assert (code, summary["events"]) == (0, end - first)
+    file.write_bytes(placed(source, range(1, 10)))
+    assert send(daemon, file, f"{source}", "--format", "wal2json")[0] == 5, "the epoch before is over"
+
+
 @pytest.mark.acceptance("AT-01")
 def test_a_daemon_killed_meanwhile_gets_every_event_once(daemon: Daemon, lake: Lake, tmp_path: Path) -> None:
     file = tmp_path / "events"

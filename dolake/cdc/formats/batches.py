@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from dolake.cdc.formats import Declare, Event, Item
-from dolake.model import DeclaredSchema, TransactionMark
+from dolake.errors import OtherStream
+from dolake.model import DeclaredSchema, TransactionMark, lsn_number
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,33 @@ class EventBatch:
         return self.events[-1].sequence
 
 
+class _Position(msgspec.Struct, gc=False):
+    lsn: str | int | None = None
+
+
+class _Placed(msgspec.Struct, gc=False):
+    metadata: _Position | None = None
+
+
+_PLACED = msgspec.json.Decoder(_Placed).decode
+
+
 class Batcher:
     """Events numbered up to `resume_after` are durable already and are passed over, and counted in `skipped`.
+
+    They are numbered by their place in the stream, so the stream has to be the one they came from: where events say their place
+    in the database's own log, the last of them has to be at `resume_lsn`.
 
     `_whole` holds events of complete transactions, `_open` those of the one under way; `_spanning` says that a part of it
     has gone already, in this run or in the one before.
     """
 
-    def __init__(self, *, event_count_max: int, size_bytes_max: int, resume_after: int = -1) -> None:
+    def __init__(self, *, event_count_max: int, size_bytes_max: int, resume_after: int = -1, resume_lsn: str = "") -> None:
         self.skipped = 0
         self._event_count_max = event_count_max
         self._size_bytes_max = size_bytes_max
-        self._resume_after = resume_after
+        self._resume_after, self._resume_lsn = resume_after, resume_lsn
+        self._passed_over: Event | None = None  # the last one
         self._declarations: dict[str, DeclaredSchema] = {}
         self._whole: list[Event] = []
         self._open: list[Event] = []
@@ -79,6 +97,9 @@ class Batcher:
             self._first_sequence = event.sequence
         if event.sequence <= self._resume_after:
             self.skipped += 1
+            self._passed_over = event
+            if self._resume_lsn and event.sequence == self._resume_after and (lsn := _lsn_of(event)) not in ("", self._resume_lsn):
+                raise self._other_stream(lsn, f"which stands at {self._resume_lsn}")
             self._spanning = True  # Until its commit: what is left of this transaction is a later part of it.
             return
         if event.table in self._declarations:
@@ -91,6 +112,25 @@ class Batcher:
                 self._part(last=False)
         self._open.append(event)
         self._size_bytes += len(event.raw)
+
+    def require_same_stream(self) -> None:
+        """The stream pauses, or is over: raises OtherStream where what was passed over so far is newer than all that is durable.
+
+        (Events of transactions that overlap are not in the order of their places; their last one may be.)
+        """
+        last = self._passed_over
+        if last is None or last.sequence >= self._resume_after or not self._resume_lsn:
+            return
+        there, known = lsn_number(_lsn_of(last)), lsn_number(self._resume_lsn)
+        if there is not None and known is not None and there > known:
+            raise self._other_stream(_lsn_of(last), f"and the last that is durable, event {self._resume_after}, at {self._resume_lsn}")
+
+    def _other_stream(self, lsn: str, known: str) -> OtherStream:
+        assert self._passed_over is not None
+        return OtherStream(
+            f"event {self._passed_over.sequence} of the input stands at {lsn}, {known}: this is not the stream that the source was "
+            "sent so far. Send that from its beginning on; or send this one as the source's next life (--epoch NAME)"
+        )
 
     def _declare(self, table: str) -> None:
         """Makes the waiting declaration of `table` ready, after what was declared differently and before its next event."""
@@ -118,3 +158,9 @@ class Batcher:
         self._size_bytes -= sum(len(event.raw) for event in self._open)
         self._open = []
         self._spanning = True
+
+
+def _lsn_of(event: Event) -> str:
+    """Its place in the database's own log; empty where it says none."""
+    metadata = _PLACED(event.raw).metadata
+    return "" if metadata is None or metadata.lsn is None else str(metadata.lsn)
