@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
 from dolake.buffer.segment import segment_names
@@ -96,13 +96,18 @@ class SideLog:
         _make_ways(disk, data, table)
         kind = Log.open if holds_log(disk, self.directory) else Log.create
         self._log = kind(disk, self.directory, replace(settings, codec=Codec.ZSTD), random)
-        self._reader = LogReader(disk, self.directory)
-        self._find_bounds()
+        self._first = self._log.first_offset
+        with ExitStack() as undone:  # Half open it would keep its lock, and nobody could open it anew.
+            undone.callback(self._log.close)
+            self._reader = LogReader(disk, self.directory)
+            undone.callback(self._reader.close)
+            self._find_bounds()
+            undone.pop_all()
 
     @property
     def first(self) -> int:
-        """The position of the first record."""
-        return self._log.first_offset
+        """The position of the first record, also of one that has failed: a side log is never trimmed."""
+        return self._first
 
     @property
     def end(self) -> int:

@@ -76,6 +76,7 @@ FOUND = {
     "an append that failed left its record in a side log, and the log still had it": (102047,),
     "a side log that could not be read sent its table back to be parked": (107362,),
     "a changelog was off while its log let go of what its letters, and not yet its rows, had decided": (101685,),
+    "a side log that had failed, and could not be opened anew, was fed as an empty one": (201392,),
     "a park refused midway left an empty side log, and no commit came to take it away": (109959,),
 }
 
