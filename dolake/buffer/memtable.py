@@ -51,6 +51,10 @@ class Frozen:
         """Sources of the rows in this flush."""
         return {record.pin.source for record in self.records if record.rows and record.pin.source != DEAD_LETTERS_SOURCE}
 
+    def places(self) -> set[tuple[str, int]]:
+        """Log and offset of each record."""
+        return {(record.pin.log_id, record.pin.offset) for record in self.records}
+
     def lsns(self) -> dict[str, str]:
         """The last lsn of each source in this flush."""
         return {record.pin.source: record.lsn for record in self.records if record.lsn}

@@ -72,7 +72,7 @@ def events_schema(table: Schema) -> Schema:
     """The schema of the events' rows for a table of `mirror_schema`. Raises ValueError where the table keeps dolake's own columns."""
     columns = []
     for column in table.fields:
-        if column.field_id == _ROW_ID.field_id:
+        if (column.field_id, column.name) == (_ROW_ID.field_id, ROW_ID_COLUMN):
             continue
         if column.name in RESERVED_NAMES:
             raise ValueError(f"{column.name} is a changelog's column, and the table is a mirror; give it another name")
@@ -82,7 +82,7 @@ def events_schema(table: Schema) -> Schema:
 
 def is_mirror(table: Schema) -> bool:
     """Whether a table's columns are a mirror's; one without any of dolake's own may become one."""
-    return not any(column.name in RESERVED_NAMES and column.field_id != _ROW_ID.field_id for column in table.fields)
+    return not any(column.name in RESERVED_NAMES and column.name != ROW_ID_COLUMN for column in table.fields)
 
 
 def event_keys(event: bytes, key: MirrorKey) -> list[str]:

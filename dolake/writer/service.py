@@ -183,7 +183,8 @@ class WriterService:
                 await self._check_not_ahead(tail, await self.tables.named(name))
             for name, declared in item.declares:
                 table = self.tables[name]
-                if not table.behind and table.wants(tail.log_id, item.record.offset):
+                # Not noted where the table has come to be read again meanwhile; and it may be done with that, short of this record.
+                while not table.behind and table.wants(tail.log_id, item.record.offset):
                     await table.declare(self._runtime, self._pending(item, 0), declared)
             # From here to the new position nothing waits: a flush sees a record in all its tables or in none.
             for name, chunk in item.chunks:

@@ -96,6 +96,7 @@ class Table(Absence):
     watch: Watch | None = None  # of a mirror's letters; None until they are read
     verdicts: Verdicts = field(default_factory=Verdicts)
     in_flight: Flight | None = None
+    clearings: int = 0  # how often what waited was thrown away, and with it what a thread had in hand
     refused: dict[tuple[str, str], int] = field(default_factory=dict)  # first pinned offset by (log, source), once stopped
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -116,6 +117,7 @@ class Table(Absence):
         self.writers = writers_in(properties)
         self.bounds, self.verdicts, self.letters_epoch = dict(verdicts.bounds), verdicts, verdicts.epoch
         self.clear()
+        self.reading = EventReader(str(self.name), self.rules)  # A thread may still be reading with the old one.
         self.reading.load(base, {**self.beside, **(self.dropped.declared if floors else {})})
         try:
             self.kind = kind_of(str(self.name), self.mode, base)
@@ -125,6 +127,7 @@ class Table(Absence):
     def clear(self) -> None:
         self.memtable, self.waiting, self.waiting_bytes, self.in_flight = Memtable(), [], 0, None
         self.letters, self.watch = [], None
+        self.clearings += 1
 
     # -- what the log says
 
@@ -140,8 +143,11 @@ class Table(Absence):
             self.declaring = False
 
     async def _declare(self, runtime: Runtime, record: PendingRecord, declared: DeclaredSchema) -> None:
+        clearings = self.clearings
         if self.stopped is None:
             await self.decode(runtime)  # what came before was written under the older schema
+        if self.clearings != clearings and self.stopped is None:
+            return  # It is read again from what is committed, and this record with it.
         if self.stopped is None:
             try:
                 self.reading.declare(record.pin.source, declared)
@@ -182,6 +188,7 @@ class Table(Absence):
         chunks, self.waiting, self.waiting_bytes = self.waiting, [], 0
         if not chunks or self.stopped is not None:
             return
+        clearings = self.clearings
         for together in runs_of(chunks):
             found = await runtime.tasks.run(self.reading.read, together)
             rows, letters = found.rows, found.letters
@@ -191,6 +198,8 @@ class Table(Absence):
                 except (ObjectMissing, ObjectDamaged) as error:
                     self.stop_whole(stopped_by(error))
                     return
+            if self.clearings != clearings:
+                return  # These events are read again.
             self.letters += letters
             if rows.num_rows:
                 self.memtable.add_piece(rows)
@@ -269,7 +278,6 @@ class Table(Absence):
             letters, self.letters = _split(self.letters, cuts, lambda letter: letter.seen)
             known = self._decided_below(cuts)
             frozen = self.memtable.freeze(self.committed, cuts)
-            here = {(record.pin.log_id, record.pin.offset) for record in frozen.records} if known else set()
             self.kind, keyless = decided(self.kind, frozen, self.reading)
             reading = self.reading
             self.in_flight = Flight(
@@ -282,7 +290,7 @@ class Table(Absence):
                 renamed=dict(reading.renamed),
                 letters=tuple(letters),
                 known_count=sum(known.values()),
-                missed_count=sum(count for place, count in known.items() if place not in here),
+                missed_count=sum(known[place] for place in known.keys() - frozen.places()),
                 keyless=keyless,
             )
             return self.in_flight
@@ -290,8 +298,7 @@ class Table(Absence):
     def _decided_below(self, cuts: Mapping[str, int]) -> dict[tuple[str, int], int]:
         """Takes out the records below `cuts` that verdicts stand on, each with how many events those keep out.
 
-        Some may have gone from the log before this table was fed again (a changelog that was turned off after its verdicts, and
-        before its rows). They count all the same: their letters are there.
+        Those that the log let go of while this table was not fed (a changelog that was off) count too: their letters are there.
         """
         below, self.verdicts = self.verdicts.split(cuts)
         return {place: len(below.kept_out(*place)) for place in below.places if place[1] >= self.begins.get(place[0], 0)}

@@ -20,7 +20,7 @@ HEAD = b'"sequence":1,"timestamp":1,"operation":"INSERT","table":"t"'
         (b'{%b,"after":{"x":NaN}}' % HEAD, "event", "NaN is not JSON"),
         (b'{%b,"sequence":2}' % HEAD, "sequence", "the same key twice"),
         (b'{%b,"after":{"x":1,"\\u0078":2}}' % HEAD, "x", "the same key twice"),
-        (b'{%b,"after":{"x":1,"_cdc_z":2}}' % HEAD, "_cdc_z", "not beginning with `_cdc_`"),
+        (b'{%b,"after":{"x":1,"_cdc_z":2}}' % HEAD, "_cdc_z", "does not begin with `_cdc_`"),
         (b'{%b,"after":{"X":1}}' % HEAD, "X", "equal to the table's `x` but for case"),
         (b'{%b,"after":[]}' % HEAD, "after", "an object is expected"),
         (b'{%b,"metadata":[]}' % HEAD, "metadata", "an object is expected"),
