@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 from dolake.buffer.dropped import Dropped
 from dolake.buffer.plan import FlushPolicy
@@ -12,7 +15,8 @@ from dolake.parquet.align import schema_as_json
 from dolake.parquet.schema import evolve_declared
 from dolake.writer.letters import Verdicts
 from dolake.writer.table import Table
-from tests.writer.half import half
+from tests.writer.half import COLUMNS, half, until
+from tests.writer.test_dead_letters import breaches
 from tests.writer.test_parking import play, said
 
 NAME = TableName.parse("t")
@@ -59,5 +63,46 @@ def test_a_log_that_opens_while_a_table_is_read_again_is_read_from_its_start(tmp
             h.service.tails[h.log.log_id] = tail
             await h.service.catch_up(table)
             assert said(h)["tables"]["default.t"]["state"] == "following"
+
+    play(scenario)
+
+
+def test_a_table_that_is_read_again_while_a_schema_is_taken_in_gets_everything_once(tmp_path: Path) -> None:
+    """The rows before the schema are with a thread when the flush of those before them fails: nothing of it may be noted after that."""
+
+    async def scenario() -> None:
+        async with half(tmp_path) as h:
+            h.hand.declare()
+            h.hand.insert({"id": 1, "note": "a"})
+            await h.flush()
+            table, log_id = h.service.tables[NAME], h.log.log_id
+            at_work, go_on = threading.Event(), threading.Event()
+            read = table.reading.read
+
+            def slow_read(chunks: Any) -> Any:
+                at_work.set()
+                go_on.wait(20)
+                return read(chunks)
+
+            table.reading.read = slow_read  # type: ignore[method-assign]
+            h.hand.insert({"id": 2, "note": "b"})
+            await until(lambda: table.memtable.records)
+            go_on.set()
+            assert await table.freeze(h.runtime, lambda: {log_id: h.log.synced_end}) is not None
+            at_work.clear()
+            go_on.clear()
+            h.hand.insert({"id": 3, "note": "c"})
+            h.hand.declare(columns=[*COLUMNS, {"name": "more", "type": "long", "nullable": True}])
+            h.hand.insert({"id": 4, "note": "d", "more": 4})
+            await asyncio.to_thread(at_work.wait, 20)
+            assert table.declaring
+            table.rewind(table.base, Verdicts(), {log_id: h.service.tails[log_id].position})
+            go_on.set()
+            await until(lambda: not table.declaring)
+            await h.service.read_up(table)
+            table.behind = False
+            await h.flush()
+            assert [(row["id"], row["more"]) for row in h.rows()] == [(1, None), (2, None), (3, None), (4, 4)]
+            assert breaches(h) == []
 
     play(scenario)
