@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import socket
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import strictyaml
@@ -18,6 +20,8 @@ import strictyaml
 from dolake.cli import COMMANDS
 from dolake.config import Settings, load_settings
 from dolake.config.sources import setting_keys, variable_name
+from dolake.metrics import METRICS
+from e2e.services.monitoring import alert_expressions, dashboard_expressions
 from tests.harness.daemon import Daemon
 
 ROOT = Path(__file__).parent.parent
@@ -68,10 +72,16 @@ def test_the_ports_are_the_defaults_and_those_the_images_name() -> None:
     assert published == f"127.0.0.1:{last('s3', 'EXPOSE')}:9000"
     assert variables["DOLAKE_S3_ENDPOINT"] == "http://127.0.0.1:9000"
     assert SERVICES["s3"]["command"][0].endswith(":9000")
+    (published,) = SERVICES["postgres"]["ports"]
+    assert published == f"127.0.0.1:{last('postgres', 'EXPOSE')}:5432"
+    assert SERVICES["postgres"]["command"][0] == "0.0.0.0:5432"
+    assert SERVICES["prometheus"]["command"][0] == f"127.0.0.1:{last('prometheus', 'EXPOSE')}"
+    assert SERVICES["prometheus"]["network_mode"] == SERVICES["grafana"]["network_mode"] == "host"
 
 
 def test_the_volumes_are_where_the_processes_write_and_all_of_them_are_declared() -> None:
-    for service, directory in (("dolake", environment("dolake")["DOLAKE_DATA"]), ("s3", SERVICES["s3"]["command"][1])):
+    commands = [(service, SERVICES[service]["command"][1]) for service in ("s3", "postgres", "prometheus")]
+    for service, directory in (("dolake", environment("dolake")["DOLAKE_DATA"]), *commands):
         (mount,) = SERVICES[service]["volumes"]
         volume, place = mount.split(":")
         assert place == directory == last(service, "VOLUME")
@@ -84,7 +94,55 @@ def test_both_sides_use_the_same_keys_and_bucket() -> None:
     assert daemon["DOLAKE_WAREHOUSE_URI"].startswith(f"s3://{SERVICES['s3']['command'][2]}/")
 
 
-@pytest.mark.parametrize("service", ["dolake", "s3"])
+def test_the_catalog_is_the_database_beside_it() -> None:
+    uri = urlsplit(environment("dolake")["DOLAKE_CATALOG_URI"])
+    address, _, database = SERVICES["postgres"]["command"]
+    assert (uri.scheme, uri.hostname, uri.port, uri.path) == ("postgresql", "127.0.0.1", int(address.split(":")[1]), f"/{database}")
+    script = (SCRIPTS / "run_postgres.sh").read_text()
+    assert "run_postgres.sh ADDRESS:PORT DIRECTORY DATABASE [OPTION...]" in script
+    assert f"-U {uri.username} " in script
+    assert uri.password == environment("postgres")["POSTGRES_PASSWORD"]
+    kind, *check = SERVICES["postgres"]["healthcheck"]["test"]
+    said = {f"--host={uri.hostname}", f"--port={uri.port}", f"--dbname={database}", f"--username={uri.username}"}
+    assert (kind, check[0], set(check[1:])) == ("CMD", "pg_isready", said)
+
+
+def test_prometheus_scrapes_the_daemon_and_grafana_asks_prometheus() -> None:
+    address, _, configuration = SERVICES["prometheus"]["command"]
+    assert "run_prometheus.sh ADDRESS:PORT DIRECTORY CONFIGURATION" in (SCRIPTS / "run_prometheus.sh").read_text()
+    (copied,) = [rest.split() for name, rest in dockerfile("prometheus") if name == "COPY" and "run_" not in rest]
+    assert configuration == f"{copied[1]}/prometheus.yml"
+    scraped: Any = strictyaml.load((SCRIPTS / "prometheus" / "prometheus.yml").read_text()).data
+    (job,) = scraped["scrape_configs"]
+    assert job["static_configs"] == [{"targets": [f"127.0.0.1:{environment('dolake')['DOLAKE_HTTP_PORT']}"]}]
+    assert all((SCRIPTS / "prometheus" / file).exists() for file in scraped["rule_files"])
+    mounts = {place: ROOT / source for source, place, *_ in (mount.split(":") for mount in SERVICES["grafana"]["volumes"])}
+    provisioning, dashboards = mounts["/etc/grafana/provisioning"], mounts["/etc/grafana/dashboards"]
+    (source,) = loaded(provisioning / "datasources" / "prometheus.yml")["datasources"]
+    assert source["url"] == f"http://{address}"
+    (provider,) = loaded(provisioning / "dashboards" / "dolake.yml")["providers"]
+    assert provider["options"]["path"] == "/etc/grafana/dashboards"
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    dashboard = json.loads((dashboards / Path(home).name).read_text())
+    assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {source["uid"]}
+
+
+def loaded(path: Path) -> Any:
+    return strictyaml.load(path.read_text()).data
+
+
+def test_dashboard_and_alerts_ask_for_metrics_that_exist() -> None:
+    for expression in (*dashboard_expressions(), *alert_expressions()):
+        named = set(re.findall(r"\bdolake_\w+", expression))
+        assert named, expression
+        for name in named:
+            of = METRICS[name.removesuffix("_bucket")]  # A KeyError names the one that does not exist.
+            assert name.endswith("_bucket") == (of.kind == "histogram"), f"{expression}: {name} is a {of.kind}"
+            grouped = [label for by in re.findall(r"by \(([^)]*)\)", expression) for label in by.split(", ")]
+            assert set(grouped) <= {*of.labels, "instance", "le"}, f"{expression}: {name} has {of.labels}"
+
+
+@pytest.mark.parametrize("service", ["dolake", "s3", "postgres", "prometheus"])
 def test_nothing_runs_as_root_and_everything_copied_is_there(service: str) -> None:
     assert last(service, "USER") not in ("root", "0")
     for name, rest in dockerfile(service):
