@@ -132,7 +132,8 @@ def spelled_out(location: str) -> str:
     return _SHORT_FILE.sub("file:///", location, count=1) if _SHORT_FILE.match(location) else location
 
 
-LSN_TEXT = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
+# PostgreSQL's, and behind a `+` how many changes of the transaction that commits there.
+LSN_TEXT = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})(?:\+([0-9]{1,18}))?")
 
 
 def lsn_number(lsn: str) -> int | None:

@@ -28,6 +28,11 @@ class BinaryMode(StrEnum):
     HEX = "hex"
 
 
+class ResumeBy(StrEnum):
+    PLACE = "place"
+    LSN = "lsn"
+
+
 class Nanoseconds(StrEnum):
     LONG = "long"
     TIMESTAMP = "timestamp"
@@ -52,6 +57,16 @@ BinaryModeOption = Annotated[
 ]
 
 
+ResumeOption = Annotated[
+    ResumeBy,
+    typer.Option(
+        "--resume",
+        help="What tells events that are there from new ones: their place in the input, which begins where it always did; or, wal2json: "
+        "the lsn of their commit, for a stream that may begin anywhere at or before what is there.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class FormatOptions:
     """As given on the command line; None or empty where nothing was said."""
@@ -63,6 +78,7 @@ class FormatOptions:
     unavailable: str | None = None
     nanoseconds: Nanoseconds | None = None
     binary_mode: BinaryMode | None = None
+    resume: ResumeBy = ResumeBy.PLACE
 
     def decoder(self, now_ms: int) -> Format:
         """Raises ConfigurationError with every mistake."""
@@ -83,7 +99,7 @@ class FormatOptions:
         if self.name is FormatName.WAL2JSON:
             from dolake.cdc.formats.wal2json import Wal2json
 
-            return Wal2json()
+            return Wal2json(by_lsn=self.resume is ResumeBy.LSN)
         from dolake.cdc.formats.native import Native
 
         return Native()
@@ -96,6 +112,7 @@ class FormatOptions:
             "--unavailable": (self.unavailable, (FormatName.DEBEZIUM,)),
             "--nanoseconds": (self.nanoseconds, (FormatName.DEBEZIUM,)),
             "--binary-mode": (self.binary_mode, (FormatName.DEBEZIUM,)),
+            "--resume": ("" if self.resume is ResumeBy.PLACE else self.resume, (FormatName.WAL2JSON,)),
         }
         for option, (value, formats) in given.items():
             if value and self.name not in formats:

@@ -21,6 +21,8 @@ from dolake.cli.format_options import (
     FormatOptions,
     KeyOption,
     NanosecondsOption,
+    ResumeBy,
+    ResumeOption,
     TableOption,
     TypesOption,
     UnavailableOption,
@@ -55,6 +57,7 @@ def send(
     unavailable: UnavailableOption = None,
     nanoseconds: NanosecondsOption = None,
     binary_mode: BinaryModeOption = None,
+    resume: ResumeOption = ResumeBy.PLACE,
     batch_events: Annotated[int, typer.Option("--batch-events", min=1, help="Most events in a batch.")] = 1_000,
     rate: Annotated[float, typer.Option("--rate", min=0.0, help="Events a second; 0 is as fast as it goes.")] = 0.0,
     wait: Annotated[Wait, typer.Option("--wait", help="End when all is on the daemon's disk, or committed to tables.")] = Wait.DURABLE,
@@ -72,11 +75,12 @@ def send(
     """Send changes to a daemon. Sent again, also with other --batch-events, they change nothing: what is there is skipped."""
     from dolake.cdc.client import Producer
     from dolake.cdc.formats.lines import LineInput
+    from dolake.cdc.formats.wal2json import Wal2json
     from dolake.cli.sending import Sending
     from dolake.clock import real_runtime
 
     runtime = real_runtime()
-    options = FormatOptions(format, table, key or (), types or (), unavailable, nanoseconds, binary_mode)
+    options = FormatOptions(format, table, key or (), types or (), unavailable, nanoseconds, binary_mode, resume)
     decoder = options.decoder(runtime.clock.now_ms())
     url = to or url_of(data)
     dial = dial_with(url, token, ca, certificate, certificate_key)
@@ -86,6 +90,7 @@ def send(
         raise ConfigurationError([Mistake("FILE", file, error.strerror or str(error))]) from None
     with contextlib.closing(lines), _progress(lines.size_bytes) as progress:
         sending = Sending(runtime, lines, decoder, batch_events, rate, retry_s, progress, _complain if keep_on else None)
+        sending.resume = decoder.resume if isinstance(decoder, Wal2json) and resume is ResumeBy.LSN else None
         try:
             connect = functools.partial(Producer, url, source, epoch=epoch, unreachable_s_max=retry_s, runtime=runtime, dial=dial)
             asyncio.run(_run(sending, connect, wait.value))

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dolake.cdc.client import Producer
-from dolake.cdc.formats import Format, Item
-from dolake.cdc.formats.batches import Batcher, EventBatch
+from dolake.cdc.formats import Event, Format, Item
+from dolake.cdc.formats.batches import Batcher, EventBatch, lsn_of
 from dolake.cdc.formats.lines import LineInput
 from dolake.clock import Runtime
 from dolake.errors import InvalidInput, NotAllSent
@@ -28,14 +28,15 @@ BAD_LINES_LISTED_MAX = 1_000
 class Summary:
     """What a run did. `events` and `batches` were sent and are durable; `skipped` events were so before.
 
-    `bad` counts lines that were left out; `bad_lines` are the first of them, with their reasons. `passed_over` counts lines
-    that hold no change, by what they are.
+    `lsn` is where the last durable event stands in the database's own log, if it says so. `bad` counts lines that were left out;
+    `bad_lines` are the first of them, with their reasons. `passed_over` counts lines that hold no change to send, by what they are.
     """
 
     events: int = 0
     batches: int = 0
     skipped: int = 0
     duplicates: int = 0
+    lsn: str = ""
     bad: int = 0
     bad_lines: list[dict[str, int | str]] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
@@ -48,7 +49,8 @@ class Sending:
     """`progress` hears (bytes of the input read, events sent) now and then. `rate`: events a second; 0 is as fast as it goes.
 
     `retry_s`: how long to ask again for a commit that the daemon says it cannot make. `complain` hears of each line that cannot
-    be read, and sending goes on without it; None ends sending at the first.
+    be read, and sending goes on without it; None ends sending at the first. `resume` tells the format what is durable, where that
+    decides what of the input is new; else events are resumed by their place in it.
     """
 
     runtime: Runtime
@@ -59,7 +61,9 @@ class Sending:
     retry_s: float = 30.0
     progress: Callable[[int, int], None] = lambda position, events: None
     complain: Callable[[str], None] | None = None
+    resume: Callable[[int, str], None] | None = None
     summary: Summary = field(default_factory=Summary)
+    _last_sent: Event | None = None
     _began_s: float = 0.0
     _first_bad: InvalidInput | None = None
 
@@ -70,6 +74,8 @@ class Sending:
             async with producer:
                 unfinished = await self._send_all(producer)
                 await producer.drain()
+                if self._last_sent is not None:
+                    self.summary.lsn = lsn_of(self._last_sent)
                 if wait == "persisted":
                     await self._persist(producer)
         finally:
@@ -90,6 +96,9 @@ class Sending:
         """Returns how many events are left that nothing says are committed."""
         limits = producer.limits
         assert limits is not None
+        self.summary.lsn = producer.last_lsn
+        if self.resume is not None:
+            self.resume(producer.last_event_sequence, producer.last_lsn)
         batcher = Batcher(
             event_count_max=min(self.batch_events, limits.max_batch_events),
             size_bytes_max=min(BATCH_BYTES_MAX, limits.max_payload_bytes // 2),
@@ -153,6 +162,7 @@ class Sending:
                     last_event_sequence=message.last_sequence,
                     transaction=message.transaction,
                 )
+                self._last_sent = message.events[-1]
                 self.summary.batches += 1
                 self.summary.events += len(message.events)
                 await self._pace()

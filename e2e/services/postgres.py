@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
@@ -36,11 +37,12 @@ class PostgresServer:
     temporary folder is not.
     """
 
-    def __init__(self, *, database: str = "postgres", password: str = "") -> None:
-        """`database` is made with the server; the others are `create`d."""
+    def __init__(self, *, database: str = "postgres", password: str = "", settings: Mapping[str, str] | None = None) -> None:
+        """`database` is made with the server; the others are `create`d. `settings` are the server's own."""
         self.directory = Path(tempfile.mkdtemp(prefix="dolake-postgres-", dir="/tmp" if os.geteuid() == 0 else None))
         self.password = password or "pw-" + secrets.token_hex(16)
         self.database = database
+        self._settings = dict(settings or {})
         self.port = 0
         self._programs = install_postgres()
         self._process: subprocess.Popen[bytes] | None = None
@@ -84,6 +86,7 @@ class PostgresServer:
         command = [self._script, f"127.0.0.1:{port}", self.directory, self.database]
         # After a crash a server syncs every file of every database: by the file system at once, not one by one.
         command += ["-c", "shared_buffers=16MB", "-c", "max_connections=120", "-c", "recovery_init_sync_method=syncfs"]
+        command += [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
         environment = {"PATH": os.environ["PATH"], "POSTGRES_BIN": str(self._programs), "POSTGRES_PASSWORD": self.password}
         with open(self.directory / "server.log", "ab") as log:
             self._process = subprocess.Popen(  # type: ignore[call-overload]

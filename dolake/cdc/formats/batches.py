@@ -98,7 +98,7 @@ class Batcher:
         if event.sequence <= self._resume_after:
             self.skipped += 1
             self._passed_over = event
-            if self._resume_lsn and event.sequence == self._resume_after and (lsn := _lsn_of(event)) not in ("", self._resume_lsn):
+            if self._resume_lsn and event.sequence == self._resume_after and (lsn := lsn_of(event)) not in ("", self._resume_lsn):
                 raise self._other_stream(lsn, f"which stands at {self._resume_lsn}")
             self._spanning = True  # Until its commit: what is left of this transaction is a later part of it.
             return
@@ -121,9 +121,9 @@ class Batcher:
         last = self._passed_over
         if last is None or last.sequence >= self._resume_after or not self._resume_lsn:
             return
-        there, known = lsn_number(_lsn_of(last)), lsn_number(self._resume_lsn)
+        there, known = lsn_number(lsn_of(last)), lsn_number(self._resume_lsn)
         if there is not None and known is not None and there > known:
-            raise self._other_stream(_lsn_of(last), f"and the last that is durable, event {self._resume_after}, at {self._resume_lsn}")
+            raise self._other_stream(lsn_of(last), f"and the last that is durable, event {self._resume_after}, at {self._resume_lsn}")
 
     def _other_stream(self, lsn: str, known: str) -> OtherStream:
         assert self._passed_over is not None
@@ -160,7 +160,7 @@ class Batcher:
         self._spanning = True
 
 
-def _lsn_of(event: Event) -> str:
+def lsn_of(event: Event) -> str:
     """Its place in the database's own log; empty where it says none."""
     metadata = _PLACED(event.raw).metadata
     return "" if metadata is None or metadata.lsn is None else str(metadata.lsn)

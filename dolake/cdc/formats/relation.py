@@ -54,6 +54,7 @@ class Relation:
         self.primary_key: tuple[str, ...] = ()
         self.key_known = False
         self.declared = False
+        self.is_whole = False  # something has carried every column there is
         self.withheld: list[bytes] = []  # events, but for their number, that wait for the first columns
         self._types: dict[tuple[str, str], ColumnType] = {}
         self._shapes: dict[tuple[str, ...], Shape] = {}
@@ -88,7 +89,7 @@ class Relation:
             return False
         carried = {name: declared for name, declared, *_ in shape.columns}
         if role is Role.INSERT:
-            columns = carried
+            columns, self.is_whole = carried, True
         else:
             kept = {
                 name: declared

@@ -7,7 +7,7 @@ import pytest
 
 from dolake.cdc.formats import Commit, Declare, Event, Item
 from dolake.cdc.formats.wal2json import Wal2json
-from dolake.errors import InvalidInput
+from dolake.errors import InvalidInput, OtherStream
 
 TIME = "2026-11-20 15:30:18.126353+00"
 PK = [{"name": "id", "type": "bigint"}]
@@ -222,3 +222,96 @@ def test_a_line_that_no_daemon_would_take_is_named_here(value: bytes) -> None:
         list(decoder.items([begin(), line]))
     assert caught.value.line == 2
     assert len(events(list(decoder.items([change("I", [ID, NOTE])])))) == 1, "what comes after it is read on"
+
+
+def at(lsn: str, *changes: bytes, xid: int = 7) -> list[bytes]:
+    """A transaction that commits at `lsn`."""
+    bounds = {"xid": xid, "timestamp": TIME, "lsn": lsn}
+    return [json.dumps({"action": "B", **bounds}).encode(), *changes, json.dumps({"action": "C", **bounds}).encode()]
+
+
+def insert(key: int) -> bytes:
+    return change("I", [column("id", "bigint", key), column("note", "text", "n")])
+
+
+def told(*columns: dict[str, Any]) -> bytes:
+    return json.dumps({"action": "R", "schema": "public", "table": "things", "columns": columns, "pk": PK}).encode()
+
+
+def resumed(sequence: int, lsn: str, *lines: bytes) -> list[tuple[int, str, int]]:
+    """(number, lsn, id) of each event of a stream that is resumed there."""
+    decoder = Wal2json(by_lsn=True)
+    decoder.resume(sequence, lsn)
+    return [(one["sequence"], one["metadata"]["lsn"], one["after"]["id"]) for one in events(list(decoder.items(lines)))]
+
+
+STREAM = [
+    *at("0/100", insert(1), insert(2)),
+    *at("0/180", insert(3)),
+    *at("0/200", insert(4), insert(5), insert(6)),
+    *at("0/300", insert(7)),
+]
+WHOLE = [
+    (1, "0/100+1", 1),
+    (2, "0/100+2", 2),
+    (3, "0/180+1", 3),
+    (4, "0/200+1", 4),
+    (5, "0/200+2", 5),
+    (6, "0/200+3", 6),
+    (7, "0/300+1", 7),
+]
+
+
+@pytest.mark.parametrize("durable", range(8))
+@pytest.mark.parametrize("missing", [0, 4, 7, 12])
+def test_resumed_by_lsn_the_rest_has_the_numbers_it_would_have_had(durable: int, missing: int) -> None:
+    """Wherever the stream begins, if the transaction of the last durable event is in it; `missing` lines of its start are gone."""
+    sequence, lsn = (-1, "") if durable == 0 else WHOLE[durable - 1][:2]
+    first_there = {0: 1, 4: 3, 7: 4, 12: 7}[missing]
+    if durable and {1: 1, 2: 1, 3: 3, 4: 4, 5: 4, 6: 4, 7: 7}[durable] < first_there:
+        with pytest.raises(OtherStream, match="would be missing"):
+            resumed(sequence, lsn, *STREAM[missing:])
+        return
+    if durable == 0 and missing:
+        return  # Nothing is durable: whatever comes is the beginning.
+    found = resumed(sequence, lsn, *STREAM[missing:])
+    assert found[-len(WHOLE[durable:]) :] == WHOLE[durable:] if durable < 7 else found[-1:] == WHOLE[6:]
+    # Those of its transaction that are there already keep their numbers; of those before, nothing comes.
+    assert all(one == WHOLE[one[0] - 1] for one in found)
+    assert len(found) <= len(WHOLE[durable:]) + 3
+
+
+def test_resumed_by_lsn_what_was_sent_by_place_is_another_stream() -> None:
+    with pytest.raises(OtherStream, match="not sent to be resumed by lsn"):
+        resumed(3, "0/180", *STREAM)
+    with pytest.raises(OtherStream, match="stands at no lsn"):
+        resumed(3, "", *STREAM)
+
+
+def test_resumed_by_lsn_an_update_may_not_be_the_first_of_its_table_unless_its_columns_are_told() -> None:
+    update = change("U", [ID], [ID])
+    decoder = Wal2json(by_lsn=True)
+    with pytest.raises(InvalidInput, match=r"the first that is heard of public\.things"):
+        list(decoder.items(at("0/100", update)))
+    decoder = Wal2json(by_lsn=True)
+    items = list(decoder.items([told(ID, NOTE), *at("0/100", update)]))
+    assert declared(items) == [{"id": "long", "note": "string"}]
+    assert events(items)[0]["metadata"]["unchanged"] == ["note"]
+
+
+def test_resumed_by_lsn_a_truncate_is_not_withheld() -> None:
+    (event,) = events(list(Wal2json(by_lsn=True).items(at("0/100", change("T")))))
+    assert (event["operation"], event["metadata"]["lsn"]) == ("TRUNCATE", "0/100+1")
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([begin(), insert(1), commit()], "where the transaction commits (got None); capture with include-lsn=true"),
+        ([insert(1)], "outside of a transaction cannot be resumed by lsn; capture with include-transaction=true"),
+    ],
+)
+def test_resumed_by_lsn_the_stream_says_its_commits(lines: list[bytes], reason: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        list(Wal2json(by_lsn=True).items(lines))
+    assert reason in str(caught.value)
