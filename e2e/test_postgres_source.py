@@ -42,12 +42,14 @@ class Load(threading.Thread):
         self._server, self._number = server, number
         self._chance = random.Random(number)
         self._ended = threading.Event()
+        self.going = threading.Event()
+        self.going.set()
         self.transactions = 0
 
     def run(self) -> None:
         while not self._ended.is_set():
             with contextlib.suppress(psycopg.OperationalError), psycopg.connect(self._server.uri("postgres")) as connection:
-                while not self._ended.wait(0.01):
+                while self.going.wait(60) and not self._ended.wait(0.01):
                     self._transaction(connection)
                     self.transactions += 1
 
@@ -107,7 +109,7 @@ def following(server: PostgresServer, daemon: Daemon, output: Path) -> Iterator[
     environment = clean_environment() | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": "lake", "PGPASSWORD": server.password, "PGDATABASE": "postgres",
-        "AGAIN_S": "0.1",
+        "AGAIN_S": "0.1", "STATUS_S": "1",
     }  # fmt: skip
     command = [SCRIPTS / "follow_postgres.sh", "database", "--data", str(daemon.data), "--batch-events", "20"]
     with open(output, "ab") as log:
@@ -129,6 +131,38 @@ def kill_a_child(follower: subprocess.Popen[bytes], chance: random.Random) -> No
     children = wait_until(lambda: children_of(follower.pid), "the follower's children")
     with contextlib.suppress(ProcessLookupError):
         os.kill(chance.choice(children), signal.SIGKILL)
+
+
+def stop_the_sender_and_kill_it(follower: subprocess.Popen[bytes], server: PostgresServer, loads: list[Load]) -> None:
+    """What pg_recvlogical has written to the pipe by then, and could have told the server of, goes with it."""
+    for load in loads:
+        load.going.clear()
+    wait_for_reports(server)  # A full pipe would hold up the next one.
+    sender = wait_until(lambda: [pid for pid in children_of(follower.pid) if b"\0send\0-\0" in command_of(pid)], "the sender")[0]
+    os.kill(sender, signal.SIGSTOP)
+    server.run("INSERT INTO visits (page) VALUES ('in the pipe')")
+    wait_for_reports(server)
+    os.kill(sender, signal.SIGKILL)
+    for load in loads:
+        load.going.set()
+
+
+def wait_for_reports(server: PostgresServer) -> None:
+    for _ in range(2):
+        before = last_reply(server)
+        wait_until(lambda before=before: last_reply(server) != before, "pg_recvlogical to report", 60)
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def last_reply(server: PostgresServer) -> object:
+    with psycopg.connect(server.uri("postgres")) as connection:
+        return connection.execute("SELECT max(reply_time) FROM pg_stat_replication").fetchone()
 
 
 def rows_of(server: PostgresServer, table: str) -> list[tuple[Any, ...]]:
@@ -169,6 +203,7 @@ def test_a_database_under_load_is_mirrored_whatever_is_killed(
             for _ in range(3 * rounds):
                 for kill in (
                     lambda: kill_a_child(follower, chance),
+                    lambda: stop_the_sender_and_kill_it(follower, source, loads),
                     lambda: daemon.kill(chance.choice(["ingest", "writer"])),
                     source.restart_immediately,
                 ):

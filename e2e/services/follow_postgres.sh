@@ -25,11 +25,10 @@ trap 'leave $?' EXIT
 trap 'leave 0' INT TERM
 
 ask() { psql --no-psqlrc --quiet --no-align --tuples-only --set=ON_ERROR_STOP=1 --set="slot=$slot" --set="lsn=${1:-}"; }
-send() { dolake send - --source "$source" --format wal2json --resume lsn "$@"; }
 
 while :; do
     # Where an earlier run has come to; nothing, or the lsn of a commit and how many of its changes.
-    lsn=$(send --json "$@" </dev/null | sed -n 's/.*"lsn": "\([0-9A-F/]*\)[+"].*/\1/p')
+    lsn=$(dolake send - --source "$source" --format wal2json --resume lsn --json "$@" </dev/null | sed -n 's/.*"lsn": "\([0-9A-F/]*\)[+"].*/\1/p')
     if ! ask "$lsn" >"$scratch/columns" <<'SQL'
 SELECT pg_create_logical_replication_slot(:'slot', 'wal2json') WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = :'slot') \g /dev/null
 SELECT pg_replication_slot_advance(:'slot', nullif(:'lsn', '')::pg_lsn) FROM pg_replication_slots
@@ -48,15 +47,18 @@ SQL
         sleep 1
         continue
     fi
+    # Both ends are open before anybody is started: who opens one by himself waits for the other, who may be dead by then.
+    exec 3<>"$pipe" 4<"$pipe" 5>"$pipe" 3>&-
     {
         cat "$scratch/columns"
-        exec pg_recvlogical --dbname="${PGDATABASE:-}" --slot="$slot" --start --no-loop --file=- --fsync-interval=2000000 --status-interval=10 \
+        exec pg_recvlogical --dbname="${PGDATABASE:-}" --slot="$slot" --start --no-loop --file=- --fsync-interval=2000000 --status-interval="${STATUS_S:-10}" \
             --option=format-version=2 --option=include-transaction=1 --option=include-lsn=1 --option=include-xids=1 \
             --option=include-timestamp=1 --option=include-types=1 --option=include-pk=1
-    } >"$pipe" &
+    } >&5 4<&- 5>&- &
     recv=$!
-    send "$@" <"$pipe" &
+    dolake send - --source "$source" --format wal2json --resume lsn "$@" <&4 4<&- 5>&- &
     send=$!
+    exec 4<&- 5>&-
     wait "$send" # It says why itself; the next round goes on from what is durable.
     kill -KILL "$recv" 2>/dev/null
     wait "$recv"
