@@ -86,6 +86,7 @@ def test_a_damaged_log_stops_at_the_place_and_the_other_serves_on(tmp_path: Path
         sealed = sorted(hurt.glob("*.log"))
         good = {path: path.read_bytes() for path in sealed}
         assert len(sealed) > 3
+        committed = -1
         for number in range(2):
             path = chance.choice(sealed)
             position = chance.randrange(len(good[path]))
@@ -109,7 +110,9 @@ def test_a_damaged_log_stops_at_the_place_and_the_other_serves_on(tmp_path: Path
             )
             found = {source: (last, count) for source, last, count in rows}
             assert found["source-1"][1] == 200 * (number + 2)
-            assert found.get("source-0", (-1, 0))[0] < hole
+            # The second hole may lie below what was committed when the first was mended.
+            assert found.get("source-0", (-1, 0))[0] <= max(committed, hole - 1)
+            committed = found.get("source-0", (-1, 0))[0]
             daemon.kill()
             path.with_name(path.name + ".quarantine").unlink()
             path.write_bytes(good[path])
