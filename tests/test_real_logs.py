@@ -98,6 +98,8 @@ def test_a_damaged_log_stops_at_the_place_and_the_other_serves_on(tmp_path: Path
             ready = daemon.ready()
             assert ready is not None
             assert asyncio.run(flush(ready.cdc, "source-1"))["success"] is True  # A new source may live in the log that is down.
+            done = daemon.run("flush")
+            assert (done.returncode, "not known to be committed" in done.stdout + done.stderr) == (6, True), done.stdout + done.stderr
             done = daemon.run("log", "verify")
             assert done.returncode == 4, done.stdout + done.stderr
             (told,) = [line for line in done.stdout.splitlines() if path.name in line]

@@ -275,7 +275,7 @@ class Connection:
 
     async def _flush(self, request: FlushRequest) -> None:
         patterns = None if self._principal.is_admin else self._principal.tables  # A source flushes what it may write.
-        result = await self._service.flush(None, request.reason, patterns)
+        result = await self._service.flush(None, request.reason, patterns, self.desk.lane if self.desk else None)
         self.send(FlushResponse(result=result, correlation_id=request.correlation_id))
 
     # -- out

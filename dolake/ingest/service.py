@@ -255,11 +255,15 @@ class IngestService:
             if desk.lane.is_serving and desk.has_unpersisted:
                 desk.note_committed(self.writer.committed_bound(desk.lane.log_id, desk.source))
 
-    async def flush(self, tables: list[str] | None, reason: str, patterns: Sequence[str] | None = None) -> dict[str, Any]:
+    async def flush(
+        self, tables: list[str] | None, reason: str, patterns: Sequence[str] | None = None, lane: Lane | None = None
+    ) -> dict[str, Any]:
         """The result of a flush of what the logs hold now: asks the writer and waits for its commit.
 
-        Of these tables, or of those that one of the `patterns` matches; of all of them unless either is given.
+        Of these tables, or of those that one of the `patterns` matches; of all of them unless either is given. It has not succeeded
+        where `lane` (any of them, unless one is given) is being recovered: what its log holds is not known then.
         """
+        unknown = [one for one in (self.lanes.values() if lane is None else [lane]) if not one.is_serving]
         until = {lane.log_id: lane.log.synced_end for lane in self.lanes.values() if lane.is_serving}
         if self.writer_line is None:
             return no_flush("the writer half is not connected")
@@ -271,7 +275,9 @@ class IngestService:
         except DolakeError as error:
             return no_flush(str(error))
         result = answer.get("result")
-        return result if isinstance(result, dict) else no_flush("the writer half gave no result")
+        if not isinstance(result, dict):
+            return no_flush("the writer half gave no result")
+        return result if not unknown else {**result, "success": False, "error": "; ".join(_not_served(one) for one in unknown)}
 
     async def roll_back(self, table: str, more: Message) -> Message:
         """Has the writer roll a table back. Nothing is trimmed meanwhile: what it is about to need again it has once let go of."""
@@ -334,3 +340,7 @@ class IngestService:
     def _committer_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None and not self.ended.done():
             self.ended.set_exception(error)
+
+
+def _not_served(lane: Lane) -> str:
+    return f"what the log in {lane.directory} holds is not known to be committed: {lane.trouble}"

@@ -78,6 +78,7 @@ FOUND = {
     "a changelog was off while its log let go of what its letters, and not yet its rows, had decided": (101685,),
     "a side log that had failed, and could not be opened anew, was fed as an empty one": (201392,),
     "a schema was being taken in while its table came to be read again, and all before it was passed over": (201547,),
+    "a flush succeeded of a log that had just failed: nobody knew what it holds": (208335,),
     "a park refused midway left an empty side log, and no commit came to take it away": (109959,),
 }
 
