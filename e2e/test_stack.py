@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
 from e2e.engines import Engines
 from e2e.services.monitoring import Prometheus, dashboard_expressions
-from e2e.services.postgres import PostgresServer
+from e2e.services.postgres import SCRIPTS, PostgresServer
 from e2e.services.s3 import S3Server
 from e2e.services.spark import Spark
 from tests import shop
@@ -53,6 +61,71 @@ def test_the_stack_takes_a_database_s_stream_and_shows_it_to_everybody(tmp_path:
                 daemon.kill("writer", "supervisor")
                 # `for: 1m` keeps it pending: the rule has seen that nothing answers.
                 wait_until(lambda: "ProcessDown" in prometheus.alerts(), lambda: f"an alert; there are {prometheus.alerts()}", 60)
+
+
+def test_the_source_s_tables_are_the_daemon_s_while_it_is_under_load(tmp_path: Path) -> None:
+    """As docker-compose.yml has source, load and follower; the ports are those that are free here."""
+    _, _, database, *_ = SERVICES["source"]["command"]
+    settings = {"wal_level": "logical"}
+    with (
+        PostgresServer(database=database, password=environment("source")["POSTGRES_PASSWORD"], settings=settings) as source,
+        Daemon(tmp_path / "data", {"DOLAKE_FLUSH_AGE_S": "0.3"}, mode=None) as daemon,
+        Lake(daemon.data) as lake,
+    ):
+        url = daemon.start().wait_ready().cdc
+        followed = [url if part.startswith("ws:") else part for part in SERVICES["follower"]["command"]]
+        programs = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "AGAIN_S": "0.1"}
+        place = {**environment("load"), "PGPORT": str(source.port)}
+        with running([SCRIPTS / "follow_postgres.sh", *followed], {**programs, **place}, tmp_path / "follower") as follower:
+            wait_until(lambda: column(source, database, "SELECT slot_name FROM pg_replication_slots"), follower.said, 60)
+            with running([SCRIPTS / "load_postgres.sh"], {**os.environ, **place}, tmp_path / "load") as load:
+                wait_until(
+                    lambda: lake.metadata_location("public.orders") is not None and lake.row_count("public.orders") > 100, load.said, 120
+                )
+            for table, columns in (("orders", "id, status, total"), ("order_lines", "order_id, line_no, quantity")):
+                query = f"SELECT {columns} FROM {table} ORDER BY 1, 2"
+                wanted = rows_of(source, database, query)
+
+                def found(table: str = table, columns: str = columns) -> list[tuple[Any, ...]]:
+                    location = lake.metadata_location(f"public.{table}")
+                    return lake.query(f"SELECT {columns} FROM iceberg_scan('{location}') ORDER BY 1, 2")
+
+                wait_until(lambda wanted=wanted, found=found: found() == wanted, lambda table=table: f"{table}\n{follower.said()}", 60)
+
+
+@dataclass
+class Running:
+    """A process whose output goes to a file."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    def said(self) -> str:
+        return f"{self.output.name}: {self.output.read_text()[-3000:]}"
+
+
+@contextlib.contextmanager
+def running(command: list[Any], settings: dict[str, str], output: Path) -> Iterator[Running]:
+    with open(output, "ab") as log:
+        process = subprocess.Popen(command, env=settings, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    found = Running(process, output)
+    try:
+        yield found
+        process.terminate()
+        assert process.wait(60) == 0, found.said()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def rows_of(server: PostgresServer, database: str, query: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(server.uri(database)) as connection:
+        return connection.execute(query).fetchall()  # type: ignore[arg-type]
+
+
+def column(server: PostgresServer, database: str, query: str) -> list[Any]:
+    return [row[0] for row in rows_of(server, database, query)]
 
 
 def assert_everything_is_shown(prometheus: Prometheus) -> None:

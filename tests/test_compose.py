@@ -75,12 +75,14 @@ def test_the_ports_are_the_defaults_and_those_the_images_name() -> None:
     (published,) = SERVICES["postgres"]["ports"]
     assert published == f"127.0.0.1:{last('postgres', 'EXPOSE')}:5432"
     assert SERVICES["postgres"]["command"][0] == "0.0.0.0:5432"
+    (published,) = SERVICES["source"]["ports"]
+    assert SERVICES["source"]["command"][0] == f"0.0.0.0:{published.rsplit(':', 1)[1]}"
     assert SERVICES["prometheus"]["command"][0] == f"127.0.0.1:{last('prometheus', 'EXPOSE')}"
     assert SERVICES["prometheus"]["network_mode"] == SERVICES["grafana"]["network_mode"] == "host"
 
 
 def test_the_volumes_are_where_the_processes_write_and_all_of_them_are_declared() -> None:
-    commands = [(service, SERVICES[service]["command"][1]) for service in ("s3", "postgres", "prometheus")]
+    commands = [(service, SERVICES[service]["command"][1]) for service in ("s3", "postgres", "source", "prometheus")]
     for service, directory in (("dolake", environment("dolake")["DOLAKE_DATA"]), *commands):
         (mount,) = SERVICES[service]["volumes"]
         volume, place = mount.split(":")
@@ -105,6 +107,26 @@ def test_the_catalog_is_the_database_beside_it() -> None:
     kind, *check = SERVICES["postgres"]["healthcheck"]["test"]
     said = {f"--host={uri.hostname}", f"--port={uri.port}", f"--dbname={database}", f"--username={uri.username}"}
     assert (kind, check[0], set(check[1:])) == ("CMD", "pg_isready", said)
+
+
+def test_the_source_is_followed_into_the_daemon() -> None:
+    address, _, database, *options = SERVICES["source"]["command"]
+    assert options == ["-c", "wal_level=logical"]  # Or nothing could be decoded.
+    wanted = {
+        "PGHOST": "127.0.0.1", "PGPORT": address.split(":")[1], "PGDATABASE": database, "PGUSER": "lake",
+        "PGPASSWORD": environment("source")["POSTGRES_PASSWORD"],
+    }  # fmt: skip
+    assert environment("load") == environment("follower") == wanted
+    assert SERVICES["load"]["entrypoint"] == ["/usr/local/bin/load_postgres.sh"]
+    assert "e2e/services/load_postgres.sh" in dict(dockerfile("load"))["COPY"]
+    assert last("follower", "ENTRYPOINT") == '["/usr/local/bin/follow_postgres.sh"]'
+    source, *sending = SERVICES["follower"]["command"]
+    assert (source, sending) == ("shop-database", ["--to", f"ws://127.0.0.1:{environment('dolake')['DOLAKE_PORT']}/cdc"])
+    assert {SERVICES[name]["network_mode"] for name in ("load", "follower")} == {"host"}
+    kind, *check = SERVICES["source"]["healthcheck"]["test"]
+    assert (kind, set(check[1:])) == (
+        "CMD", {"--host=127.0.0.1", f"--port={address.split(':')[1]}", f"--dbname={database}", "--username=lake"}
+    )  # fmt: skip
 
 
 def test_prometheus_scrapes_the_daemon_and_grafana_asks_prometheus() -> None:
@@ -142,7 +164,7 @@ def test_dashboard_and_alerts_ask_for_metrics_that_exist() -> None:
             assert set(grouped) <= {*of.labels, "instance", "le"}, f"{expression}: {name} has {of.labels}"
 
 
-@pytest.mark.parametrize("service", ["dolake", "s3", "postgres", "prometheus"])
+@pytest.mark.parametrize("service", ["dolake", "s3", "postgres", "source", "load", "follower", "prometheus"])
 def test_nothing_runs_as_root_and_everything_copied_is_there(service: str) -> None:
     assert last(service, "USER") not in ("root", "0")
     for name, rest in dockerfile(service):

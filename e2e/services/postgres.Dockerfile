@@ -1,7 +1,7 @@
 # The PostgreSQL server of the end-to-end tests, installed and run by the same scripts.
 FROM debian:bookworm-slim
 
-COPY e2e/services/install_postgres.sh e2e/services/run_postgres.sh /usr/local/bin/
+COPY e2e/services/install_postgres.sh e2e/services/run_postgres.sh e2e/services/load_postgres.sh /usr/local/bin/
 RUN install_postgres.sh && install --directory --owner postgres /data
 
 USER postgres
