@@ -40,7 +40,7 @@ def test_the_stack_takes_a_database_s_stream_and_shows_it_to_everybody(tmp_path:
     with s3, PostgresServer(database=database, password=environment("postgres")["POSTGRES_PASSWORD"]) as postgres:
         # The same settings; the ports are those that are free here.
         settings = {
-            name: value.replace("127.0.0.1:9000", f"127.0.0.1:{s3.port}").replace("127.0.0.1:5432", f"127.0.0.1:{postgres.port}")
+            name: value.replace(address_of("s3"), f"127.0.0.1:{s3.port}").replace(address_of("postgres"), f"127.0.0.1:{postgres.port}")
             for name, value in environment("dolake").items()
             if name not in ("DOLAKE_DATA", "DOLAKE_PORT", "DOLAKE_HTTP_PORT")
         }
@@ -126,6 +126,12 @@ def rows_of(server: PostgresServer, database: str, query: str) -> list[tuple[Any
 
 def column(server: PostgresServer, database: str, query: str) -> list[Any]:
     return [row[0] for row in rows_of(server, database, query)]
+
+
+def address_of(service: str) -> str:
+    """Where others find it, by docker-compose.yml."""
+    (published,) = SERVICES[service]["ports"]
+    return str(published).rsplit(":", 1)[0]
 
 
 def assert_everything_is_shown(prometheus: Prometheus) -> None:

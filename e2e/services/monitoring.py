@@ -38,8 +38,9 @@ class Prometheus:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         text = (SCRIPTS / "prometheus" / "prometheus.yml").read_text()
-        assert text.count("127.0.0.1:8181") == 1
-        (directory / "prometheus.yml").write_text(text.replace("127.0.0.1:8181", scraped).replace(": 5s", ": 1s"))
+        (job,) = strictyaml.load(text).data["scrape_configs"]  # type: ignore[call-overload,index]
+        ((named,),) = (static["targets"] for static in job["static_configs"])
+        (directory / "prometheus.yml").write_text(text.replace(named, scraped).replace(": 5s", ": 1s"))
         (directory / "alerts.yml").write_text((SCRIPTS / "prometheus" / "alerts.yml").read_text())
         self._address = f"127.0.0.1:{free_port()}"
         self._process: subprocess.Popen[bytes] | None = None

@@ -19,7 +19,7 @@ from tests.harness.lake import Lake
 from tests.harness.waiting import wait_until
 
 ROW_COUNT = 10_000
-SUMMARY = {"events", "batches", "skipped", "duplicates", "bad", "bad_lines", "passed_over", "seconds"}
+SUMMARY = {"events", "batches", "skipped", "duplicates", "lsn", "bad", "bad_lines", "passed_over", "seconds"}
 
 
 @pytest.fixture(scope="module")
