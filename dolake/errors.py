@@ -55,7 +55,7 @@ class NotAllSent(DolakeError):
 
 
 class OtherStream(DolakeError):
-    """The input is not the stream that its source's events have come from so far; nothing of it was sent."""
+    """The input is not the stream that its source's events have come from so far, or goes back; nothing was taken for what it is not."""
 
     exit_code = 5
 

@@ -89,8 +89,8 @@ def send(
     except OSError as error:
         raise ConfigurationError([Mistake("FILE", file, error.strerror or str(error))]) from None
     with contextlib.closing(lines), _progress(lines.size_bytes) as progress:
-        sending = Sending(runtime, lines, decoder, batch_events, rate, retry_s, progress, _complain if keep_on else None)
-        sending.resume = decoder.resume if isinstance(decoder, Wal2json) and resume is ResumeBy.LSN else None
+        by_lsn = decoder.resume if isinstance(decoder, Wal2json) and resume is ResumeBy.LSN else None
+        sending = Sending(runtime, lines, decoder, batch_events, rate, retry_s, progress, _complain if keep_on else None, by_lsn)
         try:
             connect = functools.partial(Producer, url, source, epoch=epoch, unreachable_s_max=retry_s, runtime=runtime, dial=dial)
             asyncio.run(_run(sending, connect, wait.value))

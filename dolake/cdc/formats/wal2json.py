@@ -66,10 +66,19 @@ class _Position:
         self._durable_changes, self._is_found = int(found[3]), False
 
     def begin(self, lsn: str | None) -> None:
-        """A transaction that commits at `lsn`. Raises ValueError, and OtherStream where the last durable one should have come before."""
+        """A transaction that commits at `lsn`.
+
+        Raises ValueError, and OtherStream where the last durable one should have come before, or where the stream goes back: what
+        comes again would be new events.
+        """
         commit = lsn_number(lsn or "")
         if lsn is None or commit is None or "+" in lsn:
             raise ValueError(f"lsn: must be where the transaction commits (got {lsn!r}); capture with include-lsn=true")
+        if commit <= self._commit:
+            raise OtherStream(
+                f"the stream goes back, from the transaction that commits at {self._commit_text} to {lsn}: pg_recvlogical has connected "
+                "again, or two streams were put together. Send one at a time, each from its beginning (--no-loop)"
+            )
         self._commit_text, self._commit, self._change = lsn, commit, 0
         self._is_found |= commit == self._durable
         if commit > self._durable and not self._is_found:
@@ -160,9 +169,10 @@ class Wal2json:
 
     def _boundary(self, line: _Line, text: bytes) -> Iterator[Item]:
         if line.action == "B":
-            self._in_transaction = True
+            self._in_transaction = False  # As long as nobody knows which it is: its changes must not count as another's.
             if self._position is not None:
                 self._position.begin(line.lsn)
+            self._in_transaction = True
         elif line.action == "R":
             yield from self._told(line)
         elif line.action == "C":
@@ -175,7 +185,10 @@ class Wal2json:
             raise ValueError(f"action: must be one of B, C, D, I, M, R, T, U (got {line.action!r}){version_1}")
 
     def _told(self, line: _Line) -> Iterator[Declare]:
-        relation = self._relation(line)
+        try:
+            relation = self._relation(line)
+        except ValueError:
+            return  # No name of a table here. Its first change says so, if there ever is one.
         learnt = line.pk is not None and relation.observe_key(line.pk)
         shape, _ = relation.encode(line.columns)
         if relation.observe(shape, Role.INSERT) or learnt or not relation.declared:

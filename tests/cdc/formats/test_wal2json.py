@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
 
-from dolake.cdc.formats import Commit, Declare, Event, Item
+from dolake.cdc.formats import COMMIT, Commit, Declare, Event, Item
 from dolake.cdc.formats.wal2json import Wal2json
 from dolake.errors import InvalidInput, OtherStream
 
@@ -302,6 +303,30 @@ def test_resumed_by_lsn_an_update_may_not_be_the_first_of_its_table_unless_its_c
 def test_resumed_by_lsn_a_truncate_is_not_withheld() -> None:
     (event,) = events(list(Wal2json(by_lsn=True).items(at("0/100", change("T")))))
     assert (event["operation"], event["metadata"]["lsn"]) == ("TRUNCATE", "0/100+1")
+
+
+def test_resumed_by_lsn_a_stream_that_goes_back_is_not_read_as_new() -> None:
+    """pg_recvlogical connects again by itself, and the server begins where its slot is."""
+    for again in (STREAM[:4], STREAM[-3:]):
+        with pytest.raises(OtherStream, match=r"goes back, from the transaction that commits at 0/300 to 0/[13]00"):
+            resumed(-1, "", *STREAM, *again)
+
+
+def test_resumed_by_lsn_changes_of_a_transaction_without_its_lsn_are_no_other_one_s() -> None:
+    """Also where whoever reads leaves out the line that is wrong, and goes on."""
+    decoder, numbered = Wal2json(by_lsn=True), []
+    for line in [*at("0/100", insert(1)), begin(), insert(2), commit(), *at("0/200", insert(3))]:
+        with contextlib.suppress(InvalidInput):
+            numbered += [(one["metadata"]["lsn"], one["after"]["id"]) for one in events(list(decoder.items((line,))))]
+    assert numbered == [("0/100+1", 1), ("0/200+1", 3)]
+
+
+def test_a_table_that_can_have_no_name_here_is_named_by_its_changes_alone() -> None:
+    decoder = Wal2json(by_lsn=True)
+    line = json.loads(told(ID, NOTE)) | {"table": "Order-Items"}
+    assert list(decoder.items([json.dumps(line).encode(), *at("0/100")])) == [COMMIT]
+    with pytest.raises(InvalidInput, match="Order-Items"):
+        list(decoder.items(at("0/200", change("I", [ID], table="Order-Items"))))
 
 
 @pytest.mark.parametrize(
