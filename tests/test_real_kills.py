@@ -45,6 +45,7 @@ def test_whatever_is_killed_acked_events_are_there_once(tmp_path: Path) -> None:
         asyncio.run(scenario())
         assert_lake_equals_oracle(lake, oracle)
         assert reader.close() == []
+        assert len(reader.seen_counts) > 1
         done = daemon.run("verify")
         assert done.returncode == 0, done.stdout + done.stderr
         assert daemon.stop() == 0

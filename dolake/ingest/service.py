@@ -277,7 +277,9 @@ class IngestService:
         result = answer.get("result")
         if not isinstance(result, dict):
             return no_flush("the writer half gave no result")
-        return result if not unknown else {**result, "success": False, "error": "; ".join(_not_served(one) for one in unknown)}
+        troubles = [str(result["error"])] if "error" in result else []
+        troubles += [_not_served(one) for one in unknown]
+        return {**result, "success": False, "error": "; ".join(troubles)} if troubles else result
 
     async def roll_back(self, table: str, more: Message) -> Message:
         """Has the writer roll a table back. Nothing is trimmed meanwhile: what it is about to need again it has once let go of."""

@@ -196,7 +196,8 @@ class Table(Absence):
                 try:
                     rows, letters = await self._judge_again(runtime, together[0], found)
                 except (ObjectMissing, ObjectDamaged) as error:
-                    self.stop_whole(stopped_by(error))
+                    if self.clearings == clearings:
+                        self.stop_whole(stopped_by(error))
                     return
             if self.clearings != clearings:
                 return  # These events are read again.
@@ -277,9 +278,8 @@ class Table(Absence):
                 return None
             letters, self.letters = _split(self.letters, cuts, lambda letter: letter.seen)
             known = self._decided_below(cuts)
-            frozen = self.memtable.freeze(self.committed, cuts)
-            self.kind, keyless = decided(self.kind, frozen, self.reading)
-            reading = self.reading
+            frozen, reading = self.memtable.freeze(self.committed, cuts), self.reading
+            self.kind, keyless = decided(self.kind, frozen, reading)
             self.in_flight = Flight(
                 frozen=frozen,
                 kind=self.kind,
@@ -290,7 +290,7 @@ class Table(Absence):
                 renamed=dict(reading.renamed),
                 letters=tuple(letters),
                 known_count=sum(known.values()),
-                missed_count=sum(known[place] for place in known.keys() - frozen.places()),
+                missed_count=sum(known[place] for place in known.keys() - frozen.places()) if known else 0,
                 keyless=keyless,
             )
             return self.in_flight
