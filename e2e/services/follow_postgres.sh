@@ -4,7 +4,8 @@
 # set, and is made if it is not there: what was in the tables before that is not sent.
 #
 # Nothing is lost whatever is killed: the slot is advanced to what dolake has on its disk, and by nobody else. pg_recvlogical confirms
-# what it has written to its pipe, which is not the same; so it is told to sync once in weeks, and ended by a SIGKILL.
+# what it has written to its pipe, which is not the same; so it is told to sync once in weeks, and ended by a SIGKILL. That is done each
+# ROUND_S seconds, an hour unless set, so that the slot is advanced again and the server may let go of its write-ahead log.
 set -u # Whatever fails in a round, the next one comes.
 
 source=$1
@@ -13,9 +14,10 @@ slot=${SLOT:-dolake}
 scratch=$(mktemp -d) || exit
 pipe=$scratch/changes
 mkfifo "$pipe" || exit
-recv= send=
+recv= send= timer=
 leave() {
     trap - EXIT INT TERM
+    [ -z "$timer" ] || kill "$timer" 2>/dev/null
     [ -z "$recv" ] || kill -KILL "$recv" 2>/dev/null
     [ -z "$send" ] || wait "$send" # It sends what it has, and ends with the pipe.
     rm -rf "$scratch"
@@ -59,9 +61,13 @@ SQL
     dolake send - --source "$source" --format wal2json --resume lsn "$@" <&4 4<&- 5>&- &
     send=$!
     exec 4<&- 5>&-
+    # Ended itself it takes its sleep along; left alone it ends nobody.
+    (trap 'kill $!; exit' TERM; sleep "${ROUND_S:-3600}" & wait $!; kill -0 $$ && kill -KILL "$recv") 2>/dev/null &
+    timer=$!
     wait "$send" # It says why itself; the next round goes on from what is durable.
     kill -KILL "$recv" 2>/dev/null
-    wait "$recv"
-    recv= send=
+    kill "$timer" 2>/dev/null
+    wait "$recv" "$timer"
+    recv= send= timer=
     sleep "${AGAIN_S:-1}"
 done
