@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,7 +22,7 @@ from dolake.clock import Runtime
 from dolake.config import Settings
 from dolake.errors import DolakeError, LogFailed, RequestRefused
 from dolake.iceberg.metadata import LoadedTable
-from dolake.model import TableName
+from dolake.model import Record, TableName
 from dolake.storage.disk import Disk
 from dolake.writer.flight import Away, stopped_by
 from dolake.writer.letters import Verdicts
@@ -184,7 +185,10 @@ class Parking:
             await self._stay(table)
             return True
         _come_back(table)
-        await self._host.read_up(table)
+        await self._host.read_up(table, lambda record: self._note(open_, _without_tables(record)))
+        for log_id, transactions in open_.items():
+            if log_id in self._host.tails:  # Its first batches may be in the side log alone, and a flush must not cut it all the same.
+                self._host.tails[log_id].transactions.adopt(transactions)
         table.away, table.parked_to, table.behind = Away.HERE, {}, False
         logger.info("table follows again", table=str(table.name))
         await self.settle(table)
@@ -196,6 +200,9 @@ class Parking:
         if not table.wants(record.log_id, record.offset):
             return
         await self._host.take_again(table, reroute(part, table.name))
+        self._note(open_, record)
+
+    def _note(self, open_: dict[str, OpenTransactions], record: Record) -> None:
         now_s = self._runtime.clock.monotonic_s()
         open_.setdefault(record.log_id, OpenTransactions()).note(record, now_s)
         open_[record.log_id].expire(now_s)
@@ -360,6 +367,11 @@ def _begin_feed(table: Table, base: LoadedTable | None, verdicts: Verdicts) -> N
     table.stopped, table.epoch = None, None
     table.refused.clear()
     table.load(base, verdicts)
+
+
+def _without_tables(record: Record) -> Record:
+    """Of one that was read from its log: which tables it is about the log's tail knows, by what the settings call them."""
+    return replace(record, entry=replace(record.entry, tables={}))
 
 
 def _come_back(table: Table) -> None:

@@ -20,7 +20,7 @@ from dolake.clock import Runtime
 from dolake.config import Settings, TableNames
 from dolake.errors import DolakeError, ObjectDamaged, ObjectMissing, TableStopped
 from dolake.metrics import Metrics
-from dolake.model import TableName
+from dolake.model import Record, TableName
 from dolake.parquet.layout import EventChunk
 from dolake.storage.disk import Disk
 from dolake.writer.dropping import Dropping
@@ -305,8 +305,8 @@ class WriterService:
         await self.read_up(table)
         table.behind = False
 
-    async def read_up(self, table: Table) -> None:
-        """Hands a table its records from where it is to where the tails are when this returns."""
+    async def read_up(self, table: Table, heard: Callable[[Record], None] | None = None) -> None:
+        """Hands a table its records from where it is to where the tails are when this returns. `heard` is told of each in between."""
         # Readers of its own: the tails' are reading on meanwhile, and each has one place at a time.
         readers: dict[str, LogReader] = {}
         while behind := [tail for tail in self.tails.values() if table.consumed.setdefault(tail.log_id, tail.position) < tail.position]:
@@ -316,6 +316,8 @@ class WriterService:
                 for item in await self._runtime.tasks.run(read_routed, readers[tail.log_id], self.names, table.consumed[tail.log_id]):
                     if item.record.offset < tail.position:
                         await self.take_again(table, item)
+                        if heard is not None:
+                            heard(item.record)
         for reader in readers.values():
             reader.close()
 

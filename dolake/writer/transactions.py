@@ -64,5 +64,18 @@ class OpenTransactions:
         self._given_up[transaction.source] = transaction.id
         self.cut_count += 1
 
+    def adopt(self, other: OpenTransactions) -> None:
+        """What was read elsewhere of this log, from where it may be trimmed by now: what is open there is open here, from there on.
+
+        One that a source has gone on from is over.
+        """
+        for theirs in other.open():
+            mine = self._open.get(theirs.source)
+            if mine is None and self._given_up.get(theirs.source) != theirs.id:
+                self._open[theirs.source] = theirs
+            elif mine is not None and (mine.epoch, mine.id) == (theirs.epoch, theirs.id):
+                self._open[theirs.source] = replace(mine, start=min(mine.start, theirs.start), tables=mine.tables | theirs.tables)
+        self.ended = plan_kept(self.open(), (*self.ended, *other.ended))
+
     def open(self) -> Collection[OpenTransaction]:
         return self._open.values()

@@ -147,6 +147,40 @@ def test_a_long_way_back_is_committed_in_pieces_that_cut_no_transaction(tmp_path
     play(scenario)
 
 
+def test_a_transaction_that_began_in_a_side_log_is_whole_when_its_table_is_back(tmp_path: Path) -> None:
+    """Seed 301947: after a restart nothing but the side log has its first batch, and the log ends it."""
+
+    async def scenario() -> None:
+        part = TransactionMark("x", last=False)
+        async with half(tmp_path) as h:
+            h.hand.declare()
+            h.hand.insert({"id": 0})
+            await h.flush()
+            await park(h)
+            h.hand.insert({"id": 1}, transaction=part)
+            for n in range(40):  # Until the segment with that is sealed, and another one follows.
+                h.hand.insert({"id": n, "note": "x" * 300}, table="u", source="other")
+            await park(h)
+            await h.flush("u")
+            await until(lambda: low(h) == h.log.synced_end)
+            h.log.trim(low(h))
+            assert h.log.first_offset > 2
+            sequences = h.hand.sequences, h.hand.numbers
+        async with half(tmp_path) as h:
+            h.hand.sequences, h.hand.numbers = sequences
+            h.hand.insert({"id": 2}, source="third")
+            await h.service.parking.unpark(T)
+            h.hand.insert({"id": 3}, transaction=part)
+            await h.flush()
+            assert h.values() == [0], "nothing from its first batch on, before its last one"
+            h.hand.insert({"id": 4}, transaction=TransactionMark("x", last=True))
+            await h.flush()
+            assert h.values() == [0, 1, 2, 3, 4]
+        assert breaches(tmp_path) == []
+
+    play(scenario)
+
+
 def test_a_table_that_stops_again_on_its_way_back_is_parked_again(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with half(tmp_path, flush={"age_s": 3600, "bytes": 2_000}) as h:

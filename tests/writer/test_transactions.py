@@ -92,6 +92,30 @@ def test_a_large_one_is_given_up():
     assert len(transactions.expire(0)) == 1
 
 
+def test_what_was_read_elsewhere_is_open_here_from_its_first_batch_on():
+    elsewhere, here = OpenTransactions(), OpenTransactions()
+    for offset, name, source in ((1, "a", "x"), (2, "b", "y"), (3, "c", "z")):
+        elsewhere.note(record(offset, name, source=source), 0)
+    here.note(record(5, "a", source="x"), 0)  # the same one
+    here.note(record(6, "d", source="y"), 0)  # gone on from
+    here.adopt(elsewhere)
+    assert starts(here) == {"x": 1, "y": 6, "z": 3}
+    here.note(record(7, "c", source="z", last=True), 0)
+    assert plan_cut(8, "default.t", here.open(), here.ended) == 1
+    here.note(record(8, "a", source="x", last=True), 0)
+    here.note(record(9, "d", source="y", last=True), 0)
+    assert plan_cut(10, "default.t", here.open(), here.ended) == 10
+
+
+def test_one_that_was_given_up_here_is_not_taken_from_elsewhere():
+    elsewhere, here = OpenTransactions(), OpenTransactions()
+    for transactions in (elsewhere, here):
+        transactions.note(record(1, "a"), 0)
+    here.expire(60.0)
+    here.adopt(elsewhere)
+    assert starts(here) == {}
+
+
 def test_an_ended_epoch_takes_its_open_transaction_along():
     transactions = OpenTransactions()
     transactions.note(record(1, "a", epoch="1"), 0)
