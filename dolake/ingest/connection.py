@@ -178,17 +178,24 @@ class Connection:
             if not desk.lane.is_serving:
                 raise DolakeError(desk.lane.trouble)
         except DolakeError as error:
-            # Without its log nobody can say where the source should resume.
-            self._answer(Slot(0, correlation_id_of(connect)), self._refusal(Slot(0), Reason.DEGRADED, str(error)))
-            self._close_when_answered(CloseCode.GOING_AWAY, "this source's log is not available")
+            self._refuse_without_log(connect, str(error))
             return
         self.desk, self._epoch = desk, self.session.epoch
         self._service.take_over(desk, self)
         await desk.quiet()
-        if not self._gone and not self._closing:
-            self.send(self._service.status(self, connect))
-            if desk.persisted_sequence >= 0:
-                self.persisted(desk.persisted_sequence)
+        if self._gone or self._closing:
+            return
+        if not desk.lane.is_serving:  # It has failed with what an earlier connection sent: that may be durable, or not.
+            self._refuse_without_log(connect, desk.lane.trouble)
+            return
+        self.send(self._service.status(self, connect))
+        if desk.persisted_sequence >= 0:
+            self.persisted(desk.persisted_sequence)
+
+    def _refuse_without_log(self, connect: Connect, trouble: str) -> None:
+        """Without its log nobody can say where the source should resume."""
+        self._answer(Slot(0, correlation_id_of(connect)), self._refusal(Slot(0), Reason.DEGRADED, trouble))
+        self._close_when_answered(CloseCode.GOING_AWAY, "this source's log is not available")
 
     async def _take_batch(self, message: CdcBatch | SchemaMessage, slot: Slot) -> None:
         failpoints.hit("ingest.batch_decoded")

@@ -80,6 +80,7 @@ FOUND = {
     "a schema was being taken in while its table came to be read again, and all before it was passed over": (201547,),
     "a flush succeeded of a log that had just failed: nobody knew what it holds": (208335,),
     "a transaction that began in a side log was cut when its table had come back": (301947,),
+    "a source was told where to resume though its log had just failed: what it had sent was durable after all": (301740,),
     "a park refused midway left an empty side log, and no commit came to take it away": (109959,),
 }
 
