@@ -116,6 +116,30 @@ def test_a_failed_sync_is_answered_degraded_and_recovery_decides_what_became_of_
     run(scene)
 
 
+def test_a_source_that_comes_again_is_not_told_where_to_resume_while_its_log_has_failed(tmp_path):
+    """What its earlier connection sent is on its way to the disk when it comes, and the disk fails: it is durable after all."""
+
+    async def scene() -> None:
+        disk = TroubledDisk()
+        async with serving(tmp_path, disk=disk) as service:
+            before = Peer(service)
+            await before.greet()
+            await before.ask(batch(0))
+            disk.unheld.clear()
+            await before.send(batch(1))
+            again = Peer(service)
+            greeting = asyncio.create_task(again.greet())
+            await eventually(lambda: service.desk("orders-db-3").client is again.connection)
+            disk.sync_failures = 1
+            disk.unheld.set()
+            refused = await greeting
+            assert (refused["type"], refused.get("reason"), refused.get("shouldRetry")) == ("nack", "degraded", True)
+            await eventually(lambda: only(service).is_serving)
+            assert (await Peer(service).greet())["lastSequence"] == 1
+
+    run(scene)
+
+
 def test_everything_behind_a_failed_group_is_answered_in_order(tmp_path):
     async def scene() -> None:
         disk = TroubledDisk()
