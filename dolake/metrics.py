@@ -102,6 +102,8 @@ METRICS: dict[str, Metric] = {
     "dolake_flush_file_bytes_total": _counter("Bytes of data files written"),
     "dolake_flush_runs_total": _counter("Flushes committed, by what made them due", "reason"),
     "dolake_flush_seconds": _histogram("One flush of a table: encode, put, commit"),
+    "dolake_cut_commits_total": _counter("Cuts committed: all tables of a group in one transaction of the catalog", "group"),
+    "dolake_cut_left_behind_count": _gauge("Tables of the group that are not committed with it now: stopped, or parked", "group"),
     "dolake_commit_attempts_total": _counter("Tries to swap a table's metadata"),
     "dolake_commit_landed_total": _counter("Snapshots of ours that landed, those found by looking included"),
     "dolake_commit_conflicts_total": _counter("Tries that came second to somebody else's commit"),

@@ -15,7 +15,7 @@ from dolake.iceberg import database, postgresql
 from dolake.iceberg.catalog import SqlTableCatalog, has_catalog
 from e2e.services.postgres import PostgresServer
 from tests.harness.fault_proxy import TcpProxy
-from tests.iceberg.catalog_contract import CONTRACT, advance
+from tests.iceberg.catalog_contract import CONTRACT, TOGETHER, advance
 from tests.iceberg.lake import TABLE, Lake, hand_runtime
 
 _NUMBERS = itertools.count(1)
@@ -38,7 +38,7 @@ def lake_at(uri: str, directory: Path) -> Lake:
     return Lake(directory, open_catalog=lambda store, runtime: SqlTableCatalog(uri, store, runtime))
 
 
-@pytest.mark.parametrize("rule", CONTRACT, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", [*CONTRACT, *TOGETHER], ids=lambda rule: rule.__name__)
 def test_the_contract_holds(rule: Callable[[Lake], None], lake: Lake) -> None:
     rule(lake)
 

@@ -6,7 +6,7 @@ Nothing in a memtable is a truth: it can be thrown away and read from the log ag
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -96,10 +96,11 @@ class Memtable:
                 seen.add(key)
                 yield record.pin
 
-    def freeze(self, committed: Mapping[str, int], cuts: Mapping[str, int]) -> Frozen:
-        """Takes out every record below its log's cut; the rest stays. All rows must be pieces by now.
+    def freeze(self, committed: Mapping[str, int], cuts: Mapping[str, int], moving: Collection[str] = ()) -> Frozen:
+        """Takes out every record below its log's cut; the rest stays. All rows below must be pieces by now.
 
-        A log's range runs to its cut, also where the last records below it hold nothing of this table.
+        A log's range runs to its cut, also where the last records below it hold nothing of this table; in the logs that are
+        `moving`, also where none does.
         """
         taken = [record for record in self.records if record.pin.offset < cuts[record.pin.log_id]]
         kept = [record for record in self.records if record.pin.offset >= cuts[record.pin.log_id]]
@@ -107,7 +108,7 @@ class Memtable:
         rest: list[pa.Table] = []
         if kept:
             pieces, rest = _split(self.pieces, cuts)
-        logs = {record.pin.log_id for record in taken}
+        logs = {*moving, *(record.pin.log_id for record in taken)}
         ranges = {log_id: OffsetRange(committed.get(log_id, 0), cuts[log_id]) for log_id in sorted(logs)}
         self.records, self.pieces = kept, rest
         self.rows = sum(record.rows for record in kept)

@@ -95,8 +95,16 @@ def plan_cut(position: int, table: str, transactions: Iterable[OpenTransaction],
 
     Before every open one, then; and where that is in the midst of one that has ended, before that one too.
     """
-    cut = min([position, *(open_.start for open_ in transactions if table in open_.tables)])
-    while torn := [one.start for one in ended if table in one.tables and one.start < cut <= one.last]:
+    return plan_common_cut(position, (table,), transactions, ended)
+
+
+def plan_common_cut(
+    position: int, tables: Iterable[str], transactions: Iterable[OpenTransaction], ended: Collection[EndedTransaction] = ()
+) -> int:
+    """The same for a flush of several tables that ends at one place for all of them."""
+    flushed = frozenset(tables)
+    cut = min([position, *(open_.start for open_ in transactions if not flushed.isdisjoint(open_.tables))])
+    while torn := [one.start for one in ended if not flushed.isdisjoint(one.tables) and one.start < cut <= one.last]:
         cut = min(torn)
     return cut
 

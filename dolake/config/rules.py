@@ -128,6 +128,10 @@ def _catalog(settings: Settings) -> Iterator[Breach]:
             rule = "must not be set where catalog.type is sql: PyIceberg is told of other types only; a database is named by catalog.uri"
             yield _breach("catalog.properties", "something", rule, "catalog.type")
         return
+    grouped = next((pattern for pattern, table in settings.tables.items() if table.group), None)
+    if grouped is not None:
+        rule = f"must not be set where catalog.type is {catalog.type}: only a sql catalog commits several tables in one transaction"
+        yield _breach(f"tables.{grouped}.group", settings.tables[grouped].group, rule, "catalog.type")
     if catalog.uri is not None:
         rule = f"must not be set where catalog.type is {catalog.type}: it names the database of a sql catalog; give catalog.properties.uri"
         yield _breach("catalog.uri", "something", rule, "catalog.type")

@@ -34,6 +34,7 @@ from dolake.partitioning import PARTITION_FORMS, parse_partition, parse_partitio
 
 _PATTERN_PART = re.compile(r"[A-Za-z0-9_*]{1,128}")
 MASK_KEY_LENGTH_MIN = 16
+_GROUP = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
@@ -141,6 +142,11 @@ class TableOverrides(Section):
         "`both`: a mirror, and beside it a changelog whose name ends in `__changes`. mirror unless set; a table that is there stays what "
         "it is, but for the changelog beside it",
     )
+    group: str | None = Field(
+        default=None,
+        description="a name: all tables that have it are committed together, so that readers of several see the same transactions of the "
+        "sources in each (a consistent cut); needs a sql catalog. none unless set; empty takes a table out of a wider pattern's group",
+    )
     truncate: Literal["source", "table"] | None = Field(
         default=None,
         description="what a TRUNCATE of a mirror may empty: `source`: a table that only its own source writes, and it is a dead letter "
@@ -160,6 +166,13 @@ class TableOverrides(Section):
         default={}, description="declared columns and their types, as in a schema message; add up over all patterns"
     )
     primary_key: tuple[ColumnName, ...] | None = Field(default=None, description="the key's columns; what sources declare unless set")
+
+    @field_validator("group")
+    @classmethod
+    def _named(cls, value: str | None) -> str | None:
+        if value and not _GROUP.fullmatch(value):
+            raise ValueError("must be a name of 1 to 64 letters, digits, `_` and `-`")
+        return value
 
     @field_validator("columns")
     @classmethod
@@ -200,6 +213,7 @@ class TableSettings(Section):
 
     mode: Literal["mirror", "changelog", "both"]
     mode_is_said: bool  # by somebody, not by default
+    group: str  # empty for none
     truncate: Literal["source", "table"]
     flush_age_s: float
     flush_bytes: int
@@ -335,6 +349,7 @@ class Settings(Section):
         return TableSettings(
             mode=_first("mirror", *(table.mode for table in chosen)),
             mode_is_said=any(table.mode is not None for table in chosen),
+            group=_first("", *(table.group for table in chosen)),
             truncate=_first("source", *(table.truncate for table in chosen)),
             flush_age_s=_first(self.flush.age_s, *(table.flush.age_s for table in chosen)),
             flush_bytes=_first(self.flush.bytes, *(table.flush.bytes for table in chosen)),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
@@ -29,6 +30,15 @@ from dolake.model import TABLE_PART, TableName
 from dolake.storage.store import ObjectStore
 
 CATALOG_NAME = "dolake"
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One table's part of several that change together: `updates` on top of exactly `base`."""
+
+    base: LoadedTable
+    requirements: Sequence[Requirement]
+    updates: Sequence[Update]
 
 
 class TableCatalog(Protocol):
@@ -51,6 +61,13 @@ class TableCatalog(Protocol):
 
         Raises CommitConflict if the catalog says that the table is not at `base` any more, CatalogUnreachable for any other
         trouble. After either the swap may have landed (a conflict may be our own first request, answered late): load and look.
+        """
+        ...
+
+    def swap_together(self, swaps: Sequence[Swap]) -> list[LoadedTable]:
+        """The same for several tables in one transaction: all of them or none. Raises as `swap` does.
+
+        Raises TableStopped where the catalog has no such transaction: `config.rules` lets nobody ask it.
         """
         ...
 
@@ -131,23 +148,36 @@ class SqlTableCatalog:
         return self._remember(created)
 
     def swap(self, base: LoadedTable, requirements: Sequence[Requirement], updates: Sequence[Update]) -> LoadedTable:
-        # The row's location pins the whole metadata, so that these hold by construction: what is checked here is the plan.
-        if unmet := unmet_requirements(base.metadata, requirements):
-            raise CommitConflict(f"{base.name}: {'; '.join(unmet)}")
-        metadata = apply_updates(base, updates, self._runtime.clock.now_ms())
-        location = self.put_metadata(metadata, version=metadata_version(base.metadata_location) + 1)
+        return self.swap_together([Swap(base, requirements, updates)])[0]
+
+    def swap_together(self, swaps: Sequence[Swap]) -> list[LoadedTable]:
+        next_ones = [self._put_next(swap) for swap in swaps]
         failpoints.hit("catalog.before_swap")
+        with self._writing() as connection:
+            # In the order of their names, so that two who change the same tables never wait for each other.
+            for swap, after in sorted(zip(swaps, next_ones, strict=True), key=lambda pair: pair[0].base.name):
+                self._swap_row(connection, swap.base, after)
+        failpoints.hit("catalog.after_swap")
+        return [self._remember(after) for after in next_ones]
+
+    def _put_next(self, swap: Swap) -> LoadedTable:
+        # The row's location pins the whole metadata, so that these hold by construction: what is checked here is the plan.
+        base = swap.base
+        if unmet := unmet_requirements(base.metadata, swap.requirements):
+            raise CommitConflict(f"{base.name}: {'; '.join(unmet)}")
+        metadata = apply_updates(base, swap.updates, self._runtime.clock.now_ms())
+        location = self.put_metadata(metadata, version=metadata_version(base.metadata_location) + 1)
+        return LoadedTable(base.name, metadata, location)
+
+    def _swap_row(self, connection: Connection, base: LoadedTable, after: LoadedTable) -> None:
+        """Raises CommitConflict, which undoes the transaction."""
         statement = (
             update(IcebergTables)
             .where(*self._row(base.name), IcebergTables.metadata_location == base.metadata_location)
-            .values(metadata_location=location, previous_metadata_location=base.metadata_location)
+            .values(metadata_location=after.metadata_location, previous_metadata_location=base.metadata_location)
         )
-        with self._writing() as connection:
-            swapped = connection.execute(statement).rowcount
-        if swapped != 1:
+        if connection.execute(statement).rowcount != 1:
             raise CommitConflict(f"{base.name}: the table is not at {base.metadata_location} any more")
-        failpoints.hit("catalog.after_swap")
-        return self._remember(LoadedTable(base.name, metadata, location))
 
     def list_tables(self) -> list[TableName]:
         """Tables with names that dolake can give; others are not ours to touch."""
@@ -232,4 +262,4 @@ def has_catalog(uri: str) -> bool:
         raise CatalogUnreachable(f"the catalog {shown(uri)} could not be read: {said(error)}") from error
 
 
-__all__ = ["CATALOG_NAME", "LoadedTable", "SqlTableCatalog", "TableCatalog", "has_catalog", "require_within"]
+__all__ = ["CATALOG_NAME", "LoadedTable", "SqlTableCatalog", "Swap", "TableCatalog", "has_catalog", "require_within"]

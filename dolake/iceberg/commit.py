@@ -1,4 +1,4 @@
-"""The commit: one delta lands in its table once, whatever happens to requests and answers.
+"""The commit: a delta lands in its table once, whatever happens to requests and answers; several land together or not at all.
 
     load → judge → manifests → list → settle → swap, and on any trouble look again
 
@@ -11,7 +11,7 @@ Every step that waits is one `tasks.run`, so that whatever else runs may come be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pyiceberg.manifest import ManifestContent, ManifestEntry, ManifestFile, read_manifest_list
@@ -20,7 +20,7 @@ from dolake import failpoints
 from dolake.clock import Runtime
 from dolake.errors import CommitConflict, ObjectDamaged, ObjectMissing, StoreUnreachable, TableStopped
 from dolake.iceberg.access import CATALOG, DAMAGED_TRIES_MAX, LakeAccess, part_at_fault
-from dolake.iceberg.catalog import TableCatalog
+from dolake.iceberg.catalog import Swap, TableCatalog
 from dolake.iceberg.entries import TableShape, added_delete_entries, added_entries, count_files, settled_entries
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.manifests import (
@@ -64,6 +64,13 @@ class Replan:
     moved: bool = False
 
 
+@dataclass(frozen=True)
+class Held:
+    """The delta fits its table still, and was not tried: another of those that land together does not."""
+
+    base: LoadedTable
+
+
 CommitOutcome = Landed | Replan
 
 
@@ -78,6 +85,20 @@ class Trouble:
 
 def _unwatched(_trouble: Trouble) -> None:
     return None
+
+
+@dataclass
+class _Tries:
+    """Of one commit: how many came to nothing, which table was being looked at, and what is known by now.
+
+    `parts` have to answer for the next one; `checked` are files known to be in the store whole.
+    """
+
+    table: TableName
+    count: int = 0
+    damaged: int = 0
+    parts: set[str] = field(default_factory=lambda: {CATALOG})
+    checked: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -130,29 +151,67 @@ class Committer:
 
         Raises TableStopped if the table is not this writer's to change, ObjectDamaged if what it is made of stays damaged.
         """
-        checked: set[str] = set()
-        attempt = damaged = 0
-        parts = {CATALOG}
+        tries = _Tries(delta.table)
         while True:
             try:
-                async with self.access.turn(parts):
-                    if attempt:
+                async with self.access.turn(tries.parts):
+                    if tries.count:
                         failpoints.hit("commit.resolve")
-                    return await self._round(delta, checked)
+                    return await self._round(delta, tries)
             except TableStopped:
                 raise
             except Exception as error:  # Any failure is an unknown outcome: look again; the judgement tells which it was.
-                attempt += 1
-                damaged += isinstance(error, ObjectDamaged)
-                if damaged >= DAMAGED_TRIES_MAX:
-                    raise
-                parts.add(part_at_fault(error) or CATALOG)
-                pause_s = self._pause_s(error, attempt)
-                self._on_trouble(Trouble(delta.table, error, attempt))
-                await self._runtime.clock.sleep(pause_s)
+                await self._look_again(tries, error)
 
-    async def _round(self, delta: Delta, checked: set[str]) -> CommitOutcome:
-        """One look at the table, and one try if there is anything to try. `checked`: files known to be in the store whole."""
+    async def commit_together(self, deltas: Sequence[Delta]) -> list[CommitOutcome | Held]:
+        """The same for several tables in one transaction of the catalog: what is tried of them lands together or not at all.
+
+        Raises TableStopped, which names one of the tables, also for what of it stays damaged.
+        """
+        tries = _Tries(deltas[0].table)
+        while True:
+            try:
+                async with self.access.turn(tries.parts):
+                    if tries.count:
+                        failpoints.hit("commit.resolve")
+                    return await self._round_together(deltas, tries)
+            except TableStopped:
+                raise
+            except Exception as error:
+                try:
+                    await self._look_again(tries, error)
+                except ObjectDamaged as damaged:
+                    reason = f"a file of it cannot be read: {damaged}; `dolake verify` says more"
+                    raise TableStopped(str(tries.table), reason, field="files", rule=str(damaged)) from damaged
+
+    async def _look_again(self, tries: _Tries, error: Exception) -> None:
+        """Waits for the next try, unless it is no use."""
+        tries.count += 1
+        tries.damaged += isinstance(error, ObjectDamaged)
+        if tries.damaged >= DAMAGED_TRIES_MAX:
+            raise error
+        tries.parts.add(part_at_fault(error) or CATALOG)
+        pause_s = self._pause_s(error, tries.count)
+        self._on_trouble(Trouble(tries.table, error, tries.count))
+        await self._runtime.clock.sleep(pause_s)
+
+    async def _round(self, delta: Delta, tries: _Tries) -> CommitOutcome:
+        """One look at the table, and one try if there is anything to try."""
+        found = await self._look(delta, tries)
+        return await self._commit_once(found.base, delta) if isinstance(found, Held) else found
+
+    async def _round_together(self, deltas: Sequence[Delta], tries: _Tries) -> list[CommitOutcome | Held]:
+        """Nothing is tried where one of them has to be planned again."""
+        found = [await self._look(delta, tries) for delta in deltas]
+        fitting = [(one.base, delta) for one, delta in zip(found, deltas, strict=True) if isinstance(one, Held)]
+        if not fitting or any(isinstance(one, Replan) for one in found):
+            return found
+        landed = iter(await self._commit_all_once(fitting, tries))
+        return [next(landed) if isinstance(one, Held) else one for one in found]
+
+    async def _look(self, delta: Delta, tries: _Tries) -> CommitOutcome | Held:
+        """What the table means for the delta: nothing is to be tried unless it is Held."""
+        tries.table = delta.table
         base = await self._load(delta.table)
         verdict = self._judge(base, delta)
         assert base is not None  # Or the judgement had stopped the table.
@@ -160,9 +219,9 @@ class Committer:
             return Landed(base)
         if verdict in (Verdict.REPLAN, Verdict.MOVED):
             return Replan(base, verdict.value, moved=verdict is Verdict.MOVED)
-        if reason := await self._runtime.tasks.run(self._check_files, delta, checked):
+        if reason := await self._runtime.tasks.run(self._check_files, delta, tries.checked):
             return Replan(base, reason)
-        return await self._commit_once(base, delta)
+        return Held(base)
 
     def forget(self, table_uuid: str) -> None:
         """Drops what is remembered of a table that is not written any more."""
@@ -176,7 +235,10 @@ class Committer:
         return judge(base, delta)
 
     def _check_files(self, delta: Delta, checked: set[str]) -> str:
-        """What is wrong with the delta's files in the store: an upload cut short must not get into a snapshot."""
+        """What is wrong with the delta's files in the store: an upload cut short must not get into a snapshot.
+
+        `checked` are those known to be there whole.
+        """
         for location, size_bytes in delta.objects().items():
             if location in checked:
                 continue
@@ -191,10 +253,37 @@ class Committer:
 
     async def _commit_once(self, base: LoadedTable, delta: Delta) -> CommitOutcome:
         """One attempt on top of exactly `base`, under names of its own."""
+        plan = await self._prepare(base, delta, self._runtime.clock.now_ms)
+        if isinstance(plan, Replan):
+            return plan
+        failpoints.hit("commit.before_swap")
+        landed = await self._swap(base, plan)
+        failpoints.hit("commit.after_swap")
+        return Landed(landed)
+
+    async def _commit_all_once(self, fitting: Sequence[tuple[LoadedTable, Delta]], tries: _Tries) -> list[CommitOutcome | Held]:
+        """The same for several: their snapshots have one time, so that they are found by it in each of them."""
+        now_ms = max(self._runtime.clock.now_ms(), *(base.metadata["last-updated-ms"] + 1 for base, _ in fitting))
+        plans: list[CommitPlan | Replan] = []
+        for base, delta in fitting:
+            tries.table = delta.table
+            plans.append(await self._prepare(base, delta, lambda: now_ms))
+        swaps: list[Swap] = []
+        for (base, _), plan in zip(fitting, plans, strict=True):
+            if isinstance(plan, Replan):
+                return [one if isinstance(one, Replan) else Held(held) for one, (held, _) in zip(plans, fitting, strict=True)]
+            swaps.append(Swap(base, plan.requirements, plan.updates))
+        failpoints.hit("commit.before_swap")
+        landed = await self._runtime.tasks.run(self._catalog.swap_together, swaps)
+        failpoints.hit("commit.after_swap")
+        return [Landed(after) for after in landed]
+
+    async def _prepare(self, base: LoadedTable, delta: Delta, now_ms: Callable[[], int]) -> CommitPlan | Replan:
+        """Everything short of the swap: manifests are written, and what the snapshot names is settled."""
         run = self._runtime.tasks.run
         snapshot_id = self._new_snapshot_id(base)
         written = await self._write_manifests(base, delta, snapshot_id)
-        plan = self._plan(base, delta, snapshot_id, written)
+        plan = self._plan(base, delta, snapshot_id, written, now_ms())
         failpoints.hit("commit.before_settle")
         try:
             await run(self._store.settle, list(delta.objects()))
@@ -202,18 +291,15 @@ class Committer:
             # Their names may be lost, and a second sync that succeeds would not prove the contrary: write them anew.
             return Replan(base, str(error))
         await run(self._store.settle, written.written)
-        failpoints.hit("commit.before_swap")
-        landed = await self._swap(base, plan)
-        failpoints.hit("commit.after_swap")
-        return Landed(landed)
+        return plan
 
-    def _plan(self, base: LoadedTable, delta: Delta, snapshot_id: int, written: _Manifests) -> CommitPlan:
+    def _plan(self, base: LoadedTable, delta: Delta, snapshot_id: int, written: _Manifests, now_ms: int) -> CommitPlan:
         return plan_commit(
             base,
             delta,
             snapshot_id=snapshot_id,
             manifest_list=written.list_location,
-            now_ms=self._runtime.clock.now_ms(),
+            now_ms=now_ms,
             policy=self._policy,
             removed=written.removed,
             restored=written.restored,

@@ -12,24 +12,35 @@ from typing import Any
 from dolake.iceberg.metadata import MAIN, LoadedTable, Update, ancestry, snapshots_by_id
 
 HOUR_TAG_PREFIX = "dolake-hour-"
+# Of snapshots that several tables have in common. Such a tag keeps nothing: it goes with the snapshot, when that has had its time.
+CUT_TAG_PREFIX = "dolake-cut-"
+OWN_TAG_PREFIXES = (HOUR_TAG_PREFIX, CUT_TAG_PREFIX)
 _HOUR_TAG_FORMAT = HOUR_TAG_PREFIX + "%Y%m%dT%H"
 _DAY_MS = 24 * 60 * 60 * 1000
 
 
-def plan_history(base: LoadedTable, snapshot: Mapping[str, Any], *, snapshots_kept: int, tags_kept_days: int) -> list[Update]:
-    """Tags the first snapshot of an hour; removes tags that are too old, then the snapshots that nothing keeps."""
+def plan_history(
+    base: LoadedTable, snapshot: Mapping[str, Any], *, snapshots_kept: int, tags_kept_days: int, tags: bool = True
+) -> list[Update]:
+    """Tags the first snapshot of an hour, if `tags`; removes tags that are too old, then the snapshots that nothing keeps."""
     refs: dict[str, Mapping[str, Any]] = {name: ref for name, ref in (base.metadata.get("refs") or {}).items() if name != MAIN}
     updates: list[Update] = []
     oldest_ms = snapshot["timestamp-ms"] - tags_kept_days * _DAY_MS
     hour = _hour_tag(snapshot["timestamp-ms"])
-    if tags_kept_days > 0 and hour not in refs:
+    if tags and tags_kept_days > 0 and hour not in refs:
         tag = {"type": "tag", "snapshot-id": snapshot["snapshot-id"], "max-ref-age-ms": tags_kept_days * _DAY_MS}
         updates.append({"action": "set-snapshot-ref", "ref-name": hour, **tag})
     times = {number: known["timestamp-ms"] for number, known in snapshots_by_id(base.metadata).items()}
+    newest = {one["snapshot-id"] for one in _newest(base, snapshots_kept)}
     for name in sorted(refs):
         age_ms = snapshot["timestamp-ms"] - times.get(refs[name]["snapshot-id"], snapshot["timestamp-ms"])
-        is_ours = name.startswith(HOUR_TAG_PREFIX)
-        if name < _hour_tag(oldest_ms) if is_ours else age_ms > refs[name].get("max-ref-age-ms", age_ms):
+        if name.startswith(CUT_TAG_PREFIX):
+            is_over = refs[name]["snapshot-id"] not in newest
+        elif name.startswith(HOUR_TAG_PREFIX):
+            is_over = name < _hour_tag(oldest_ms)
+        else:
+            is_over = age_ms > refs[name].get("max-ref-age-ms", age_ms)
+        if is_over:
             updates.append({"action": "remove-snapshot-ref", "ref-name": name})
             del refs[name]
     if expired := _expired(base, refs, snapshots_kept):
@@ -42,8 +53,7 @@ def _expired(base: LoadedTable, refs: Mapping[str, Mapping[str, Any]], snapshots
 
     One that is on no branch is somebody's (staged, or rolled back): it goes only once it is older than everything kept of `main`.
     """
-    history = list(ancestry(base.metadata, base.head_id))
-    newest = history[: snapshots_kept - 1]
+    newest = _newest(base, snapshots_kept)
     kept = {snapshot["snapshot-id"] for snapshot in newest}
     for ref in refs.values():
         if ref["type"] == "tag":
@@ -56,6 +66,11 @@ def _expired(base: LoadedTable, refs: Mapping[str, Mapping[str, Any]], snapshots
         for snapshot_id, snapshot in snapshots_by_id(base.metadata).items()
         if snapshot_id not in kept and snapshot["timestamp-ms"] < kept_since_ms
     ]
+
+
+def _newest(base: LoadedTable, snapshots_kept: int) -> list[Mapping[str, Any]]:
+    """Those of `main` that are kept with the one to come, newest first."""
+    return list(ancestry(base.metadata, base.head_id))[: snapshots_kept - 1]
 
 
 def _hour_tag(timestamp_ms: int) -> str:

@@ -30,6 +30,10 @@ BEGIN_PREFIX = "dolake.begin."
 EPOCH = "dolake.epoch"
 INSTANCE = "dolake.instance"
 COMMIT_ID = "dolake.commit-id"
+# Of a snapshot that a group's tables have in common: the group, the cut's number in it, how many tables were committed with it.
+GROUP = "dolake.group"
+CUT = "dolake.cut"
+CUT_TABLES = "dolake.cut.tables"
 NO_SNAPSHOT = -1
 # Iceberg's `write.metadata.previous-versions-max`; a table's own property wins.
 _PREVIOUS_VERSIONS_MAX = 100

@@ -81,6 +81,7 @@ class Delta:
     `deletes` come in with `files`, in one snapshot. `removes_all`: whatever is live in the base leaves the table with it.
     `restores`: the snapshot becomes what that one was, file by file, and nothing else comes with it; `offsets` are then what the
     table's are set to, lower ones too.
+    `tag`: what else names the snapshot, a tag of that name; empty for none.
     `on_head_only`: what is deleted was looked up in snapshot `head_id` (None: in a table without one), and is right on top of
     no other.
     """
@@ -106,6 +107,17 @@ class Delta:
     offsets: Mapping[str, int] = field(default_factory=dict)
     on_head_only: bool = False
     head_id: int | None = None
+    tag: str = ""
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether it says nothing but whose the table is."""
+        return self.is_still and not self.offsets and all(span.end == span.start for span in self.ranges.values())
+
+    @property
+    def is_still(self) -> bool:
+        """Whether its snapshot has the very rows of the one before."""
+        return not (self.files or self.deletes or self.removes_all or self.restores is not None)
 
     def objects(self) -> dict[str, int]:
         """Location → size in bytes of every file that it brings."""
@@ -315,7 +327,8 @@ def plan_commit(
         *spec_updates,
         {"action": "add-snapshot", "snapshot": snapshot},
         {"action": "set-snapshot-ref", "ref-name": MAIN, "type": "branch", **_branch_retention(base), "snapshot-id": snapshot_id},
-        *plan_history(base, snapshot, snapshots_kept=policy.snapshots_kept, tags_kept_days=policy.tags_kept_days),
+        *([{"action": "set-snapshot-ref", "ref-name": delta.tag, "type": "tag", "snapshot-id": snapshot_id}] if delta.tag else ()),
+        *plan_history(base, snapshot, snapshots_kept=policy.snapshots_kept, tags_kept_days=policy.tags_kept_days, tags=not delta.is_claim),
         {"action": "set-properties", "updates": {**delta.properties, **stated}},
     ]
     requirements: list[Requirement] = [

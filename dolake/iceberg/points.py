@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dolake.errors import NoSuchPoint
-from dolake.iceberg.history import HOUR_TAG_PREFIX
+from dolake.iceberg.history import OWN_TAG_PREFIXES
 from dolake.iceberg.metadata import MAIN, LoadedTable, ancestry, snapshots_by_id
 from dolake.model import LSN_TEXT, lsn_number
 
@@ -166,7 +166,7 @@ def _by_ref(table: LoadedTable, point: Point, now_ms: int) -> Snapshot:
     ref = refs.get(point.value)
     what = "tag or branch" if point.kind == "name" else point.kind
     if ref is None or point.kind not in ("name", ref["type"]):
-        names = sorted(name for name in refs if point.kind in ("name", refs[name]["type"]) and not name.startswith(HOUR_TAG_PREFIX))
+        names = sorted(name for name in refs if point.kind in ("name", refs[name]["type"]) and not name.startswith(OWN_TAG_PREFIXES))
         raise _none(table, point, "unknown", f"it has no {what} of that name" + (f"; it has {', '.join(names)}" if names else ""))
     return snapshots_by_id(table.metadata)[ref["snapshot-id"]]
 

@@ -33,8 +33,17 @@ from pyiceberg.table import CommitTableRequest, CommitTableResponse, Table
 
 from dolake import failpoints
 from dolake.config import CatalogSettings
-from dolake.errors import CatalogUnreachable, CommitConflict, ConfigurationError, DolakeError, MetadataMissing, Mistake, ObjectMissing
-from dolake.iceberg.catalog import require_within
+from dolake.errors import (
+    CatalogUnreachable,
+    CommitConflict,
+    ConfigurationError,
+    DolakeError,
+    MetadataMissing,
+    Mistake,
+    ObjectMissing,
+    TableStopped,
+)
+from dolake.iceberg.catalog import Swap, require_within
 from dolake.iceberg.file_io import StoreFileIO, StoreInputFile, StoreOutputFile, decoding
 from dolake.iceberg.metadata import MAIN, LoadedTable, Requirement, Update, from_bytes
 from dolake.iceberg.names import lies_within
@@ -116,6 +125,11 @@ class PyIcebergTableCatalog:
             raise CommitConflict(f"{base.name}: {self._reported.masked(error)}") from error
         failpoints.hit("catalog.after_swap")
         return landed
+
+    def swap_together(self, swaps: Sequence[Swap]) -> list[LoadedTable]:
+        """PyIceberg commits one table at a time, whatever the catalog behind it could do."""
+        reason = "its catalog cannot change several tables in one transaction: put it in no group, or keep the tables in a sql catalog"
+        raise TableStopped(str(swaps[0].base.name), reason, field="group")
 
     def list_tables(self) -> list[TableName]:
         """Tables with names that dolake can give; others are not ours to touch."""

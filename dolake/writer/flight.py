@@ -67,7 +67,7 @@ class Away(StrEnum):
     RETURNING = "returning"
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Absence:
     """What a table is while its records wait in a side log, and until all of them are committed again."""
 

@@ -6,8 +6,9 @@ stands, nobody else can commit rows that contradict it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import pyarrow as pa
 import structlog
@@ -17,7 +18,7 @@ from dolake.clock import Runtime
 from dolake.errors import CommitConflict, ObjectDamaged, ObjectMissing, TableStopped
 from dolake.iceberg.access import CATALOG, STORE, LakeAccess, part_at_fault
 from dolake.iceberg.catalog import TableCatalog
-from dolake.iceberg.commit import CommitOutcome, Committer, Landed, Replan, Trouble
+from dolake.iceberg.commit import CommitOutcome, Committer, Held, Landed, Replan, Trouble
 from dolake.iceberg.metadata import LoadedTable, new_table
 from dolake.iceberg.partition import Spec, first_spec, next_spec
 from dolake.iceberg.plan import Delta
@@ -37,6 +38,8 @@ from dolake.writer.mirrors import Mirrors, is_mirrored
 from dolake.writer.replay import read_later
 from dolake.writer.table import Table
 
+_T = TypeVar("_T")
+
 logger = structlog.get_logger("dolake.writer")
 
 
@@ -55,8 +58,8 @@ class FlushResult:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """One flush, ready to be committed."""
+class Work:
+    """One table's flush, ready to be committed."""
 
     flight: Flight
     plan: MirrorPlan | None
@@ -115,39 +118,51 @@ class Flusher:
 
     async def _land(self, table: Table, flight: Flight) -> FlushResult | None:
         """None where it has to be planned again from what the catalog says. Raises TableStopped."""
-        base = table.base or await self._create(table, flight)
-        if table.base is None and base.owner_epoch:  # Somebody has written it since it was looked for, or is about to.
+        base = await self.base_of(table, flight)
+        if base is None:
             return None
         while True:
             table.base = base
-            work = await self._prepare(table, flight, base)
+            work = await self.prepare(table, flight, base)
             if work is None:
                 return None
             failpoints.hit("flush.before_commit")
             outcome = await self._commit(work.delta)
-            if isinstance(outcome, Replan) and outcome.moved and not work.flight.judges and _is_where(table.committed, outcome.base):
+            if may_prepare_again(table, work, outcome):
                 base = outcome.base  # Somebody else has committed: what this flush takes out is looked up again.
                 continue
             break
-        if not isinstance(outcome, Landed) or not _exactly(outcome.base, table, flight):
+        return await self.landed(table, work, outcome.base) if isinstance(outcome, Landed) else None
+
+    async def landed(self, table: Table, work: Work, base: LoadedTable) -> FlushResult | None:
+        """Drops what is in `base` now. None where it is ahead of this flush, so that the table has to be read again."""
+        if not _exactly(base, table, work.flight):
             return None
         failpoints.hit("flush.after_commit")
         table.epoch = work.delta.epoch
-        table.landed(outcome.base, work.flight)
+        table.landed(base, work.flight)
         if work.plan is not None:
-            await self.mirrors.landed(work.plan, work.files, work.deletes, work.spec, outcome.base, work.delta.commit_id)
+            await self.mirrors.landed(work.plan, work.files, work.deletes, work.spec, base, work.delta.commit_id)
+        elif work.delta.is_still:
+            self.mirrors.follow(base, work.delta.commit_id)
         failpoints.hit("flush.after_drop")
         return FlushResult(
             table=str(table.name),
             landed=True,
             rows=work.flight.accepted_count - work.flight.dead_count,
             dead_letters=work.flight.dead_count,
-            batches=len(flight.frozen.records),
+            batches=len(work.flight.frozen.records),
             bytes_written=sum(len(file.data) for file in work.files) + sum(len(file.data) for file in work.deletes),
             paths=(*(file.location for file in work.files), *(file.location for file in work.deletes)),
         )
 
-    async def _prepare(self, table: Table, flight: Flight, base: LoadedTable) -> _Work | None:
+    async def base_of(self, table: Table, flight: Flight) -> LoadedTable | None:
+        """What the flush goes on top of; None where the table has to be read first."""
+        base = table.base or await self.create(table, flight)
+        # Somebody has written it since it was looked for, or is about to.
+        return None if table.base is None and base.owner_epoch else base
+
+    async def prepare(self, table: Table, flight: Flight, base: LoadedTable) -> Work | None:
         """Everything up to the commit: verdicts are committed, files are put. None where the table has to be read again."""
         plan = await self.mirrors.plan(table, flight, base) if is_mirrored(flight) else None
         if plan is not None:
@@ -163,12 +178,17 @@ class Flusher:
         deletes = [] if plan is None else await self._encode_deletes(plan, base, epoch)
         failpoints.hit("flush.after_encode")
         await self._put([*files, *deletes])
-        return _Work(flight, plan, files, deletes, spec, self._delta(table, flight, plan, base, spec, epoch, files, deletes))
+        return Work(flight, plan, files, deletes, spec, self._delta(table, flight, plan, base, spec, epoch, files, deletes))
 
     async def load(self, name: TableName) -> LoadedTable | None:
         """What the catalog says now; asks until it answers."""
         base: LoadedTable | None = await self._until_answered(CATALOG, self.catalog.load, name)
         return base
+
+    async def names(self) -> list[TableName]:
+        """The tables that the catalog has; asks until it answers."""
+        found: list[TableName] = await self._until_answered(CATALOG, self.catalog.list_tables)
+        return found
 
     async def verdicts(self, name: TableName, base: LoadedTable | None) -> Verdicts:
         """What has been decided of the table's events already. Raises TableStopped."""
@@ -215,7 +235,7 @@ class Flusher:
             commit_id=self.runtime.random.uuid(),
         )
 
-    async def _create(self, table: Table, flight: Flight) -> LoadedTable:
+    async def create(self, table: Table, flight: Flight) -> LoadedTable:
         """The table as it is before its first snapshot. Somebody else's of that name is taken as it is."""
         base = await self.load(table.name)
         if base is not None:
@@ -306,11 +326,20 @@ class Flusher:
         )
 
     async def _commit(self, delta: Delta) -> CommitOutcome:
+        return await self._measured(self.committer.commit(delta), lambda outcome: isinstance(outcome, Landed))
+
+    async def commit_together(self, deltas: Sequence[Delta]) -> list[CommitOutcome | Held]:
+        """As `Committer.commit_together`."""
+        return await self._measured(
+            self.committer.commit_together(deltas), lambda outcomes: all(isinstance(one, Landed) for one in outcomes)
+        )
+
+    async def _measured(self, committing: Awaitable[_T], has_landed: Callable[[_T], bool]) -> _T:
         began_s = self.runtime.clock.monotonic_s()
-        outcome = await self.committer.commit(delta)
+        outcome = await committing
         self.metrics.observe("dolake_commit_seconds", self.runtime.clock.monotonic_s() - began_s)
         self.metrics.add("dolake_commit_attempts_total")
-        if isinstance(outcome, Landed):
+        if has_landed(outcome):
             self.metrics.add("dolake_commit_landed_total")
         self.observe(CATALOG, "")
         self.observe(STORE, "")
@@ -326,6 +355,12 @@ class Flusher:
         is_object = isinstance(trouble.error, ObjectMissing | ObjectDamaged)
         part = STORE if is_object else part_at_fault(trouble.error) or CATALOG
         self.observe(part, f"{trouble.table}: {trouble.error}")
+
+
+def may_prepare_again(table: Table, work: Work, outcome: CommitOutcome | Held) -> bool:
+    """Whether somebody else's commit is all that is in the way. Verdicts that are committed are of what was planned first."""
+    moved = isinstance(outcome, Replan) and outcome.moved
+    return moved and not work.flight.judges and _is_where(table.committed, outcome.base)
 
 
 def _exactly(base: LoadedTable, table: Table, flight: Flight) -> bool:

@@ -84,6 +84,14 @@ class Indexes:
             self._bring_to_head(opened.index, base)
         return opened.index
 
+    def follow(self, base: LoadedTable) -> None:
+        """The head has the rows of the snapshot before it."""
+        opened = self._open.get(base.name)
+        if opened is None or base.head is None or opened.index.table_uuid != base.uuid:
+            return
+        if opened.index.snapshot_id == base.head.get("parent-snapshot-id"):
+            opened.index.snapshot_id = base.head_id
+
     def settle(self, name: TableName) -> None:
         """After a flush: what is due is saved."""
         opened = self._open.get(name)

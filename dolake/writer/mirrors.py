@@ -129,6 +129,11 @@ class Mirrors:
         if plan.flight.change.contested:
             self._metrics.add("dolake_table_contested_keys_total", plan.flight.change.contested, table=str(base.name))
 
+    def follow(self, base: LoadedTable, commit_id: str) -> None:
+        """A snapshot of ours without rows has landed: the index of the one before is its own."""
+        if base.head is not None and base.head["summary"].get(COMMIT_ID) == commit_id:
+            self.indexes.follow(base)
+
 
 def is_mirrored(flight: Flight) -> bool:
     """Whether the flight's events are folded: a changelog, or a flush that only declares, has nothing to fold."""

@@ -14,6 +14,7 @@ from dolake.iceberg.access import CATALOG, PARTS, STORE, LakeAccess
 from dolake.iceberg.breaker import Circuit
 from dolake.metrics import Metrics
 from dolake.model import TableName
+from dolake.writer.cuts import is_with_group
 from dolake.writer.lag import TableLags, Uncommitted
 from dolake.writer.table import Table
 from dolake.writer.tail import Tail
@@ -66,6 +67,9 @@ class Reporter:
         self._metrics.set("dolake_table_stopped_count", sum(table.stopped is not None and not table.away for table in tables.values()))
         self._metrics.set("dolake_table_parked_count", sum(bool(table.away) for table in tables.values()))
         self._metrics.set("dolake_table_parked_bytes", sum(table.side.size_bytes for table in tables.values() if table.side is not None))
+        for group in sorted({table.group for table in tables.values()} - {""}):
+            left_behind = sum(table.group == group and not is_with_group(table) for table in tables.values())
+            self._metrics.set("dolake_cut_left_behind_count", left_behind, group=group)
         self._metrics.set("dolake_store_up_count", not self._is_down(STORE))
         self._metrics.set("dolake_catalog_up_count", not self._is_down(CATALOG))
         for part in PARTS:
@@ -90,6 +94,7 @@ def state_of(table: Table, uncommitted: Uncommitted) -> dict[str, Any]:
         "state": table.away.value or state,
         "rows": table.counts.rows,
         "mode": table.kind.value,
+        "group": table.group,
         "pending_rows": table.memtable.rows,
         "uncommitted_events": uncommitted.event_count,
         "uncommitted_age_s": round(uncommitted.age_s, 3),

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from dolake.buffer.memtable import PendingRecord
-from dolake.buffer.plan import Pin, plan_cut, plan_flush
+from dolake.buffer.plan import Pin, plan_flush
 from dolake.buffer.tail import LogReader
 from dolake.clock import Runtime
 from dolake.config import Settings, TableNames
@@ -23,6 +23,7 @@ from dolake.metrics import Metrics
 from dolake.model import Record, TableName
 from dolake.parquet.layout import EventChunk
 from dolake.storage.disk import Disk
+from dolake.writer.cuts import Cuts, is_with_group
 from dolake.writer.dropping import Dropping
 from dolake.writer.flight import stopped_by
 from dolake.writer.flush import Flusher, FlushResult
@@ -74,6 +75,7 @@ class WriterService:
         self.dropping = Dropping(runtime, disk, settings.data, self)
         self.rolling_back = RollingBack(runtime, disk, settings, self)
         self.tables = Tables(settings, flusher, self.dropping.note_of)
+        self.cuts = Cuts(runtime, flusher, self.tables, self.tails)
         self.flusher.mirrors.recall = Recaller(runtime, disk, self).recall
 
     # -- life
@@ -86,6 +88,7 @@ class WriterService:
         try:
             await self.dropping.start()
             await self.parking.start()
+            await self.cuts.start()
             for directory in self._settings.log.directories:
                 self.spawn(f"follow {directory}", self._follow(directory))
             self.spawn("schedule", self._schedule())
@@ -236,10 +239,7 @@ class WriterService:
     # -- flushing
 
     def _cuts(self, table: Table) -> dict[str, int]:
-        return {
-            log_id: plan_cut(tail.position, table.name.sent, tail.transactions.open(), tail.transactions.ended)
-            for log_id, tail in self.tails.items()
-        }
+        return self.cuts.ends(self.cuts.together(table))
 
     async def _schedule(self) -> None:
         while True:
@@ -255,7 +255,9 @@ class WriterService:
                 if len(self._flushing) >= FLUSHES_AT_ONCE:
                     break
                 table = self.tables[TableName.in_lake(text)]
-                if table.cuts(self._cuts(table)) is not None:
+                if is_with_group(table):
+                    self._start_cut(table, reason)
+                elif table.cuts(self._cuts(table)) is not None:
                     self._start_flush(table, reason)
             await self._runtime.clock.sleep(TICK_S)
 
@@ -264,6 +266,33 @@ class WriterService:
         task = self._runtime.tasks.spawn(f"flush {table.name}", self._flush_table(table, reason))
         self._flushing.add(task)
         task.add_done_callback(self.ended)
+
+    def _start_cut(self, due: Table, reason: str) -> None:
+        """With the whole group of a table that is due, as soon as nobody of it is on its way already."""
+        members = self.cuts.members(due.group)
+        if any(table.flushing for table in members) or self.cuts.plan(due.group, members) is None:
+            return
+        for table in members:
+            table.flushing, table.requested = True, False
+        task = self._runtime.tasks.spawn(f"flush group {due.group}", self._flush_group(due.group, members, reason))
+        self._flushing.add(task)
+        task.add_done_callback(self.ended)
+
+    async def _flush_group(self, group: str, members: Sequence[Table], reason: str) -> None:
+        try:
+            results = await self.cuts.run(group, members)
+            for table, result in results:
+                self.note_result(table, result, reason)
+            if results and all(result.landed for _, result in results):
+                self.metrics.add("dolake_cut_commits_total", group=group)
+            for table, result in results:
+                if not result.landed and table.stopped is None:
+                    await self.catch_up(table)
+                await self.parking.settle(table)
+        finally:
+            for table in members:
+                table.flushing = False
+        self.tell()
 
     async def _flush_table(self, table: Table, reason: str) -> None:
         try:
@@ -282,7 +311,7 @@ class WriterService:
     def note_result(self, table: Table, result: FlushResult, reason: str) -> None:
         for listener in self._listeners:
             listener.append(result)
-        if result.landed:
+        if result.landed and result.batches:
             self.metrics.add("dolake_flush_runs_total", reason=reason)
             self.metrics.add("dolake_table_events_total", result.rows, table=str(table.name))
             if result.dead_letters:

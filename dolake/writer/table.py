@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -61,12 +61,13 @@ async def _sees_nothing(name: TableName, base: LoadedTable | None, wanted: pa.Sc
     return {}, []
 
 
-@dataclass
+@dataclass(eq=False)
 class Table(Absence):
     """A table that the logs have rows for."""
 
     name: TableName
     policy: FlushPolicy
+    group: str = ""  # of tables that are committed together; empty for none
     partition_by: tuple[Partition, ...] | None = None  # None leaves it to the table
     rules: TableRules = field(default_factory=TableRules)
     mode: WantedMode = field(default_factory=WantedMode)
@@ -182,9 +183,10 @@ class Table(Absence):
     async def decode(self, runtime: Runtime) -> None:
         """Turns what waits into Arrow, and what no row can be made of into letters."""
         async with self.lock:
-            await self._decode_waiting(runtime)
+            await self.decode_waiting(runtime)
 
-    async def _decode_waiting(self, runtime: Runtime) -> None:
+    async def decode_waiting(self, runtime: Runtime) -> None:
+        """What waits when this is called, by who holds the lock."""
         chunks, self.waiting, self.waiting_bytes = self.waiting, [], 0
         if not chunks or self.stopped is not None:
             return
@@ -272,28 +274,30 @@ class Table(Absence):
         """Takes out what one flush carries; None where nothing can go."""
         async with self.lock:
             while self.waiting:  # more may come while a thread decodes: none may be noted and not yet a piece
-                await self._decode_waiting(runtime)
+                await self.decode_waiting(runtime)
             cuts = self.cuts(tail_cuts())
-            if cuts is None:
-                return None
-            letters, self.letters = _split(self.letters, cuts, lambda letter: letter.seen)
-            known = self._decided_below(cuts)
-            frozen, reading = self.memtable.freeze(self.committed, cuts), self.reading
-            self.kind, keyless = decided(self.kind, frozen, reading)
-            self.in_flight = Flight(
-                frozen=frozen,
-                kind=self.kind,
-                key=reading.key,
-                schema=reading.schema,
-                table_schema=_table_schema(self.kind, reading, self.base),
-                declared=dict(reading.declared),
-                renamed=dict(reading.renamed),
-                letters=tuple(letters),
-                known_count=sum(known.values()),
-                missed_count=sum(known[place] for place in known.keys() - frozen.places()) if known else 0,
-                keyless=keyless,
-            )
-            return self.in_flight
+            return None if cuts is None else self.take_off(cuts)
+
+    def take_off(self, cuts: Mapping[str, int], moving: Collection[str] = ()) -> Flight:
+        """Takes out everything below `cuts`, which is decoded by now; `moving` logs are committed that far whatever they hold."""
+        letters, self.letters = _split(self.letters, cuts, lambda letter: letter.seen)
+        known = self._decided_below(cuts)
+        frozen, reading = self.memtable.freeze(self.committed, cuts, moving), self.reading
+        self.kind, keyless = decided(self.kind, frozen, reading)
+        self.in_flight = Flight(
+            frozen=frozen,
+            kind=self.kind,
+            key=reading.key,
+            schema=reading.schema,
+            table_schema=_table_schema(self.kind, reading, self.base),
+            declared=dict(reading.declared),
+            renamed=dict(reading.renamed),
+            letters=tuple(letters),
+            known_count=sum(known.values()),
+            missed_count=sum(known[place] for place in known.keys() - frozen.places()) if known else 0,
+            keyless=keyless,
+        )
+        return self.in_flight
 
     def _decided_below(self, cuts: Mapping[str, int]) -> dict[tuple[str, int], int]:
         """Takes out the records below `cuts` that verdicts stand on, each with how many events those keep out.

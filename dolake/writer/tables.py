@@ -26,6 +26,11 @@ class Tables(dict[TableName, Table]):
         self._settings, self._flusher, self._note_of = settings, flusher, note_of
         self._loading: dict[TableName, asyncio.Lock] = {}
 
+    @property
+    def may_be_grouped(self) -> bool:
+        """Whether any setting puts tables into a group."""
+        return any(overrides.group for overrides in self._settings.tables.values())
+
     async def named(self, name: TableName) -> Table:
         """The table, as the catalog has it if it was not known; whether the logs have rows of it or not."""
         if name not in self:
@@ -49,9 +54,11 @@ class Tables(dict[TableName, Table]):
     def new(self, name: TableName) -> Table:
         """With the settings that hold for it, and nothing known of it yet."""
         settings = self._settings.settings_for(name)
+        is_fed = str(name) == name.sent or settings.mode == "both"  # What of a changelog that is off lies in the logs may still come.
         return Table(
             name,
             policy=FlushPolicy(settings.flush_age_s, settings.flush_bytes, settings.flush_rows),
+            group=settings.group if is_fed else "",
             partition_by=None if settings.partition_by is None else parse_partition_by(settings.partition_by),
             rules=TableRules.of(self._settings, settings),
             mode=wanted_mode(name, settings.mode, settings.mode_is_said),

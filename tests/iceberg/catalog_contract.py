@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dolake.errors import CommitConflict
-from dolake.iceberg.catalog import TableCatalog
+from dolake.iceberg.catalog import Swap, TableCatalog
 from dolake.iceberg.commit import Landed
 from dolake.iceberg.metadata import LoadedTable, apply_updates, new_table
 from dolake.iceberg.plan import CommitPolicy
@@ -248,6 +248,60 @@ def commits_land_once_and_history_is_bounded(lake: Lake) -> None:
     assert lake.ids() == list(range(12))
 
 
+def second_table(lake: Lake) -> LoadedTable:
+    metadata = {**make_metadata(lake.store, lake.runtime), "location": f"{lake.store.root}/elsewhere/nested"}
+    return lake.catalog.create(OTHER, metadata)
+
+
+def swap_of(lake: Lake, base: LoadedTable, snapshot_id: int, **properties: str) -> Swap:
+    return Swap(base, *snapshot_updates(lake, base, snapshot_id, **properties))
+
+
+def tables_are_swapped_together_or_not_at_all(lake: Lake) -> None:
+    one, other = lake.current(), second_table(lake)
+    landed = lake.catalog.swap_together([swap_of(lake, one, 1), swap_of(lake, other, 2)])
+    assert [table.head_id for table in landed] == [1, 2]
+    assert [lake.catalog.load(table.name) for table in landed] == landed
+    # One of them is not where it was: in whatever order they are named, the other stays where it is too.
+    for swaps in ([landed[0], other], [other, landed[0]], [one, landed[1]], [landed[1], one]):
+        with pytest.raises(CommitConflict):
+            lake.catalog.swap_together([swap_of(lake, base, 10 + number) for number, base in enumerate(swaps)])
+    with pytest.raises(CommitConflict):  # What was required does not hold: nothing was asked of the catalog.
+        lake.catalog.swap_together([swap_of(lake, landed[0], 3), Swap(landed[1], [{"type": "assert-table-uuid", "uuid": "x"}], [])])
+    again = lake.open(lake.store, lake.runtime)
+    assert [again.load(table.name) for table in landed] == landed
+    again.close()
+
+
+def of_concurrent_swaps_of_the_same_tables_one_wins_whole(lake: Lake) -> None:
+    """Named in either order, and none waits for another for ever."""
+    second_table(lake)
+    catalogs = [lake.open(lake.store, lake.runtime) for _ in range(5)]
+
+    def swap(number: int) -> bool:
+        swaps = [swap_of(lake, base, number, winner=str(number)) for base in bases[:: 1 if number % 2 else -1]]
+        try:
+            catalogs[number % len(catalogs)].swap_together(swaps)
+        except CommitConflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(10) as pool:
+        for round_number in range(3):
+            bases = [lake.current(), lake.catalog.load(OTHER)]
+            assert sum(pool.map(swap, range(round_number * 50 + 1, round_number * 50 + 51))) == 1
+            after = [lake.catalog.load(base.name) for base in bases]
+            assert len({table.properties["winner"] for table in after}) == 1
+            assert [table.head.get("parent-snapshot-id") for table in after] == [base.head_id for base in bases]
+    for catalog in catalogs:
+        catalog.close()
+
+
+# Of databases: PyIceberg has no such door to other catalogs.
+TOGETHER: tuple[Callable[[Lake], None], ...] = (
+    tables_are_swapped_together_or_not_at_all,
+    of_concurrent_swaps_of_the_same_tables_one_wins_whole,
+)
 CONTRACT: tuple[Callable[[Lake], None], ...] = (
     a_table_has_the_ids_and_the_partitions_it_was_planned_with,
     a_name_is_taken_once,

@@ -200,7 +200,7 @@ def make_delta(
 ) -> Delta:
     files = (put_file(store, table, rows, epoch=epoch),) if rows else ()
     settings: dict[str, Any] = {
-        "table": TABLE,
+        "table": table.name,
         "table_uuid": table.uuid,
         "ranges": {log: OffsetRange(start, end)},
         "files": files,

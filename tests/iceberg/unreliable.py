@@ -6,16 +6,18 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from dolake.clock import Clock
 from dolake.errors import CatalogUnreachable, CommitConflict
-from dolake.iceberg.catalog import TableCatalog
+from dolake.iceberg.catalog import Swap, TableCatalog
 from dolake.iceberg.commit import Committer
 from dolake.iceberg.metadata import LoadedTable, Requirement, Update, snapshots_by_id
 from dolake.iceberg.plan import Delta
 from dolake.model import TableName
 from tests.iceberg.lake import LOG, Lake
+
+T = TypeVar("T")
 
 
 class UnreliableCatalog:
@@ -50,15 +52,21 @@ class UnreliableCatalog:
         return self.real.create(table, metadata)
 
     def swap(self, base: LoadedTable, requirements: Sequence[Requirement], updates: Sequence[Update]) -> LoadedTable:
+        return self._swapped(lambda: self.real.swap(base, requirements, updates))
+
+    def swap_together(self, swaps: Sequence[Swap]) -> list[LoadedTable]:
+        return self._swapped(lambda: self.real.swap_together(swaps))
+
+    def _swapped(self, request: Callable[[], T]) -> T:
         self._arrive("swap")
         if self.clock is not None:
             self.swapped_s.append(self.clock.monotonic_s())
         fault = self.faults.pop(0) if self.faults else ""
         if fault.startswith("late: "):
-            self.late[fault.removeprefix("late: ")] = lambda: self.real.swap(base, requirements, updates)
+            self.late[fault.removeprefix("late: ")] = request
         if fault == "request lost" or fault.startswith("late: "):
             raise CatalogUnreachable("no answer")
-        landed = self.real.swap(base, requirements, updates)
+        landed = request()
         self._arrive("after swap")
         if fault == "answer lost":
             raise CatalogUnreachable("no answer")

@@ -9,24 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVar
 
 from dolake.errors import CatalogUnreachable, CommitConflict, ObjectMissing
+from dolake.iceberg.catalog import Swap
 from dolake.iceberg.metadata import LoadedTable, Requirement, Update, apply_updates, to_bytes, unmet_requirements
 from dolake.model import TableName
 from dolake.storage.store import ObjectStore
 from tests.simulation.faults import Chaos, fingerprint
 from tests.simulation.loop import START_S, Process, SimLoop
 
+T = TypeVar("T")
 Watch = Callable[[LoadedTable | None, LoadedTable], None]
+WatchCut = Callable[[Sequence[tuple[LoadedTable | None, LoadedTable]]], None]
 PlanForeign = Callable[[LoadedTable, int], list[Update]]
 LATE_S = (0.1, 0.5, 3.0, 15.0)
 SLOW_S_MAX = 3.0
 
 
 class CatalogServer:
-    def __init__(self, chaos: Chaos, loop: SimLoop, *, style: str, watch: Watch) -> None:
-        self.chaos, self.style, self._loop, self._watch = chaos, style, loop, watch
+    def __init__(self, chaos: Chaos, loop: SimLoop, *, style: str, watch: Watch, watch_cut: WatchCut) -> None:
+        self.chaos, self.style, self._loop, self._watch, self._watch_cut = chaos, style, loop, watch, watch_cut
         self.rows: dict[TableName, LoadedTable] = {}
         self.latency_s = 0.0
         self._lurking: list[Callable[[], None]] = []
@@ -47,10 +50,21 @@ class CatalogServer:
         return self._accept(None, table)
 
     def swap_row(self, base: LoadedTable, after: LoadedTable) -> LoadedTable:
+        return self._accept(self._current(base), after)
+
+    def swap_rows(self, pairs: Sequence[tuple[LoadedTable, LoadedTable]]) -> list[LoadedTable]:
+        """All of them or none."""
+        changes = [(self._current(base), after) for base, after in pairs]
+        for before, after in changes:
+            self._accept(before, after)
+        self._watch_cut(changes)
+        return [after for _, after in pairs]
+
+    def _current(self, base: LoadedTable) -> LoadedTable:
         current = self.rows.get(base.name)
         if current is None or current.metadata_location != base.metadata_location:
             raise CommitConflict(f"{base.name} is not at {base.metadata_location} any more")
-        return self._accept(current, after)
+        return current
 
     def swap_service(self, name: TableName, location: str, requirements: Sequence[Requirement], updates: Sequence[Update]) -> LoadedTable:
         current = self.rows.get(name)
@@ -95,7 +109,7 @@ class CatalogServer:
         self.rows[name] = after
         self.heard_foreign(after)
 
-    def land_later(self, request: Callable[[], LoadedTable]) -> None:
+    def land_later(self, request: Callable[[], object]) -> None:
         """Some time later, or at the worst of times: right behind somebody's look at the table."""
 
         def land() -> None:
@@ -145,15 +159,26 @@ class CatalogDoor:
         return self._request(f"create {table}", lambda: self._server.insert(created))
 
     def swap(self, base: LoadedTable, requirements: Sequence[Requirement], updates: Sequence[Update]) -> LoadedTable:
-        location = self._location(base.metadata)
         detail = f"swap {base.name} {fingerprint(repr((requirements, updates)).encode())}"
         if self._server.style == "service":
+            location = self._location(base.metadata)
             return self._request(detail, lambda: self._server.swap_service(base.name, location, requirements, updates))
-        if unmet := unmet_requirements(base.metadata, requirements):
-            raise CommitConflict("; ".join(unmet))
-        after = LoadedTable(base.name, apply_updates(base, updates, self._process.runtime.clock.now_ms()), location)
-        self._put(after)
+        after = self._next(Swap(base, requirements, updates))
         return self._request(detail, lambda: self._server.swap_row(base, after))
+
+    def swap_together(self, swaps: Sequence[Swap]) -> list[LoadedTable]:
+        assert self._server.style == "row", "a service commits table by table"
+        detail = f"swap together {fingerprint(repr([(swap.requirements, swap.updates) for swap in swaps]).encode())}"
+        pairs = [(swap.base, self._next(swap)) for swap in swaps]
+        return self._request(detail, lambda: self._server.swap_rows(pairs))
+
+    def _next(self, swap: Swap) -> LoadedTable:
+        location = self._location(swap.base.metadata)
+        if unmet := unmet_requirements(swap.base.metadata, swap.requirements):
+            raise CommitConflict("; ".join(unmet))
+        after = LoadedTable(swap.base.name, apply_updates(swap.base, swap.updates, self._process.runtime.clock.now_ms()), location)
+        self._put(after)
+        return after
 
     def list_tables(self) -> list[TableName]:
         self._process.step("list_tables")
@@ -165,7 +190,7 @@ class CatalogDoor:
             raise CommitConflict(f"{base.name} is not what it was")
         del self._server.rows[base.name]
 
-    def _request(self, detail: str, request: Callable[[], LoadedTable]) -> LoadedTable:
+    def _request(self, detail: str, request: Callable[[], T]) -> T:
         chaos = self._server.chaos
         self._process.step("request", detail)
         if chaos.draw("foreign_change_between"):

@@ -18,7 +18,7 @@ from pyiceberg.partitioning import PartitionSpec
 
 from dolake.iceberg.entries import fetch_entries, fetch_manifests, is_live
 from dolake.iceberg.file_io import StoreFileIO
-from dolake.iceberg.metadata import EPOCH, INSTANCE, LoadedTable, offsets_in
+from dolake.iceberg.metadata import CUT, CUT_TABLES, EPOCH, GROUP, INSTANCE, LoadedTable, offsets_in
 from dolake.parquet.align import schema_from_json
 from dolake.parquet.letters import REPLAYED
 from dolake.storage.store import ObjectStore
@@ -202,6 +202,7 @@ class Journal:
     acked: set[Event] = field(default_factory=set)
     frames: dict[tuple[str, str, int], list[bytes]] = field(default_factory=dict)
     whole: dict[Event, frozenset[Event]] = field(default_factory=dict)
+    transactions: list[frozenset[tuple[str, Event]]] = field(default_factory=list)  # each event with the table that it is of
     trimmed: set[tuple[str, str, int]] = field(default_factory=set)
     committed: set[Event] = field(default_factory=set)
     committed_in: dict[str, set[Event]] = field(default_factory=dict)  # by table
@@ -224,6 +225,14 @@ class Journal:
             if not self.whole[event] <= self.committed_in[table]:
                 yield f"{event} is committed without the rest of its transaction in {table}, {sorted(self.whole[event])}"
 
+    def check_whole_together(self, tables: set[str], is_single: Callable[[str], bool]) -> Iterator[str]:
+        """No cut through these tables goes through a transaction of theirs. `is_single`: whether a source keeps to its batches."""
+        committed = {(table, event) for table in tables for event in self.committed_in.get(table, ())}
+        for parts in self.transactions:
+            missing = parts - committed
+            if missing and missing != parts and all(table in tables for table, _ in parts) and is_single(min(parts)[1][0]):
+                yield f"{min(missing)} is not committed with the rest of its transaction, {sorted(parts - missing)}"
+
     def expect_committed(self, events: Iterable[Event], why: str) -> None:
         """Raises Breach if the daemon has said that these are in the lake and they are not."""
         missing = sorted(set(events) - self.committed)
@@ -235,6 +244,26 @@ class Journal:
         sent = self.frames.get(key, [])
         if key not in self.trimmed and not any(frame in data for data in files for frame in sent):
             yield f"I1: an ack ({status}) leaves for {key}, which is not durable"
+
+
+def check_cut(changes: Sequence[tuple[LoadedTable | None, LoadedTable]]) -> Iterator[str]:
+    """All tables of a cut say its name and time, and have come to the same place of each log that it moved."""
+    heads = [(after, after.head) for _, after in changes]
+    said = {
+        str(after.name): (head["timestamp-ms"], *(head["summary"].get(key) for key in (GROUP, CUT, CUT_TABLES))) if head else None
+        for after, head in heads
+    }
+    if len(set(said.values())) > 1 or any(one is None or one[-1] != str(len(changes)) for one in said.values()):
+        yield f"cut: its tables do not say the same of it: {said}"
+    ends: dict[str, set[int]] = {}
+    for before, after in changes:
+        for log_id, end in after.offsets().items():
+            if end != (before.offsets().get(log_id, 0) if before is not None else 0):
+                ends.setdefault(log_id, set()).add(end)
+    for log_id in ends:
+        reached = {str(after.name): after.offsets().get(log_id, 0) for _, after in changes}
+        if len(set(reached.values())) > 1:
+            yield f"cut: its tables are at different places of log {log_id}: {reached}"
 
 
 def check_events(

@@ -43,8 +43,8 @@ def _trust_the_tag(indexes: Indexes, index: KeyIndex, base: LoadedTable) -> None
 class _HastyFlusher(Flusher):
     """The index holds a flush's rows before its snapshot is there."""
 
-    async def _prepare(self, table: Table, flight: Flight, base: LoadedTable) -> Any:
-        work = await super()._prepare(table, flight, base)
+    async def prepare(self, table: Table, flight: Flight, base: LoadedTable) -> Any:
+        work = await super().prepare(table, flight, base)
         if work is not None and work.plan is not None:
             files = [(file.as_indexed(work.plan.flight.table_schema, work.spec), file.places) for file in work.files]
             mirroring.apply(work.plan, files, [file.location for file in work.deletes], base)

@@ -48,6 +48,8 @@ MIRROR_PARTITIONS: list[tuple[tuple[str, ...], ...]] = [
     ((), ("bucket(2, n)", "must"), ("truncate(1, id)",)),
 ]
 
+GROUPED = 0.3  # of those whose catalog can
+
 COLUMNS: list[tuple[dict[str, str], ...]] = [({},), ({},), ({}, {"small": "long"})]
 
 
@@ -88,6 +90,7 @@ class Profile:
     shared_truncate: bool = False  # one source's TRUNCATE takes the others' rows
     index_faults: float = 0.0  # how often something befalls the key indexes when a writer starts
     foreign_rows: bool = False  # whether others change mirrors' rows
+    grouped: bool = False  # all tables are committed together
 
     @property
     def is_mirrored(self) -> bool:

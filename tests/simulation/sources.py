@@ -166,6 +166,7 @@ class _ScriptWriter:
     def _note_transaction(self, numbers: range) -> None:
         """What of a transaction lies in one table must be committed together."""
         events = [(self._source, self._epoch, number) for number in numbers]
+        self._journal.transactions.append(frozenset((self._journal.sent[event]["table"], event) for event in events))
         for table in self._tables:
             whole = frozenset(event for event in events if self._journal.sent[event]["table"] == table)
             self._journal.whole.update(dict.fromkeys(whole, whole))

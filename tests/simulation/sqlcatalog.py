@@ -9,23 +9,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from dolake.errors import CatalogUnreachable
-from dolake.iceberg.catalog import SqlTableCatalog
+from dolake.iceberg.catalog import SqlTableCatalog, Swap
 from dolake.iceberg.metadata import LoadedTable, Requirement, Update
 from dolake.model import TableName
 from dolake.storage.store import ObjectStore
-from tests.simulation.catalog import Watch
+from tests.simulation.catalog import Watch, WatchCut
 from tests.simulation.faults import Chaos, fingerprint
 from tests.simulation.loop import Process
+
+T = TypeVar("T")
 
 
 class SqlServer:
     """The database; `rows` is what the doors have seen succeed, in the order in which it did."""
 
-    def __init__(self, chaos: Chaos, watch: Watch) -> None:
-        self.chaos, self._watch = chaos, watch
+    def __init__(self, chaos: Chaos, watch: Watch, watch_cut: WatchCut) -> None:
+        self.chaos, self._watch, self._watch_cut = chaos, watch, watch_cut
         # In memory where there is such a folder: SQLite's syncs are real, and nothing here depends on them.
         self._folder = TemporaryDirectory(prefix="simulation-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
         self.uri = f"sqlite:///{self._folder.name}/catalog.db"
@@ -43,6 +45,11 @@ class SqlServer:
         self.rows[after.name] = after
         self._watch(before, after)
         return after
+
+    def accept_together(self, afters: Sequence[LoadedTable]) -> list[LoadedTable]:
+        changes = [(self.rows.get(after.name), self.accept(after)) for after in afters]
+        self._watch_cut(changes)
+        return [after for _, after in changes]
 
     def close(self) -> None:
         for catalog in self._catalogs:
@@ -63,11 +70,15 @@ class SqlDoor:
         return self._catalog.load(table)
 
     def create(self, table: TableName, metadata: dict[str, Any]) -> LoadedTable:
-        return self._request(f"create {table}", lambda: self._catalog.create(table, metadata))
+        return self._request(f"create {table}", lambda: self._server.accept(self._catalog.create(table, metadata)))
 
     def swap(self, base: LoadedTable, requirements: Sequence[Requirement], updates: Sequence[Update]) -> LoadedTable:
         detail = f"swap {base.name} {fingerprint(repr((requirements, updates)).encode())}"
-        return self._request(detail, lambda: self._catalog.swap(base, requirements, updates))
+        return self._request(detail, lambda: self._server.accept(self._catalog.swap(base, requirements, updates)))
+
+    def swap_together(self, swaps: Sequence[Swap]) -> list[LoadedTable]:
+        detail = f"swap together {fingerprint(repr([(swap.requirements, swap.updates) for swap in swaps]).encode())}"
+        return self._request(detail, lambda: self._server.accept_together(self._catalog.swap_together(swaps)))
 
     def list_tables(self) -> list[TableName]:
         self._process.step("list_tables")
@@ -78,13 +89,13 @@ class SqlDoor:
         self._catalog.drop(base)
         self._server.rows.pop(base.name, None)
 
-    def _request(self, detail: str, request: Callable[[], LoadedTable]) -> LoadedTable:
+    def _request(self, detail: str, request: Callable[[], T]) -> T:
         self._process.step("request", detail)
         self._process.hold(self._server.latency_s)
         fault = self._server.chaos.draw("swap_lost_before", "swap_lost_after")
         if fault == "swap_lost_before":
             raise CatalogUnreachable("database is locked")
-        after = self._server.accept(request())
+        after = request()
         if fault is not None:
             raise CatalogUnreachable("disk I/O error")
         self._process.step("answer", detail)

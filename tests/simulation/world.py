@@ -11,7 +11,7 @@ import gc
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -47,6 +47,7 @@ from tests.simulation.invariants import (
     Event,
     Journal,
     check_change,
+    check_cut,
     check_events,
     check_order,
     check_table,
@@ -59,7 +60,7 @@ from tests.simulation.mirror import Mirror, MirrorReader, check_required, check_
 from tests.simulation.network import Wire
 from tests.simulation.operator import Operator, parked_on_platter, parked_records
 from tests.simulation.polite import PoliteSource, Producing
-from tests.simulation.profile import Profile
+from tests.simulation.profile import GROUPED, Profile
 from tests.simulation.records import Records
 from tests.simulation.replayer import Replayer
 from tests.simulation.rough import RoughSource
@@ -118,9 +119,11 @@ class World:
         self.objects = self.warehouse or PlatterStore(self.disk)
         self.catalog: CatalogServer | SqlServer
         if self.profile.catalog_style == "sql":
-            self.catalog = SqlServer(self.chaos, self._check_change)
+            self.catalog = SqlServer(self.chaos, self._check_change, self._check_cut)
         else:
-            self.catalog = CatalogServer(self.chaos, self.loop, style=self.profile.catalog_style, watch=self._check_change)
+            self.catalog = CatalogServer(
+                self.chaos, self.loop, style=self.profile.catalog_style, watch=self._check_change, watch_cut=self._check_cut
+            )
         self.catalog.latency_s = self.profile.catalog_s
         if self.warehouse is not None:
             self.warehouse.latency_s = self.profile.store_s
@@ -454,6 +457,15 @@ class World:
         else:
             self._check_rows(history, before, after)
 
+    def _check_cut(self, changes: Sequence[tuple[LoadedTable | None, LoadedTable]]) -> None:
+        """What several tables have become in one transaction of the catalog: one cut through all that was said of them."""
+        self.chaos.counts["cuts committed"] += 1
+        for breach in check_cut(changes):
+            self.note(breach)
+        if self.loop.time() < TRANSACTION_S_MAX:  # As in `_note_committed`.
+            for breach in self.journal.check_whole_together({str(after.name) for _, after in changes}, self._is_single):
+                self.note(breach)
+
     def _is_mirror(self, name: TableName) -> bool:
         text = str(name)
         is_ours = name == DEAD_LETTERS_TABLE or text.endswith(BESIDE)
@@ -689,7 +701,13 @@ def make_settings(profile: Profile, start: int = 0) -> Settings:
             "log": {"directories": directories, "segment_bytes": 4096, "backlog_bytes": profile.backlog_bytes},
             "flush": {"age_s": profile.flush_age_s, "rows": profile.flush_rows},
             "tables": {
-                "*": {"mode": mode, "partition_by": partitions, "columns": columns, "truncate": truncate},
+                "*": {
+                    "mode": mode,
+                    "partition_by": partitions,
+                    "columns": columns,
+                    "truncate": truncate,
+                    "group": "all" if profile.grouped else "",
+                },
                 **{name: {"mode": "changelog"} for name in profile.changelogs},
             },
             "warehouse": {"uri": f"file://{ROOT}/warehouse" if profile.local else "s3://lake/w"},
@@ -700,7 +718,10 @@ def make_settings(profile: Profile, start: int = 0) -> Settings:
 def profile_of(seed: int, rules: Rules, changes: Changes | None = None) -> tuple[Profile, random.Random]:
     """A seed's profile, and what goes on drawing from where it was drawn."""
     draw = random.Random(f"world {seed}")
-    profile = replace(Profile.draw(draw), **rules.profile)
+    profile = Profile.draw(draw)
+    # Drawn by itself: a seed whose tables are not grouped is the world that it always was.
+    is_grouped = profile.catalog_style != "service" and random.Random(f"groups {seed}").random() < GROUPED
+    profile = replace(profile, grouped=is_grouped, **rules.profile)
     return (changes.of(profile) if changes else profile), draw
 
 
