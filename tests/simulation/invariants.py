@@ -246,6 +246,12 @@ class Journal:
             yield f"I1: an ack ({status}) leaves for {key}, which is not durable"
 
 
+def cut_names(tables: Iterable[LoadedTable]) -> set[str]:
+    """The cuts that these heads are of."""
+    summaries = [table.head["summary"] for table in tables if table.head is not None]
+    return {f"{summary[GROUP]}/{summary[CUT]}" for summary in summaries if CUT in summary}
+
+
 def check_cut(changes: Sequence[tuple[LoadedTable | None, LoadedTable]]) -> Iterator[str]:
     """All tables of a cut say its name and time, and have come to the same place of each log that it moved."""
     heads = [(after, after.head) for _, after in changes]

@@ -32,6 +32,7 @@ from dolake.writer.flight import Flight
 from dolake.writer.flush import Flusher, FlushResult
 from dolake.writer.letters import DeadLetters, Verdicts
 from dolake.writer.table import Table
+from tests.simulation.cutmutants import CUT_MUTANTS
 from tests.simulation.disk import DiskDoor, SimFile
 from tests.simulation.logmutants import LOG_MUTANTS
 from tests.simulation.mirrormutants import MIRROR_MUTANTS
@@ -228,4 +229,5 @@ MUTANTS: dict[str, Rules] = {
     "files deleted after a failed commit": Rules(patches=((dolake.writer.main, "Committer", _TidyCommitter),)),
     **LOG_MUTANTS,
     **MIRROR_MUTANTS,
+    **CUT_MUTANTS,
 }

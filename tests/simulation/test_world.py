@@ -53,7 +53,7 @@ EXPECTED = {
     *("late request landed", "late request refused"),
     *("letters sent again", "verdicts: dead", "verdicts: replayed", "verdicts: superseded"),
     *("tables parked", "tables unparked", "park refused", "side segments unlinked"),
-    *("mirror commits", "mirror rows deleted", "mirrors folded from changelogs"),
+    *("mirror commits", "mirror rows deleted", "mirrors folded from changelogs", "cuts committed"),
     *("foreign: append", "foreign: delete", "foreign: rewrite", "foreign: rewrite all", "foreign: equality deletes"),
     *("index_create_eio", "index_write_enospc", "index_rename_eio", "index_read_eio"),
     *("index: lost", "index: a file lost", "index: cut", "index: a bit flipped", "index: older"),
@@ -87,7 +87,8 @@ FOUND = {
 
 @pytest.mark.parametrize("what", FOUND)
 def test_what_ten_thousand_schedules_called_a_breach_is_none(what: str) -> None:
-    assert [run_world(seed).breach for seed in FOUND[what]] == [""] * len(FOUND[what])
+    ungrouped = Changes({"grouped": False})  # As they were found: no table could be grouped then.
+    assert [run_world(seed, changes=ungrouped).breach for seed in FOUND[what]] == [""] * len(FOUND[what])
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)

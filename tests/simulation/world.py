@@ -51,6 +51,7 @@ from tests.simulation.invariants import (
     check_events,
     check_order,
     check_table,
+    cut_names,
     named,
     note_rows,
 )
@@ -138,6 +139,8 @@ class World:
         self.folders = IndexFolders(self.disk, self.chaos, f"{ROOT}/index")
         self.dropped: dict[TableName, dict[str, int]] = {}  # what went with a dropped table: everything below these offsets
         self.equality: set[TableName] = set()  # tables that somebody has written equality deletes to
+        self.cuts: set[str] = set()  # those that were committed as one
+        self.cuts_said: dict[str, str] = {}  # those that a table says it has, and which table
         self.is_taken_back = False
         self.ingest: IngestHalf | None = None
         self.writer: WriterHalf | None = None
@@ -448,6 +451,9 @@ class World:
         except (DolakeError, OSError, ValueError) as error:
             self.note(f"I10: {after.name} cannot be read after a commit: {error!r}")
         self.records.look()
+        if self.profile.grouped:
+            for breach in self._check_known_cuts(after):
+                self.note(breach)
         if is_letters:
             tables = {str(name): row for name, row in self.catalog.rows.items()}
             for breach in self.letters.note(history.fresh, after, self.journal, tables):
@@ -457,9 +463,16 @@ class World:
         else:
             self._check_rows(history, before, after)
 
+    def _check_known_cuts(self, after: LoadedTable) -> Iterator[str]:
+        """Every cut that a table says was committed whole, but perhaps this one, which is being looked at table by table."""
+        for name in set(self.cuts_said) - self.cuts - cut_names([after]):
+            yield f"cut: {self.cuts_said[name]} has committed {name} by itself"
+        self.cuts_said.update(dict.fromkeys(cut_names([after]), str(after.name)))
+
     def _check_cut(self, changes: Sequence[tuple[LoadedTable | None, LoadedTable]]) -> None:
         """What several tables have become in one transaction of the catalog: one cut through all that was said of them."""
         self.chaos.counts["cuts committed"] += 1
+        self.cuts.update(cut_names(after for _, after in changes))
         for breach in check_cut(changes):
             self.note(breach)
         if self.loop.time() < TRANSACTION_S_MAX:  # As in `_note_committed`.
@@ -706,7 +719,7 @@ def make_settings(profile: Profile, start: int = 0) -> Settings:
                     "partition_by": partitions,
                     "columns": columns,
                     "truncate": truncate,
-                    "group": "all" if profile.grouped else "",
+                    "group": "all" if profile.grouped and profile.catalog_style != "service" else "",
                 },
                 **{name: {"mode": "changelog"} for name in profile.changelogs},
             },
@@ -721,7 +734,7 @@ def profile_of(seed: int, rules: Rules, changes: Changes | None = None) -> tuple
     profile = Profile.draw(draw)
     # Drawn by itself: a seed whose tables are not grouped is the world that it always was.
     is_grouped = profile.catalog_style != "service" and random.Random(f"groups {seed}").random() < GROUPED
-    profile = replace(profile, grouped=is_grouped, **rules.profile)
+    profile = replace(profile, **{"grouped": is_grouped, **rules.profile})
     return (changes.of(profile) if changes else profile), draw
 
 
