@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from dolake.errors import DolakeError, NoSuchPoint, QueryRefused
 from dolake.iceberg.catalog import TableCatalog
+from dolake.iceberg.metadata import CUT, LoadedTable
 from dolake.iceberg.points import Point, snapshot_at
 from dolake.model import DEFAULT_NAMESPACE, TableName
 from dolake.storage.store import ObjectStore
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _EXTENSIONS = ("avro", "httpfs", "iceberg")
 _EXPLAIN = re.compile(r"\s*explain\s+(?:analyze\s+)?(?:\([^)]*\)\s*)?", re.IGNORECASE)
 BATCH_ROWS = 10_000
+# How often tables that are committed together are looked at, at most, until a look finds what the one before found.
+_LOOKS_MAX = 20
 
 
 class Connection:
@@ -72,9 +75,9 @@ def open_connection(catalog: TableCatalog | None, store: ObjectStore, at: Point 
     connection = Connection(duck, {})
     duck.execute(f'CREATE SCHEMA IF NOT EXISTS "{DEFAULT_NAMESPACE}"')
     if catalog is not None:
-        for table in catalog.list_tables():
+        for table, loaded in _load_all(catalog).items():
             try:
-                _create_view(duck, catalog, table, at, now_ms)
+                _create_view(duck, loaded, at, now_ms)
             except NoSuchPoint as error:
                 connection.absent[table] = error
             except (duckdb.Error, DolakeError) as error:
@@ -117,10 +120,37 @@ def _names(sql: str, table: TableName) -> bool:
     return re.search(rf'(?<![\w."]){namespace}"?{table.name}(?!\w)', sql, re.IGNORECASE) is not None
 
 
-def _create_view(duck: duckdb.DuckDBPyConnection, catalog: TableCatalog, table: TableName, at: Point | None, now_ms: int) -> None:
-    loaded = catalog.load(table)
-    if loaded is None:  # Dropped since it was listed.
-        return
+def _load_all(catalog: TableCatalog) -> dict[TableName, LoadedTable | DolakeError]:
+    """Every table, or why it cannot be loaded; those that are committed together as they were at one moment."""
+    found = _load(catalog, catalog.list_tables())
+    grouped = [name for name, table in found.items() if isinstance(table, LoadedTable) and CUT in table.properties]
+    for _ in range(_LOOKS_MAX if len(grouped) > 1 else 0):
+        before, again = [_place(found.get(name)) for name in grouped], _load(catalog, grouped)
+        found.update(again)
+        if before == [_place(again.get(name)) for name in grouped]:
+            break  # None of them has changed between two looks: so they were there all at once.
+    return found
+
+
+def _load(catalog: TableCatalog, names: Iterable[TableName]) -> dict[TableName, LoadedTable | DolakeError]:
+    found: dict[TableName, LoadedTable | DolakeError] = {}
+    for name in names:
+        try:
+            if (table := catalog.load(name)) is not None:  # Or it was dropped since it was listed.
+                found[name] = table
+        except DolakeError as error:
+            found[name] = error
+    return found
+
+
+def _place(table: LoadedTable | DolakeError | None) -> str | None:
+    return table.metadata_location if isinstance(table, LoadedTable) else None
+
+
+def _create_view(duck: duckdb.DuckDBPyConnection, loaded: LoadedTable | DolakeError, at: Point | None, now_ms: int) -> None:
+    if isinstance(loaded, DolakeError):
+        raise loaded
+    table = loaded.name
     snapshot = f", snapshot_from_id => {snapshot_at(loaded, at, now_ms)['snapshot-id']}" if at is not None else ""
     duck.execute(f'CREATE SCHEMA IF NOT EXISTS "{table.namespace}"')
     name = f'"{table.namespace}"."{table.name}"'

@@ -63,6 +63,7 @@ def _committed(table: LoadedTable) -> dict[str, Any]:
         "offsets": table.offsets(),
         "lastCommitTime": head["timestamp-ms"] if head is not None else None,
         "ownerEpoch": table.owner_epoch,
+        "cut": _cut(table),
         "deadLetters": int(table.properties.get(DEAD_COUNT, "0")),
     }
 
@@ -78,11 +79,19 @@ def _mode(table: LoadedTable) -> str | None:
     return "mirror" if table.offsets() else None
 
 
+def _cut(table: LoadedTable) -> dict[str, Any] | None:
+    """The last one that it was committed in with the others of its group."""
+    from dolake.iceberg.metadata import CUT, GROUP
+
+    number = table.properties.get(CUT)
+    return None if number is None else {"group": table.properties.get(GROUP, ""), "number": int(number)}
+
+
 def _described(name: str, committed: dict[str, Any] | None, live: dict[str, Any] | None) -> dict[str, Any]:
     """`live` is what the writer says of all tables; None without one. A table may be in either alone."""
     nothing: dict[str, Any] = {
         "rows": 0, "snapshots": 0, "files": 0, "deleteFiles": 0, "deletedRows": 0, "bytes": 0, "offsets": {}, "lastCommitTime": None,
-        "ownerEpoch": 0, "deadLetters": 0,
+        "ownerEpoch": 0, "cut": None, "deadLetters": 0,
     }  # fmt: skip
     said = (live or {}).get(name) or {}
     return {
@@ -125,6 +134,8 @@ def _print(found: list[dict[str, Any]], answered: bool) -> None:
         for table in found:
             offsets = ", ".join(f"log {log} below offset {offset}" for log, offset in sorted(table["offsets"].items()))
             console.print(f"{table['table']}: committed {offsets or 'nothing'}", soft_wrap=True)
+            if table["cut"]:
+                console.print(f"{table['table']}: cut {table['cut']['number']} of group {table['cut']['group']}", soft_wrap=True)
             if table["deletedRows"]:
                 what = f"{table['deletedRows']:,} deleted rows are still in its files, {table['deleteFiles']:,} files say which"
                 console.print(f"{table['table']}: {what}", soft_wrap=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Breach:
-    """`invariant` as the documents number them (I1 … I15), `subject` the table or log, and a sentence that says what is wrong."""
+    """`invariant` as the documents number them (I1 … I16), `subject` the table or log, and a sentence that says what is wrong."""
 
     invariant: str
     subject: str

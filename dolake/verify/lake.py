@@ -18,6 +18,7 @@ from dolake.verify.against import THE_LOG, RedactorOf, verify_against_logs
 from dolake.verify.breach import Breach, Damage, Note
 from dolake.verify.changes import may_compare, verify_mirror_of
 from dolake.verify.compare import Compared
+from dolake.verify.cuts import verify_cuts
 from dolake.verify.keys import KeyOf
 from dolake.verify.letters import LETTER_COLUMNS, JudgedEvents
 from dolake.verify.logs import LogView, TableOf, verify_logs, verify_not_ahead, verify_trimmed
@@ -40,7 +41,7 @@ def verify_lake(
     against_log: Compared | None = None,
     redactor_of: RedactorOf = lambda name, key: None,
 ) -> Iterator[Breach]:
-    """Every breach of I2–I8, I10, I12–I15 that can be seen from the logs, the catalog and the files. Blocks; reads only.
+    """Every breach of I2–I8, I10, I12–I16 that can be seen from the logs, the catalog and the files. Blocks; reads only.
 
     It may run while dolake does: tables are loaded before the logs are read, so that what is committed meanwhile is not
     looked for, and a table's rows are compared with the logs up to the offsets it had then. `table_of` says which table a
@@ -59,6 +60,7 @@ def verify_lake(
         else:
             yield found_log
     yield from verify_not_ahead(tables, views)
+    yield from verify_cuts(tables)
     elsewhere: list[Elsewhere] = []
     for one in verify_elsewhere(disk, data):
         if isinstance(one, Breach):

@@ -94,7 +94,6 @@ def state_of(table: Table, uncommitted: Uncommitted) -> dict[str, Any]:
         "state": table.away.value or state,
         "rows": table.counts.rows,
         "mode": table.kind.value,
-        "group": table.group,
         "pending_rows": table.memtable.rows,
         "uncommitted_events": uncommitted.event_count,
         "uncommitted_age_s": round(uncommitted.age_s, 3),

@@ -45,6 +45,7 @@ def test_tables_says_how_far_each_is_committed(data: Path, capsys: pytest.Captur
         "deletedRows": 0,
         "offsets": {"log-a": 12},
         "ownerEpoch": 3,
+        "cut": None,
         "pendingRows": None,
         "state": None,
         "stopped": None,

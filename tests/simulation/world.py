@@ -487,7 +487,7 @@ class World:
     def _mirror(self, name: str) -> Mirror:
         is_shared = self.profile.shared_truncate
         strict = not self.profile.is_contested and not (is_shared and self.profile.logs > 1)
-        return self.mirrors.setdefault(name, Mirror(name, is_shared, strict))
+        return self.mirrors.setdefault(name, Mirror(name, is_shared, strict, self.profile.logs > 1))
 
     def _check_mirror(self, before: LoadedTable | None, after: LoadedTable) -> None:
         """The rows that a mirror has now, against a fold of the log's events up to its offsets."""
