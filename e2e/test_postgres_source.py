@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from e2e.services.postgres import SCRIPTS, PostgresServer
-from tests.harness.daemon import Daemon, children_of, clean_environment
+from e2e.follower import ask, following, slots
+from e2e.services.postgres import PostgresServer
+from tests.harness.daemon import Daemon, children_of
 from tests.harness.lake import Lake
 from tests.harness.waiting import wait_until
 
@@ -102,28 +102,6 @@ def source(tmp_path: Path) -> Iterator[PostgresServer]:
     with PostgresServer(settings={"wal_level": "logical"}) as server:
         server.run(SCHEMA)
         yield server
-
-
-@contextlib.contextmanager
-def following(server: PostgresServer, daemon: Daemon, output: Path) -> Iterator[subprocess.Popen[bytes]]:
-    environment = clean_environment() | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": "lake", "PGPASSWORD": server.password, "PGDATABASE": "postgres",
-        "AGAIN_S": "0.1", "STATUS_S": "1", "ROUND_S": "10",
-    }  # fmt: skip
-    command = [SCRIPTS / "follow_postgres.sh", "database", "--data", str(daemon.data), "--batch-events", "20"]
-    with open(output, "ab") as log:
-        follower = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        yield follower
-        follower.terminate()
-        assert follower.wait(60) == 0, output.read_text()[-3000:]
-    finally:
-        for pid in children_of(follower.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        follower.kill()
-        follower.wait()
 
 
 def kill_a_child(follower: subprocess.Popen[bytes], chance: random.Random) -> None:
@@ -230,19 +208,6 @@ def test_a_database_under_load_is_mirrored_whatever_is_killed(
         verified = daemon.run("verify", deadline_s=120)
         assert verified.returncode == 0, verified.stdout + verified.stderr
         report(kills=kills, transactions=sum(load.transactions for load in loads), **{table: len(wanted[table]) for table in COLUMNS})
-
-
-def slots(server: PostgresServer) -> list[str]:
-    with psycopg.connect(server.uri("postgres")) as connection:
-        return [name for (name,) in connection.execute("SELECT slot_name FROM pg_replication_slots")]
-
-
-def ask(server: PostgresServer, query: str, *values: Any) -> Any:
-    """The first value of the first row."""
-    with psycopg.connect(server.uri("postgres")) as connection:
-        row = connection.execute(query, values).fetchone()  # type: ignore[arg-type]
-        assert row is not None
-        return row[0]
 
 
 def differing(lake: Lake, wanted: dict[str, list[tuple[Any, ...]]]) -> str:

@@ -87,6 +87,12 @@ WRONG = {
         "catalog.uri",
         "must not be set where catalog.type is rest: it names the database of a sql catalog; give catalog.properties.uri",
     ),
+    "a group in a catalog that commits table by table": (
+        'type = "rest"\nproperties = {uri = "https://x"}\n[tables."public.*"]\ngroup = "shop"',
+        "tables.public.*.group",
+        "must not be set where catalog.type is rest: only a sql catalog commits several tables in one transaction",
+    ),
+    "a group of two words": ('[tables."public.*"]\ngroup = "a b"', "tables.public.*.group", "must be a name of 1 to 64 letters"),
     "a rest catalog without an address": ('type = "rest"', "catalog.properties.uri", "is required where catalog.type is rest"),
     "a dotted name without quotes": (
         f'type = "rest"\n[catalog.properties]\nuri = "https://x"\ns3.secret-access-key = "{PASSWORD}"',

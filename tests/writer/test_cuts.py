@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 from pyiceberg.table import Table
 
+from dolake.iceberg.lake import open_catalog, open_warehouse
 from dolake.model import TableName, TransactionMark
+from dolake.query import open_connection, run_query
 from tests.writer.half import COLUMNS, Half, half, until
 
 GROUPED: dict[str, Any] = {"shop.*": {"group": "shop"}}
@@ -306,5 +309,53 @@ def test_a_schema_that_an_open_transaction_keeps_back_keeps_back_the_group(tmp_p
             h.hand.insert({"id": 3}, table="shop.orders", transaction=TransactionMark("x", True))
             assert (await h.flush())["success"]
             assert (ids(h, "orders"), ids(h, "lines")) == ([1, 2, 3], [10, 11])
+
+    run(work())
+
+
+def test_a_query_sees_all_tables_of_a_group_at_one_moment(tmp_path: Path):
+    """A cut lands between the looks at two of them: they are looked at again."""
+
+    class Moving:
+        """The catalog, in which something happens before a table is looked at for the n-th time."""
+
+        def __init__(self, catalog: Any, moves: list[Any]) -> None:
+            self._catalog, self._moves = catalog, moves
+
+        def list_tables(self) -> Any:
+            return self._catalog.list_tables()
+
+        def load(self, name: TableName) -> Any:
+            if self._moves and (move := self._moves.pop(0)) is not None:
+                move()
+            return self._catalog.load(name)
+
+    async def work() -> None:
+        async with half(tmp_path, tables=GROUPED) as h:
+            await two_tables(h)
+            loop, store = asyncio.get_running_loop(), open_warehouse(h.settings)
+            catalog = open_catalog(h.settings, store, h.runtime)
+            ids_sent = itertools.count(100)
+
+            async def next_cut() -> None:
+                number = next(ids_sent)
+                h.hand.batch([("shop.orders", {"id": number}), ("shop.lines", {"id": number})])
+                assert (await h.flush())["success"]
+
+            def move() -> None:
+                asyncio.run_coroutine_threadsafe(next_cut(), loop).result(20)
+
+            def counts(moves: list[Any]) -> tuple[Any, ...]:
+                connection = open_connection(Moving(catalog, moves), store)  # type: ignore[arg-type]
+                try:
+                    sql = "SELECT (SELECT count(*) FROM shop.lines), (SELECT count(*) FROM shop.orders)"
+                    (row,) = [row for batch in run_query(connection, sql).batches() for row in batch.to_pylist()]
+                    return tuple(row.values())
+                finally:
+                    connection.close()
+
+            assert await asyncio.to_thread(counts, [None, move]) == (2, 2)
+            assert await asyncio.to_thread(counts, [None, move, None, move, move, None]) == (5, 5)
+            catalog.close()  # type: ignore[attr-defined]
 
     run(work())
