@@ -13,8 +13,9 @@ _HEAD = "<!-- Written by `dolake docs {}`; change the code, then run `make docs`
 def configuration() -> str:
     """Every setting: key, environment variable, default, what is allowed, meaning."""
     from dolake.config.access import TokenSettings
-    from dolake.config.settings import SourceOverrides, TableOverrides
+    from dolake.config.settings import SourceOverrides
     from dolake.config.sources import OTHER_VARIABLES, setting_keys, variable_name
+    from dolake.config.tables import TableOverrides
 
     lines = [
         "# Settings\n",

@@ -13,10 +13,10 @@ from dolake.config.settings import (
     S3Settings,
     Settings,
     SourceSettings,
-    TableSettings,
     WarehouseSettings,
 )
 from dolake.config.sources import load_settings, process_environment
+from dolake.config.tables import TableSettings
 
 __all__ = [
     "CatalogSettings",

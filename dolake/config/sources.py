@@ -19,7 +19,8 @@ from pydantic import BaseModel, ValidationError
 
 from dolake.config.access import TokenSettings
 from dolake.config.rules import breaches
-from dolake.config.settings import Settings, SourceOverrides, TableOverrides
+from dolake.config.settings import Settings, SourceOverrides
+from dolake.config.tables import TableOverrides
 from dolake.errors import ConfigurationError, Mistake
 from dolake.model import TOKEN_PREFIX
 

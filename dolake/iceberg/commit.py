@@ -14,30 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pyiceberg.manifest import ManifestContent, ManifestEntry, ManifestFile, read_manifest_list
-
 from dolake import failpoints
 from dolake.clock import Runtime
 from dolake.errors import CommitConflict, ObjectDamaged, ObjectMissing, StoreUnreachable, TableStopped
 from dolake.iceberg.access import CATALOG, DAMAGED_TRIES_MAX, LakeAccess, part_at_fault
+from dolake.iceberg.attempt import Manifests, ManifestWriter
 from dolake.iceberg.catalog import Swap, TableCatalog
-from dolake.iceberg.entries import TableShape, added_delete_entries, added_entries, count_files, settled_entries
-from dolake.iceberg.file_io import StoreFileIO
-from dolake.iceberg.manifests import (
-    TableMemory,
-    head_manifests,
-    live_file_count,
-    plan_merge,
-    plan_removal,
-    read_entries,
-    write_manifest,
-    write_manifest_list,
-)
-from dolake.iceberg.metadata import LoadedTable, snapshots_by_id
-from dolake.iceberg.names import attempt_prefix
-from dolake.iceberg.plan import CommitPlan, CommitPolicy, Delta, Verdict, judge, plan_commit, plan_schema, plan_spec, shape_of_spec
-from dolake.iceberg.restore import plan_restore
-from dolake.iceberg.summary import NO_FILES, FileCounts
+from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.plan import CommitPlan, CommitPolicy, Delta, Verdict, judge, plan_commit
 from dolake.model import TableName
 from dolake.storage.store import ObjectStore
 
@@ -101,33 +85,6 @@ class _Tries:
     checked: set[str] = field(default_factory=set)
 
 
-@dataclass
-class _Manifests:
-    """What one attempt writes: `manifests` in the order of its list, and all `written` objects, to settle before the swap names one."""
-
-    base: LoadedTable
-    delta: Delta
-    snapshot_id: int
-    prefix: str
-    memory: TableMemory
-    manifests: list[ManifestFile] = field(default_factory=list)
-    written: list[str] = field(default_factory=list)
-    removed: FileCounts = NO_FILES
-    restored: FileCounts = NO_FILES
-
-    @property
-    def sequence_number(self) -> int:
-        return int(self.base.metadata["last-sequence-number"]) + 1
-
-    @property
-    def list_location(self) -> str:
-        return f"{self.prefix}-list.avro"
-
-    def next_location(self) -> str:
-        self.written.append(f"{self.prefix}-m{len(self.written)}.avro")
-        return self.written[-1]
-
-
 class Committer:
     """Commits deltas, one at a time for each table; different tables may be committed side by side."""
 
@@ -143,8 +100,7 @@ class Committer:
         self.access = LakeAccess(runtime)
         self._policy = policy or CommitPolicy()
         self._on_trouble = on_trouble
-        self._io = StoreFileIO(store)
-        self._memories: dict[str, TableMemory] = {}
+        self.manifests = ManifestWriter(runtime, store)
 
     async def commit(self, delta: Delta) -> CommitOutcome:
         """Returns when the delta's fate is known.
@@ -225,7 +181,7 @@ class Committer:
 
     def forget(self, table_uuid: str) -> None:
         """Drops what is remembered of a table that is not written any more."""
-        self._memories.pop(table_uuid, None)
+        self.manifests.forget(table_uuid)
 
     async def _load(self, table: TableName) -> LoadedTable | None:
         failpoints.hit("commit.load")
@@ -281,9 +237,8 @@ class Committer:
     async def _prepare(self, base: LoadedTable, delta: Delta, now_ms: Callable[[], int]) -> CommitPlan | Replan:
         """Everything short of the swap: manifests are written, and what the snapshot names is settled."""
         run = self._runtime.tasks.run
-        snapshot_id = self._new_snapshot_id(base)
-        written = await self._write_manifests(base, delta, snapshot_id)
-        plan = self._plan(base, delta, snapshot_id, written, now_ms())
+        written = await self.manifests.write(base, delta)
+        plan = self._plan(base, delta, written, now_ms())
         failpoints.hit("commit.before_settle")
         try:
             await run(self._store.settle, list(delta.objects()))
@@ -293,11 +248,11 @@ class Committer:
         await run(self._store.settle, written.written)
         return plan
 
-    def _plan(self, base: LoadedTable, delta: Delta, snapshot_id: int, written: _Manifests, now_ms: int) -> CommitPlan:
+    def _plan(self, base: LoadedTable, delta: Delta, written: Manifests, now_ms: int) -> CommitPlan:
         return plan_commit(
             base,
             delta,
-            snapshot_id=snapshot_id,
+            snapshot_id=written.snapshot_id,
             manifest_list=written.list_location,
             now_ms=now_ms,
             policy=self._policy,
@@ -307,104 +262,6 @@ class Committer:
 
     async def _swap(self, base: LoadedTable, plan: CommitPlan) -> LoadedTable:
         return await self._runtime.tasks.run(self._catalog.swap, base, plan.requirements, plan.updates)
-
-    async def _write_manifests(self, base: LoadedTable, delta: Delta, snapshot_id: int) -> _Manifests:
-        run = self._runtime.tasks.run
-        memory = self._memories.setdefault(base.uuid, TableMemory())
-        prefix = attempt_prefix(base.location, delta.epoch, self._runtime.random.uuid())
-        made = _Manifests(base, delta, snapshot_id, prefix, memory)
-        failpoints.hit("commit.before_manifest")
-        before = await run(head_manifests, memory, self._io, base)
-        if delta.files:
-            await run(self._write_added, made)
-        for spec_id in sorted({deletes.spec_id for deletes in delta.deletes}):
-            await run(self._write_added_deletes, made, spec_id)
-        if delta.restores is not None:
-            await run(self._write_restored, made, before)
-        elif delta.removes_all:
-            for group in plan_removal(before):
-                await run(self._write_removed, made, group)
-        else:
-            merged = self._plan_merge(base, delta, before)
-            if merged:
-                await run(self._write_merged, made, merged)
-            gone = {manifest.manifest_path for manifest in merged}
-            made.manifests += [kept for kept in before if kept.manifest_path not in gone and live_file_count(kept)]
-        failpoints.hit("commit.after_manifest")
-        made.written.append(made.list_location)
-        listed = await run(
-            write_manifest_list, self._io, made.list_location, snapshot_id, base.head_id, made.sequence_number, made.manifests
-        )
-        memory.remember_list(made.list_location, listed)
-        failpoints.hit("commit.after_list")
-        return made
-
-    def _write_added(self, made: _Manifests) -> None:
-        schema, spec = plan_schema(made.base, made.delta)[0], plan_spec(made.base, made.delta)[0]
-        shape = made.memory.shape_of(schema, spec, made.base.properties)
-        self._put_added(made, shape, ManifestContent.DATA, added_entries(shape, made.delta.files, made.snapshot_id))
-
-    def _write_added_deletes(self, made: _Manifests, spec_id: int) -> None:
-        shape = self._shape(made, spec_id)
-        files = [deletes for deletes in made.delta.deletes if deletes.spec_id == spec_id]
-        self._put_added(made, shape, ManifestContent.DELETES, added_delete_entries(shape, files, made.snapshot_id))
-
-    def _put_added(self, made: _Manifests, shape: TableShape, content: ManifestContent, entries: list[ManifestEntry]) -> None:
-        manifest = write_manifest(self._io, made.next_location(), shape, made.snapshot_id, content, added=entries)
-        made.manifests.append(manifest)
-        made.memory.remember_entries(manifest, settled_entries(entries, made.sequence_number))
-
-    def _plan_merge(self, base: LoadedTable, delta: Delta, manifests: tuple[ManifestFile, ...]) -> tuple[ManifestFile, ...]:
-        """Manifests of a spec whose columns are gone without a trace stay as they are: nobody knows its values' types."""
-        while merged := plan_merge(manifests):
-            spec_id = merged[0].partition_spec_id
-            if shape_of_spec(base, delta, spec_id) is not None:
-                return merged
-            manifests = tuple(manifest for manifest in manifests if manifest.partition_spec_id != spec_id)
-        return ()
-
-    def _write_merged(self, made: _Manifests, merged: tuple[ManifestFile, ...]) -> None:
-        shape = self._shape(made, merged[0].partition_spec_id)
-        entries = self._read(made, merged)
-        manifest = write_manifest(self._io, made.next_location(), shape, made.snapshot_id, merged[0].content, existing=entries)
-        made.manifests.append(manifest)
-        made.memory.remember_entries(manifest, entries)
-
-    def _write_removed(self, made: _Manifests, group: tuple[ManifestFile, ...]) -> None:
-        """Records that these manifests' files left the table. Where nobody knows their values' types they just leave the list."""
-        self._put_removed(made, group[0].content, group[0].partition_spec_id, self._read(made, group))
-
-    def _put_removed(self, made: _Manifests, content: ManifestContent, spec_id: int, entries: list[ManifestEntry]) -> None:
-        made.removed += count_files(entries)
-        if shape_of_spec(made.base, made.delta, spec_id) is not None:
-            shape = self._shape(made, spec_id)
-            manifest = write_manifest(self._io, made.next_location(), shape, made.snapshot_id, content, removed=entries)
-            made.manifests.append(manifest)
-
-    def _write_restored(self, made: _Manifests, before: tuple[ManifestFile, ...]) -> None:
-        """The older snapshot's manifests as they are, so that its files keep the numbers by which deletes speak of them."""
-        snapshot = snapshots_by_id(made.base.metadata)[made.delta.restores or 0]
-        target = tuple(read_manifest_list(self._io.new_input(snapshot["manifest-list"])))
-        restore = plan_restore(before, target, lambda manifest: read_entries(made.memory, self._io, manifest))
-        made.restored = count_files(restore.back)
-        for (content, spec_id), entries in restore.gone:
-            self._put_removed(made, content, spec_id, entries)
-        made.manifests += restore.kept
-
-    def _read(self, made: _Manifests, manifests: tuple[ManifestFile, ...]) -> list[ManifestEntry]:
-        return [entry for manifest in manifests for entry in read_entries(made.memory, self._io, manifest)]
-
-    def _shape(self, made: _Manifests, spec_id: int) -> TableShape:
-        found = shape_of_spec(made.base, made.delta, spec_id)
-        assert found is not None  # Or there would be nothing to write with it.
-        return made.memory.shape_of(*found, made.base.properties)
-
-    def _new_snapshot_id(self, base: LoadedTable) -> int:
-        taken = snapshots_by_id(base.metadata)
-        while True:
-            snapshot_id = self._runtime.random.bits(63)
-            if snapshot_id and snapshot_id not in taken:
-                return snapshot_id
 
     def _pause_s(self, error: Exception, attempt: int) -> float:
         if isinstance(error, CommitConflict):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
 import pyarrow.compute as pc
+from pyiceberg.schema import Schema
 
 from dolake.buffer.memtable import Frozen
 from dolake.errors import TableStopped
@@ -20,7 +21,7 @@ from dolake.iceberg.metadata import LoadedTable
 from dolake.iceberg.skipped import SKIPPED_PREFIX
 from dolake.model import DEAD_LETTERS_SOURCE, RESERVED_SUFFIX, ROW_ID_COLUMN, TableName
 from dolake.parquet.align import schema_from_json
-from dolake.parquet.mirror import is_mirror
+from dolake.parquet.mirror import is_mirror, mirror_schema
 from dolake.writer.reading import EventReader
 
 MODE_PROPERTY = "dolake.mode"
@@ -151,3 +152,14 @@ def decided(kind: Kind, frozen: Frozen, reading: EventReader) -> tuple[Kind, boo
     if not rows or all(record.pin.source == DEAD_LETTERS_SOURCE for record in frozen.records if record.rows):
         return kind, False  # Letters come through a log of their own, perhaps before the key that their source has declared.
     return Kind.CHANGELOG, True
+
+
+def table_schema(kind: Kind, reading: EventReader, base: LoadedTable | None) -> Schema:
+    """What a table of that kind makes of the columns that are read for it."""
+    if kind is Kind.CHANGELOG:
+        return reading.schema
+    ids = {column.name: column.field_id for column in reading.schema.fields}
+    required = {*reading.key.ids, *(ids[name] for name in reading.never_null() if name in ids)}
+    if base is not None:  # What may be null somewhere stays so.
+        required &= {column["id"] for column in base.schema["fields"] if column["required"]}
+    return mirror_schema(reading.schema, reading.key, required)

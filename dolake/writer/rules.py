@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dolake.config.settings import Settings, TableSettings
+from dolake.config.settings import Settings
+from dolake.config.tables import TableSettings
 from dolake.model import DeclaredColumn, DeclaredSchema
 from dolake.parquet.redact import Redactor
 

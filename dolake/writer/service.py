@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from dolake.buffer.memtable import PendingRecord
-from dolake.buffer.plan import Pin, plan_flush
+from dolake.buffer.plan import Pin
 from dolake.buffer.tail import LogReader
 from dolake.clock import Runtime
 from dolake.config import Settings, TableNames
@@ -23,7 +23,6 @@ from dolake.metrics import Metrics
 from dolake.model import Record, TableName
 from dolake.parquet.layout import EventChunk
 from dolake.storage.disk import Disk
-from dolake.writer.cuts import Cuts, is_with_group
 from dolake.writer.dropping import Dropping
 from dolake.writer.flight import stopped_by
 from dolake.writer.flush import Flusher, FlushResult
@@ -32,6 +31,7 @@ from dolake.writer.recall import Recaller
 from dolake.writer.report import Reporter, state_of
 from dolake.writer.request import flush_result, plan_request, why_not_flushed
 from dolake.writer.rolling_back import RollingBack
+from dolake.writer.schedule import Schedule
 from dolake.writer.table import DECODE_BYTES, Table
 from dolake.writer.tables import Tables
 from dolake.writer.tail import Routed, Tail, read_routed
@@ -41,7 +41,6 @@ IDLE_S = 0.005
 IDLE_S_MAX = 0.05
 TICK_S = 0.02
 LOG_WAIT_S = 0.1
-FLUSHES_AT_ONCE = 2
 FLUSH_TIMEOUT_S = 30.0
 
 logger = structlog.get_logger("dolake.writer")
@@ -65,7 +64,6 @@ class WriterService:
         self.names = TableNames(settings)
         self.tails: dict[str, Tail] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._flushing: set[asyncio.Task[Any]] = set()
         self._over: asyncio.Future[None] | None = None
         self._listeners: list[list[FlushResult]] = []
         self.metrics = metrics or Metrics()
@@ -75,7 +73,7 @@ class WriterService:
         self.dropping = Dropping(runtime, disk, settings.data, self)
         self.rolling_back = RollingBack(runtime, disk, settings, self)
         self.tables = Tables(settings, flusher, self.dropping.note_of)
-        self.cuts = Cuts(runtime, flusher, self.tables, self.tails)
+        self.schedule = Schedule(runtime, settings.flush.memory_bytes, self)
         self.flusher.mirrors.recall = Recaller(runtime, disk, self).recall
 
     # -- life
@@ -88,14 +86,14 @@ class WriterService:
         try:
             await self.dropping.start()
             await self.parking.start()
-            await self.cuts.start()
+            await self.schedule.cuts.start()
             for directory in self._settings.log.directories:
                 self.spawn(f"follow {directory}", self._follow(directory))
-            self.spawn("schedule", self._schedule())
+            self.spawn("schedule", self.schedule.run())
             await self._over
             await self.flush(None, {tail.log_id: tail.reader.synced_end() for tail in self.tails.values()})
             await _cancelled(self._tasks)  # Or another flush begins, and has an index in its hands while it is saved.
-            if not self._flushing:
+            if not self.schedule.flushing:
                 await self._runtime.tasks.run(self.flusher.indexes.close)
         finally:
             stopping.cancel()
@@ -105,7 +103,7 @@ class WriterService:
                     await asyncio.wait([ending])
 
     async def _end(self) -> None:
-        await _cancelled({*self._tasks, *self._flushing})
+        await _cancelled({*self._tasks, *self.schedule.flushing})
         await self.parking.close()
 
     def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -120,7 +118,7 @@ class WriterService:
     def ended(self, task: asyncio.Task[Any]) -> None:
         """A loop of ours that dies takes the writer down: started again it reads from what is committed."""
         self._tasks.discard(task)
-        self._flushing.discard(task)
+        self.schedule.flushing.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and self._over is not None and not self._over.done():
             self._over.set_exception(error)
 
@@ -216,7 +214,7 @@ class WriterService:
 
         As long as none is on its way there is room for as much again: rows of an open transaction cannot be flushed.
         """
-        while self._memory_bytes() > self._settings.flush.memory_bytes * (1 if self._flushing else 2):
+        while self._memory_bytes() > self._settings.flush.memory_bytes * (1 if self.schedule.flushing else 2):
             await self._runtime.clock.sleep(TICK_S)
 
     def _memory_bytes(self) -> int:
@@ -237,76 +235,6 @@ class WriterService:
         tail.trouble = ""
 
     # -- flushing
-
-    def _cuts(self, table: Table) -> dict[str, int]:
-        return self.cuts.ends(self.cuts.together(table))
-
-    async def _schedule(self) -> None:
-        while True:
-            now_s = self._runtime.clock.monotonic_s()
-            for tail in self.tails.values():
-                for transaction in tail.transactions.expire(now_s):
-                    self.metrics.add("dolake_writer_cut_transactions_total")
-                    logger.warning("transaction not waited for any longer", source=transaction.source, id=transaction.id)
-            idle = [table for table in self.tables.values() if not table.flushing and not table.behind]
-            backlogs = [backlog for table in idle if (backlog := table.backlog()) is not None]
-            plan = plan_flush(backlogs, self._settings.flush.memory_bytes, now_s)
-            for text, reason in plan.due:
-                if len(self._flushing) >= FLUSHES_AT_ONCE:
-                    break
-                table = self.tables[TableName.in_lake(text)]
-                if is_with_group(table):
-                    self._start_cut(table, reason)
-                elif table.cuts(self._cuts(table)) is not None:
-                    self._start_flush(table, reason)
-            await self._runtime.clock.sleep(TICK_S)
-
-    def _start_flush(self, table: Table, reason: str) -> None:
-        table.flushing, table.requested = True, False
-        task = self._runtime.tasks.spawn(f"flush {table.name}", self._flush_table(table, reason))
-        self._flushing.add(task)
-        task.add_done_callback(self.ended)
-
-    def _start_cut(self, due: Table, reason: str) -> None:
-        """With the whole group of a table that is due, as soon as nobody of it is on its way already."""
-        members = self.cuts.members(due.group)
-        if any(table.flushing for table in members) or self.cuts.plan(due.group, members) is None:
-            return
-        for table in members:
-            table.flushing, table.requested = True, False
-        task = self._runtime.tasks.spawn(f"flush group {due.group}", self._flush_group(due.group, members, reason))
-        self._flushing.add(task)
-        task.add_done_callback(self.ended)
-
-    async def _flush_group(self, group: str, members: Sequence[Table], reason: str) -> None:
-        try:
-            results = await self.cuts.run(group, members)
-            for table, result in results:
-                self.note_result(table, result, reason)
-            if results and all(result.landed for _, result in results):
-                self.metrics.add("dolake_cut_commits_total", group=group)
-            for table, result in results:
-                if not result.landed and table.stopped is None:
-                    await self.catch_up(table)
-                await self.parking.settle(table)
-        finally:
-            for table in members:
-                table.flushing = False
-        self.tell()
-
-    async def _flush_table(self, table: Table, reason: str) -> None:
-        try:
-            result = await self.flusher.run_flush(table, lambda: self._cuts(table))
-            if result is None:
-                return
-            self.note_result(table, result, reason)
-            if not result.landed and table.stopped is None:
-                await (self.catch_up(table) if table.side is None else self.parking.return_again(table))
-            await self.parking.settle(table)
-        finally:
-            # Not before: another flush would take the place of the one that did not land, and nothing would pin its rows.
-            table.flushing = False
-        self.tell()
 
     def note_result(self, table: Table, result: FlushResult, reason: str) -> None:
         for listener in self._listeners:
@@ -370,7 +298,7 @@ class WriterService:
         self._listeners.append(landed)
         try:
             error = ""
-            while waiting := plan_request(self._named(names), self.tails, until, self._cuts):
+            while waiting := plan_request(self._named(names), self.tails, until, self.schedule.ends):
                 if self._runtime.clock.monotonic_s() - began_s >= timeout_s:
                     error = "; ".join(filter(None, [waiting, *self._reporter.troubles()]))
                     break

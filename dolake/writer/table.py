@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyiceberg.schema import Schema
 
 from dolake.buffer.dropped import Dropped
 from dolake.buffer.memtable import Memtable, PendingRecord
@@ -26,7 +25,6 @@ from dolake.model import DeclaredSchema, TableName
 from dolake.parquet.align import align_columns
 from dolake.parquet.layout import EventChunk
 from dolake.parquet.letters import Letter, Place
-from dolake.parquet.mirror import mirror_schema
 from dolake.parquet.rows import Decoded
 from dolake.partitioning import Partition
 from dolake.writer.declared import as_property, renamed_as_property
@@ -40,6 +38,7 @@ from dolake.writer.kinds import (
     WantedMode,
     decided,
     kind_of,
+    table_schema,
     with_writers,
     writers_in,
 )
@@ -289,7 +288,7 @@ class Table(Absence):
             kind=self.kind,
             key=reading.key,
             schema=reading.schema,
-            table_schema=_table_schema(self.kind, reading, self.base),
+            table_schema=table_schema(self.kind, reading, self.base),
             declared=dict(reading.declared),
             renamed=dict(reading.renamed),
             letters=tuple(letters),
@@ -381,16 +380,6 @@ class Table(Absence):
 def _higher(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
     """Of each log the higher offset."""
     return {log_id: max(one.get(log_id, 0), other.get(log_id, 0)) for log_id in {*one, *other}}
-
-
-def _table_schema(kind: Kind, reading: EventReader, base: LoadedTable | None) -> Schema:
-    if kind is Kind.CHANGELOG:
-        return reading.schema
-    ids = {column.name: column.field_id for column in reading.schema.fields}
-    required = {*reading.key.ids, *(ids[name] for name in reading.never_null() if name in ids)}
-    if base is not None:  # What may be null somewhere stays so.
-        required &= {column["id"] for column in base.schema["fields"] if column["required"]}
-    return mirror_schema(reading.schema, reading.key, required)
 
 
 def _split(items: Sequence[_Item], cuts: Mapping[str, int], place: Callable[[_Item], Place]) -> tuple[list[_Item], list[_Item]]:

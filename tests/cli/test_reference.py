@@ -13,8 +13,9 @@ from dolake.cli import run
 from dolake.cli.reference import REFERENCES, error_classes
 from dolake.cli.remedies import ACKS, CLOSES, ERRORS, EXITS, NACKS
 from dolake.config.access import TokenSettings
-from dolake.config.settings import SourceOverrides, TableOverrides
+from dolake.config.settings import SourceOverrides
 from dolake.config.sources import setting_keys
+from dolake.config.tables import TableOverrides
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dolake.errors import ObjectDamaged, TableStopped
+from dolake.iceberg.attempt import Manifests, ManifestWriter
 from dolake.iceberg.commit import Committer, Held, Landed, Replan
 from dolake.iceberg.metadata import LoadedTable, snapshots_by_id
 from dolake.iceberg.plan import Delta
@@ -108,13 +109,15 @@ def test_what_stays_damaged_names_the_table_that_it_is_of(lake: Lake) -> None:
     other = second_table(lake)
     both = deltas(lake, other, 0, 3)
 
-    class Rotten(Committer):
-        async def _write_manifests(self, base: LoadedTable, delta: Delta, snapshot_id: int) -> object:  # type: ignore[override]
+    class Rotten(ManifestWriter):
+        async def write(self, base: LoadedTable, delta: Delta) -> Manifests:
             if base.name == OTHER:
                 raise ObjectDamaged("m0.avro has rotted")
-            return await super()._write_manifests(base, delta, snapshot_id)
+            return await super().write(base, delta)
 
+    committer = lake.committer()
+    committer.manifests = Rotten(lake.runtime, lake.store)
     with pytest.raises(TableStopped, match=r"m0\.avro has rotted") as stopped:
-        together(lake, both, lake.committer(kind=Rotten))
+        together(lake, both, committer)
     assert (stopped.value.table, stopped.value.field) == (str(OTHER), "files")
     assert offsets(lake) == [0, 0]

@@ -15,6 +15,7 @@ import dolake.parquet.deletes
 import dolake.parquet.encode
 import dolake.writer.moving
 import dolake.writer.parking
+import dolake.writer.schedule
 import dolake.writer.service
 
 Patch = tuple[Any, str, Any]
@@ -22,6 +23,7 @@ Patch = tuple[Any, str, Any]
 
 LONGER = (1, 4, 10, *[20] * 13)
 WAITS = (
+    (dolake.writer.schedule, "TICK_S"),
     (dolake.writer.service, "TICK_S"),
     (dolake.writer.service, "IDLE_S"),
     (dolake.writer.service, "IDLE_S_MAX"),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import dolake.writer.main
-import dolake.writer.service
+import dolake.writer.schedule
 from dolake.iceberg.commit import Committer, Landed
 from dolake.iceberg.metadata import LoadedTable
 from dolake.iceberg.plan import Delta
@@ -49,7 +49,7 @@ _RESTARTS = {**_GROUPED, "strikes": 12, "modes": ("mirror", "both"), "columns": 
 CUT_MUTANTS: dict[str, Rules] = {
     "a cut's tables swapped one by one": Rules(patches=((dolake.writer.main, "Committer", _OneByOne),), profile=_GROUPED),
     "a cut through another table's transaction": Rules(
-        patches=((dolake.writer.service, "Cuts", _CutsOfTheFirst),),
+        patches=((dolake.writer.schedule, "Cuts", _CutsOfTheFirst),),
         profile={**_GROUPED, "transactions": True, "rudeness": 0.0, "polite": 0},
     ),
     "a changelog that is off moved by a cut": Rules(patches=((Tables, "new", _new_with_its_group),), profile=_RESTARTS),

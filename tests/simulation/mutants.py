@@ -146,7 +146,7 @@ class _RefreshingCommitter(Committer):
     """What was checked is not what is swapped: once the manifests are written the table is loaded anew, and they are rebased."""
 
     async def _commit_once(self, base: LoadedTable, delta: Delta) -> LoadedTable:
-        await self._write_manifests(base, delta, self._new_snapshot_id(base))
+        await self.manifests.write(base, delta)
         fresh = await self._load(delta.table)
         return await super()._commit_once(fresh or base, delta)
 
