@@ -80,7 +80,7 @@ class Mirrors:
         outrun: dict[int, Letter] = {}
         while True:
             draft = await run(mirroring.draft, flight, index, table.writers, shared, aliases, list(outrun))
-            more = await run(outrun_letters, flight.letters, draft.rows, draft.taken, flight.key, flight.schema, index.seed)
+            more = await run(outrun_letters, flight.letters, draft.rows, draft.taken, flight.key, flight.schema, index.seed, table.watch)
             if not more:
                 break
             outrun |= more

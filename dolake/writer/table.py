@@ -24,7 +24,7 @@ from dolake.iceberg.metadata import BEGIN_PREFIX, LoadedTable
 from dolake.model import DeclaredSchema, TableName
 from dolake.parquet.align import align_columns
 from dolake.parquet.layout import EventChunk
-from dolake.parquet.letters import Letter, Place
+from dolake.parquet.letters import DEAD, Letter, Place
 from dolake.parquet.rows import Decoded
 from dolake.partitioning import Partition
 from dolake.writer.declared import as_property, renamed_as_property
@@ -46,7 +46,7 @@ from dolake.writer.letters import Verdicts
 from dolake.writer.reading import EventReader, runs_of
 from dolake.writer.replay import columns_compared, judge_again
 from dolake.writer.rules import TableRules
-from dolake.writer.watch import Watch
+from dolake.writer.watch import Watch, superseded_again
 
 # Raw events are decoded in groups: large enough to be worth a call, small enough to bound what waits undecoded.
 DECODE_BYTES = 4 << 20  # More takes more memory and no less time (measured).
@@ -280,6 +280,9 @@ class Table(Absence):
     def take_off(self, cuts: Mapping[str, int], moving: Collection[str] = ()) -> Flight:
         """Takes out everything below `cuts`, which is decoded by now; `moving` logs are committed that far whatever they hold."""
         letters, self.letters = _split(self.letters, cuts, lambda letter: letter.seen)
+        if self.watch is not None:  # They were read while the flush before was on its way, and with it what it has decided of them.
+            over = self.watch.is_over
+            letters = [superseded_again(one) if one.outcome == DEAD and over(one) else one for one in letters]
         known = self._decided_below(cuts)
         frozen, reading = self.memtable.freeze(self.committed, cuts, moving), self.reading
         self.kind, keyless = decided(self.kind, frozen, reading)

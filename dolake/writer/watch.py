@@ -57,6 +57,10 @@ class Watch:
                 found.pop(letter.place, None)
         return Watch({place: letter for place, letter in found.items() if place not in overtaken})
 
+    def is_over(self, letter: Letter) -> bool:
+        """Whether one that was sent again was decided since it was read: a later event has passed it, or it was applied."""
+        return letter.again is not None and letter.outcome in (DEAD, REPLAYED) and letter.place not in self.letters
+
     def overtaken(self, rows: MirrorRows, taken: Flags, key: MirrorKey, schema: Schema, seed: int) -> list[Letter]:
         """Verdicts on the letters that one of these events, by the numbers of their own source, comes after."""
         if not self.letters:
@@ -107,11 +111,12 @@ class Watch:
 
 
 def outrun_letters(
-    letters: Iterable[Letter], rows: MirrorRows, taken: Flags, key: MirrorKey, schema: Schema, seed: int
+    letters: Iterable[Letter], rows: MirrorRows, taken: Flags, key: MirrorKey, schema: Schema, seed: int, watch: Watch | None = None
 ) -> dict[int, Letter]:
     """Of letters that would be applied with these rows, those that a later event of theirs stands before: row → the verdict instead.
 
     When they were read only events of their very key were looked at: not those of a key that one of the two changes, nor TRUNCATEs.
+    `watch` knows what has been committed since then.
     """
     again = {letter.seen: letter for letter in letters if letter.outcome == REPLAYED}
     if not again:
@@ -123,9 +128,16 @@ def outrun_letters(
         before = taken.copy()
         before[row:] = False
         before[list(found)] = False
-        if letter is not None and Watch.of([letter]).overtaken(rows, before, key, schema, seed):
-            found[row] = replace(letter, reason=SUPERSEDED, rule=OVERTAKEN, outcome=SUPERSEDED)
+        if letter is None:
+            continue
+        if (watch is not None and watch.is_over(letter)) or Watch.of([letter]).overtaken(rows, before, key, schema, seed):
+            found[row] = superseded_again(letter)
     return found
+
+
+def superseded_again(letter: Letter) -> Letter:
+    """The verdict on a letter that was sent again and counts no more."""
+    return replace(letter, reason=SUPERSEDED, field="", rule=OVERTAKEN, value="", outcome=SUPERSEDED)
 
 
 def _superseded(letter: Letter) -> Letter:

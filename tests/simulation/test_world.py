@@ -81,6 +81,10 @@ FOUND = {
     "a flush succeeded of a log that had just failed: nobody knew what it holds": (208335,),
     "a transaction that began in a side log was cut when its table had come back": (301947,),
     "a source was told where to resume though its log had just failed: what it had sent was durable after all": (301740,),
+    "a letter was read again while the flush on its way had not yet decided that it overtakes it: dead again, it was applied later": (
+        316317,
+    ),
+    "what was refused for want of a row, by an order of two logs that never landed, had one by the order that did": (311938,),
     "a park refused midway left an empty side log, and no commit came to take it away": (109959,),
 }
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from dolake.model import TableName
 from dolake.writer.replay import NOT_KEPT_OUT, OVERTAKEN
-from tests.writer.half import Half, half, letters
+from tests.writer.half import Half, half, letters, until
 from tests.writer.test_dead_letters import LARGE, NARROW, WIDE, again, breaches
 
 CHANGES = "default.t__changes"
@@ -101,5 +102,59 @@ def test_what_is_overtaken_in_one_is_judged_so_in_the_other(tmp_path: Path) -> N
             assert changed(h, "n") == [("INSERT", 5)]
             for table in ("default.t", CHANGES):
                 assert outcomes(h, table) == [(0, "superseded", OVERTAKEN)]
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("columns", "later", "rows"),
+    [
+        (NARROW, {"operation": "INSERT", "after": {"id": 1, "n": 5}}, {1: 5, 2: 2}),
+        (WIDE, {"operation": "TRUNCATE"}, {}),
+        (WIDE, {"operation": "UPDATE", "before": {"id": 1}, "after": {"id": 7, "n": 7}}, {2: 2, 7: 7}),
+    ],
+    ids=["the same key, and it does not fit still", "all keys", "away from the key"],
+)
+def test_what_is_read_again_while_a_later_event_is_on_its_way_is_judged_once_that_is_known(
+    tmp_path: Path, columns: Any, later: dict[str, Any], rows: dict[int, int]
+) -> None:
+    """Seed 316317: the flush on its way had not yet decided that it overtakes the letter when the letter was read again."""
+
+    async def work() -> None:
+        async with half(tmp_path, mode="mirror") as h:
+            h.hand.declare(columns=NARROW)
+            h.hand.change({"operation": "INSERT", "after": {"id": 1, "n": LARGE}}, {"operation": "INSERT", "after": {"id": 2, "n": 2}})
+            await h.flush()
+            (letter,) = letters(h)
+            table, mirrors = h.service.tables[TableName.parse("t")], h.service.flusher.mirrors
+            planning, goes_on, waiting = asyncio.Event(), asyncio.Event(), mirrors.waiting
+            table.watch = None  # As after a start.
+
+            async def wait_for_test(name: TableName) -> Any:
+                planning.set()
+                await goes_on.wait()
+                return await waiting(name)
+
+            mirrors.waiting = wait_for_test
+            h.hand.change(later)
+            flushing = asyncio.ensure_future(h.flush())
+            await planning.wait()
+            if columns is WIDE:
+                h.hand.declare(columns=WIDE)
+            again(h, letter)
+            await until(lambda: table.waiting)
+            await table.decode(h.runtime)
+            assert [one.outcome for one in table.letters] == ["dead" if columns is NARROW else "replayed"]
+            goes_on.set()
+            await flushing
+            assert (await h.flush())["success"]
+            assert [outcome for _, outcome, _ in outcomes(h, "default.t")] == ["superseded"]
+            if columns is NARROW:
+                h.hand.declare(columns=WIDE)
+            again(h, letter)
+            assert (await h.flush())["success"]
+            assert {key: row["n"] for key, row in h.mirrored().items()} == rows
+            assert [outcome for _, outcome, _ in outcomes(h, "default.t")] == ["superseded", "superseded"]
+            assert breaches(h) == []
 
     run(work())
