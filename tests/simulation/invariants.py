@@ -225,12 +225,13 @@ class Journal:
             if not self.whole[event] <= self.committed_in[table]:
                 yield f"{event} is committed without the rest of its transaction in {table}, {sorted(self.whole[event])}"
 
-    def check_whole_together(self, tables: set[str], is_single: Callable[[str], bool]) -> Iterator[str]:
-        """No cut through these tables goes through a transaction of theirs. `is_single`: whether a source keeps to its batches."""
+    def check_whole_together(self, tables: set[str], is_in: Callable[[str, Event], bool]) -> Iterator[str]:
+        """No cut through these tables goes through a transaction of theirs. `is_in`: whether a table's event keeps to it."""
         committed = {(table, event) for table in tables for event in self.committed_in.get(table, ())}
         for parts in self.transactions:
             missing = parts - committed
-            if missing and missing != parts and all(table in tables for table, _ in parts) and is_single(min(parts)[1][0]):
+            is_torn = missing and missing != parts and all(table in tables for table, _ in parts)
+            if is_torn and any(is_in(*part) for part in parts - missing) and any(is_in(*part) for part in missing):
                 yield f"{min(missing)} is not committed with the rest of its transaction, {sorted(parts - missing)}"
 
     def expect_committed(self, events: Iterable[Event], why: str) -> None:

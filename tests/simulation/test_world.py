@@ -85,6 +85,7 @@ FOUND = {
         316317,
     ),
     "what was refused for want of a row, by an order of two logs that never landed, had one by the order that did": (311938,),
+    "a letter of a transaction was sent again before the rest of that was committed": (318391,),
     "a park refused midway left an empty side log, and no commit came to take it away": (109959,),
 }
 
