@@ -41,8 +41,11 @@ SEED = 20
 STEP_S_MAX = 120.0
 PAUSE_S = 0.1
 ZOMBIE_S = 8.0
-LAKES = {"local": (True, "sql"), "remote": (False, "service"), "shared": (False, "sql")}
-"""Whether the warehouse is on the daemon's disk, and the kind of catalog. An object store outlives the disk, and serves zombies too."""
+GROUPED = "grouped"
+LAKES = {"local": (True, "sql"), "remote": (False, "service"), "shared": (False, "sql"), GROUPED: (False, "sql")}
+"""Whether the warehouse is on the daemon's disk, and the kind of catalog. An object store outlives the disk, and serves zombies too.
+
+In the last one all tables are committed together."""
 
 
 def profile_of(lake: str) -> dict[str, Any]:
@@ -80,6 +83,7 @@ def profile_of(lake: str) -> dict[str, Any]:
             parkings=1,
             modes=("both",),
             changelogs=(str(ITEMS),),
+            grouped=lake == GROUPED,
         )
     )
 
@@ -113,7 +117,7 @@ class Course(World):
         ):
             raise StoreUnreachable("the directories could not be synced")
         answer = self.perform(operation)
-        if operation.kind == "catalog" and operation.name == "swap" and self._is_due("an answer is lost", operation):
+        if operation.kind == "catalog" and operation.name in ("swap", "swap_together") and self._is_due("an answer is lost", operation):
             raise CatalogUnreachable("no answer")
         return answer
 

@@ -13,7 +13,7 @@ CHANGES = {
     "disk": frozenset({"create", "rename", "unlink", "make_directories", "sync_directory", "lock"}),
     "file": frozenset({"write_at", "sync"}),
     "store": frozenset({"put", "settle", "delete", "probe"}),
-    "catalog": frozenset({"create", "swap", "drop"}),
+    "catalog": frozenset({"create", "swap", "swap_together", "drop"}),
 }
 LOOKS = {
     "disk": frozenset({"open", "map", "list", "exists", "usage", "counter"}),

@@ -17,7 +17,7 @@ from dolake import failpoints
 from dolake.model import TableName
 from dolake.writer.flight import Stopped
 from tests.simulation.cases import Case, Cases, Result, run_cases
-from tests.simulation.course import Course, run_course
+from tests.simulation.course import GROUPED, Course, run_course
 from tests.simulation.disk import Cut
 from tests.simulation.halves import WriterHalf
 from tests.simulation.loop import running_process
@@ -27,6 +27,7 @@ HALVES = ("ingest", "writer")
 PAUSE_S = 3.0
 # A zombie has lost its disk: it is dangerous where the warehouse and the catalog are elsewhere.
 LAKES = {"kill": "local", "raise": "local", "power loss": "local", "power loss, blocks torn": "local", "zombie": "shared"}
+OF_A_FLUSH = ("flush.", "commit.", "catalog.")
 CUTS = {"power loss": Cut(drop_all=True, names="all"), "power loss, blocks torn": Cut()}
 
 
@@ -103,11 +104,13 @@ def count_hits(lake: str) -> Counter[str]:
 
 
 def all_cases() -> list[Case]:
-    hits = {lake: count_hits(lake) for lake in set(LAKES.values())}
+    """And of tables that are grouped every way at what lies between their freezing and the end of their flush."""
+    hits = {lake: count_hits(lake) for lake in {*LAKES.values(), GROUPED}}
+    places = [(point, way, lake) for point in failpoints.POINTS for way, lake in LAKES.items()]
+    places += [(point, way, GROUPED) for point in failpoints.POINTS if point.startswith(OF_A_FLUSH) for way in LAKES]
     return [
         Case(lake, point, number, way)
-        for point in failpoints.POINTS
-        for way, lake in LAKES.items()
+        for point, way, lake in places
         for number in sorted({min(1, hits[lake][point]), min(2, hits[lake][point]), hits[lake][point]} - {0})
     ]
 
@@ -123,11 +126,12 @@ def run_case(case: Case, *, printed: bool = False) -> Result:
 
 
 def replay_command(case: Case) -> str:
-    return f'python -m tests.simulation.matrix --point {case.place} --hit {case.number} --way "{case.way}"'
+    return f'python -m tests.simulation.matrix --lake {case.lake} --point {case.place} --hit {case.number} --way "{case.way}"'
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.matrix", description=__doc__)
+    parser.add_argument("--lake", choices=sorted({*LAKES.values(), GROUPED}), default="", help="only this one")
     parser.add_argument("--point", choices=sorted(failpoints.POINTS), default="", help="only this failpoint")
     parser.add_argument("--hit", type=int, default=0, help="only this hit of it, every step printed")
     parser.add_argument("--way", choices=sorted(LAKES), default="", help="only this way")
@@ -136,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", default="", help="write the figures to this file")
     asked = parser.parse_args(arguments)
     every = all_cases()
-    chosen = [case for case in every if asked.point in ("", case.place) and asked.way in ("", case.way)]
+    chosen = [case for case in every if asked.lake in ("", case.lake) and asked.point in ("", case.place) and asked.way in ("", case.way)]
     chosen = [case for case in chosen if asked.hit in (0, case.number)][:: asked.every]
     cases = Cases("matrix", {"failpoints": len({case.place for case in every})})
     results = (run_case(case, printed=True) for case in chosen) if asked.hit else run_cases(run_case, chosen, asked.jobs)

@@ -17,13 +17,14 @@ from typing import Any
 
 from dolake.errors import CatalogUnreachable, CommitConflict, StoreUnreachable
 from tests.simulation.cases import Case, Cases, Result, run_cases
-from tests.simulation.course import LAKES, Course, run_course
+from tests.simulation.course import GROUPED, LAKES, Course, run_course
 from tests.simulation.disk import Cut
 from tests.simulation.doors import CHANGES, Operation
 
 HALVES = ("ingest", "writer")
 # A local store is its disk's operations, which are counted by themselves; a shared catalog's lake differs from it in nothing that is.
-NUMBERED = {"local": ("disk", "file", "catalog"), "remote": ("disk", "file", "store", "catalog")}
+# Of the one whose tables are grouped only what differs is: what the catalog is asked.
+NUMBERED = {"local": ("disk", "file", "catalog"), "remote": ("disk", "file", "store", "catalog"), GROUPED: ("catalog",)}
 CUT = Cut(drop_all=True, names="all")
 
 EVERY_CHANGE = ("error", "answer lost", "kill before", "kill after", "power cut after")
@@ -34,6 +35,7 @@ MORE_WAYS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("disk", "make_directories"): ("no space",),
     ("catalog", "create"): ("conflict after own",),  # Whoever is told of a conflict finds the table: its absence means that it was dropped.
     ("catalog", "swap"): ("conflict", "conflict after own"),
+    ("catalog", "swap_together"): ("conflict", "conflict after own"),
     ("catalog", "drop"): ("conflict",),
 }
 LATE = {("store", "put"): "put_late", ("catalog", "create"): "swap_late", ("catalog", "swap"): "swap_late"}
