@@ -153,6 +153,7 @@ class Cuts:
             if base is None:
                 return {}
             bases[table] = base
+        known = await self._last_of_others(group, flights)
         works: dict[Table, Work] = {}
         while True:
             for table, flight in flights.items():
@@ -163,7 +164,7 @@ class Cuts:
                         return {}
                     works[table] = work
             failpoints.hit("flush.before_commit")
-            works = dict(zip(works, _cut_of(group, works, bases.values()), strict=True))
+            works = dict(zip(works, _cut_of(group, works, max([known, *map(_last_cut, bases.values())]) + 1), strict=True))
             outcomes = dict(zip(works, await self._flusher.commit_together([work.delta for work in works.values()]), strict=True))
             moved = [table for table, outcome in outcomes.items() if may_prepare_again(table, works[table], outcome)]
             if not moved or not all(table in moved or isinstance(outcome, Held) for table, outcome in outcomes.items()):
@@ -178,6 +179,15 @@ class Cuts:
                 landed[table.name] = result
         return landed
 
+    async def _last_of_others(self, group: str, flights: Mapping[Table, Flight]) -> int:
+        """The number of the last cut of those that are left behind: none of theirs may be given to another one."""
+        last = 0
+        for name, table in sorted(self._tables.items()):
+            if table.group == group and table not in flights:
+                with contextlib.suppress(DolakeError):
+                    last = max(last, _last_cut(await self._flusher.load(name)))
+        return last
+
     async def _prepare(self, table: Table, flight: Flight, base: LoadedTable) -> Work | None:
         try:
             return await self._flusher.prepare(table, flight, base)
@@ -191,9 +201,12 @@ def is_with_group(table: Table) -> bool:
     return bool(table.group) and table.stopped is None and not table.away and table.side is None
 
 
-def _cut_of(group: str, works: Mapping[Table, Work], bases: Iterable[LoadedTable]) -> list[Work]:
+def _last_cut(base: LoadedTable | None) -> int:
+    return 0 if base is None else int(base.properties.get(CUT, "0"))
+
+
+def _cut_of(group: str, works: Mapping[Table, Work], number: int) -> list[Work]:
     """The same work, with what its snapshots have in common."""
-    number = 1 + max(int(base.properties.get(CUT, "0")) for base in bases)
     named = {GROUP: group, CUT: str(number)}
     shared = {**_lsns(work.flight for work in works.values()), **named, CUT_TABLES: str(len(works))}
 

@@ -12,6 +12,7 @@ from dolake.buffer.plan import plan_flush
 from dolake.clock import Runtime
 from dolake.model import TableName
 from dolake.writer.cuts import Cuts, is_with_group
+from dolake.writer.flush import FlushResult
 from dolake.writer.table import Table
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Schedule:
         self._runtime, self._memory_bytes_max, self._host = runtime, memory_bytes_max, host
         self.cuts = Cuts(runtime, host.flusher, host.tables, host.tails)
         self.flushing: set[asyncio.Task[Any]] = set()
+        self._cutting: set[str] = set()  # groups; a member that is being parked is none any more, and still in the cut under way
 
     def ends(self, table: Table) -> dict[str, int]:
         """Where a flush of the table may end now, by log."""
@@ -63,8 +65,10 @@ class Schedule:
     def _start_cut(self, due: Table, reason: str) -> None:
         """With the whole group of a table that is due, as soon as nobody of it is on its way already."""
         members = self.cuts.members(due.group)
-        if any(table.flushing for table in members) or self.cuts.plan(due.group, members) is None:
+        is_under_way = due.group in self._cutting or any(table.flushing for table in members)
+        if is_under_way or self.cuts.plan(due.group, members) is None:
             return
+        self._cutting.add(due.group)
         for table in members:
             table.flushing, table.requested = True, False
         self._spawn(f"flush group {due.group}", self._flush_group(due.group, members, reason))
@@ -82,12 +86,11 @@ class Schedule:
             if results and all(result.landed for _, result in results):
                 self._host.metrics.add("dolake_cut_commits_total", group=group)
             for table, result in results:
-                if not result.landed and table.stopped is None:
-                    await self._host.catch_up(table)
-                await self._host.parking.settle(table)
+                await self._see_to_its_end(table, result)
         finally:
             for table in members:
                 table.flushing = False
+            self._cutting.discard(group)
         self._host.tell()
 
     async def _flush_table(self, table: Table, reason: str) -> None:
@@ -96,10 +99,14 @@ class Schedule:
             if result is None:
                 return
             self._host.note_result(table, result, reason)
-            if not result.landed and table.stopped is None:
-                await (self._host.catch_up(table) if table.side is None else self._host.parking.return_again(table))
-            await self._host.parking.settle(table)
+            await self._see_to_its_end(table, result)
         finally:
             # Not before: another flush would take the place of the one that did not land, and nothing would pin its rows.
             table.flushing = False
         self._host.tell()
+
+    async def _see_to_its_end(self, table: Table, result: FlushResult) -> None:
+        """What did not land is read again, from wherever it is."""
+        if not result.landed and table.stopped is None:
+            await (self._host.catch_up(table) if table.side is None else self._host.parking.return_again(table))
+        await self._host.parking.settle(table)

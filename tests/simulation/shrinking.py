@@ -31,6 +31,7 @@ SMALLER: dict[str, tuple[object, ...]] = {
     "foreign_rows": (False,),
     "is_contested": (False,),
     "shared_truncate": (False,),
+    "grouped": (False,),
     "transactions": (False,),
     "modes": (("changelog",), ("mirror",)),
     "changelogs": ((),),
