@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -29,9 +30,10 @@ _SCHEMA = {"type": "struct", "fields": [{"id": n + 1, "name": f"column_{n}", "re
 
 @contextmanager
 def catalog(directory: Path) -> Iterator[httpx.Client]:
-    """A server of its own, ended with the block."""
+    """A server of its own, ended with the block; in the database of `DOLAKE_CATALOG_URI`, if there is one, under the directory's name."""
+    environment = {**os.environ, "DOLAKE_CATALOG_NAME": directory.name}
     command = [sys.executable, "-m", "dolake", "catalog", "--data", str(directory), "--http-port", "0", "--log-format", "json"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stderr is not None
         try:
             lines = (json.loads(line) for line in process.stderr if line.startswith(b"{"))

@@ -125,6 +125,7 @@ def scene(tmp_path: Path, server: S3Server, prefix: str, *, mode: str = "changel
 PASSING: dict[str, list[Fault]] = {
     "500": [Fault("status", requests("PUT"), times=6, status=500, code="InternalError")],
     "slow down": [Fault("status", requests("PUT"), times=6, status=503, code="SlowDown")],
+    "permission taken away": [Fault("status", requests(), times=12, status=403, code="AccessDenied")],
     "reset before": [Fault("reset_before", requests("PUT"), times=6)],
     "reset amid a PUT": [Fault("reset", lambda moment: isinstance(moment, Chunk) and moment.position > 50_000, times=3)],
     "checksum mismatch": [Fault("flip_request", requests("PUT"), times=4)],
