@@ -8,11 +8,10 @@ that has stopped, or is parked, is left behind; it catches up by itself when it 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import structlog
 
 from dolake import failpoints
 from dolake.buffer.plan import plan_common_cut
@@ -30,7 +29,7 @@ from dolake.writer.table import Table
 from dolake.writer.tables import Tables
 from dolake.writer.tail import Tail
 
-logger = structlog.get_logger("dolake.writer")
+PREPARED_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -156,13 +155,10 @@ class Cuts:
         known = await self._last_of_others(group, flights)
         works: dict[Table, Work] = {}
         while True:
-            for table, flight in flights.items():
-                if table not in works:
-                    table.base = bases[table]
-                    work = await self._prepare(table, flight, bases[table])
-                    if work is None:
-                        return {}
-                    works[table] = work
+            prepared = await self._prepare_all({table: flight for table, flight in flights.items() if table not in works}, bases)
+            if prepared is None:
+                return {}
+            works |= prepared
             failpoints.hit("flush.before_commit")
             works = dict(zip(works, _cut_of(group, works, max([known, *map(_last_cut, bases.values())]) + 1), strict=True))
             outcomes = dict(zip(works, await self._flusher.commit_together([work.delta for work in works.values()]), strict=True))
@@ -187,6 +183,24 @@ class Cuts:
                 with contextlib.suppress(DolakeError):
                     last = max(last, _last_cut(await self._flusher.load(name)))
         return last
+
+    async def _prepare_all(self, flights: Mapping[Table, Flight], bases: Mapping[Table, LoadedTable]) -> dict[Table, Work] | None:
+        """None where a table has to be read again. Raises TableStopped, when nothing of it is under way any more."""
+        slots = asyncio.Semaphore(PREPARED_AT_ONCE)
+
+        async def prepare(table: Table, flight: Flight) -> Work | None:
+            async with slots:
+                table.base = bases[table]
+                return await self._prepare(table, flight, bases[table])
+
+        found = await asyncio.gather(*(prepare(table, flight) for table, flight in flights.items()), return_exceptions=True)
+        works: dict[Table, Work] = {}
+        for table, work in zip(flights, found, strict=True):
+            if isinstance(work, BaseException):
+                raise work
+            if work is not None:
+                works[table] = work
+        return works if len(works) == len(flights) else None
 
     async def _prepare(self, table: Table, flight: Flight, base: LoadedTable) -> Work | None:
         try:
