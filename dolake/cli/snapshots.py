@@ -27,7 +27,8 @@ def snapshots(
 ) -> int:
     """List the snapshots of a table, of every branch, newest first: what each may be named by in `--at`, and what it did.
 
-    The mark says what it was where it was no flush: a rollback, a rewind, a claim, a rewrite of files, or somebody else's commit.
+    The mark says what it was where it was no flush: a rollback, a rewind, a claim, a cut of its group in which nothing was
+    said of it, a rewrite of files, or somebody else's commit.
     """
     from dolake.cli.lake import open_lake
 
@@ -74,7 +75,7 @@ def described(table: LoadedTable) -> list[dict[str, Any]]:
 
 
 def _mark(summary: Mapping[str, str]) -> str:
-    from dolake.iceberg.metadata import EPOCH
+    from dolake.iceberg.metadata import CUT, EPOCH
     from dolake.iceberg.points import REWIND, ROLLBACK
 
     if ROLLBACK in summary:
@@ -83,7 +84,9 @@ def _mark(summary: Mapping[str, str]) -> str:
         return "rewrite"
     if EPOCH not in summary:
         return "foreign"
-    return "" if any(key.startswith(("added-", "deleted-", "removed-")) for key in summary) else "claim"
+    if any(key.startswith(("added-", "deleted-", "removed-")) for key in summary):
+        return ""
+    return "cut" if CUT in summary else "claim"
 
 
 def _print(found: list[dict[str, Any]]) -> None:

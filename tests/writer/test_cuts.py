@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 from pyiceberg.table import Table
 
+from dolake.cli import run as cli
 from dolake.iceberg.lake import open_catalog, open_warehouse
+from dolake.iceberg.points import parse_point, snapshot_at
 from dolake.model import TableName, TransactionMark
 from dolake.query import open_connection, run_query
 from tests.writer.half import COLUMNS, Half, half, until
@@ -359,3 +362,34 @@ def test_a_query_sees_all_tables_of_a_group_at_one_moment(tmp_path: Path):
             catalog.close()  # type: ignore[attr-defined]
 
     run(work())
+
+
+def test_a_position_of_the_source_is_one_cut_in_all_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Also in one of which nothing was said since."""
+
+    async def work() -> None:
+        async with half(tmp_path, tables=GROUPED) as h:
+            await two_tables(h)
+            for number, lsn in ((11, "0/B"), (12, "0/C")):
+                h.hand.insert({"id": number}, table="shop.lines", lsn=lsn)
+                assert (await h.flush())["success"]
+            h.hand.insert({"id": 2}, table="shop.orders", lsn="0/D")
+            assert (await h.flush())["success"]
+            names = {
+                name: {ref.snapshot_id: tag for tag, ref in table(h, name).refs().items() if "cut" in tag} for name in ("orders", "lines")
+            }
+            for at, cut in (("lsn:0/A", 1), ("lsn:0/B", 2), ("lsn:0/C", 3), ("lsn:0/D", 4)):
+                for name, tags in names.items():
+                    base = await h.service.flusher.load(TableName.parse(f"shop.{name}"))
+                    assert base is not None
+                    found = snapshot_at(base, parse_point(at), h.runtime.clock.now_ms())
+                    assert tags[found["snapshot-id"]] == f"dolake-cut-{cut}", (at, name)
+
+    run(work())
+    sql = "SELECT (SELECT count(*) FROM shop.orders), (SELECT count(*) FROM shop.lines)"
+    for at, counts in (("lsn:0/A", "1,1"), ("tag:dolake-cut-3", "1,3"), ("lsn:0/D", "2,3")):
+        assert cli(["query", sql, "--at", at, "--csv", "--data", str(tmp_path)]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == counts
+    assert cli(["snapshots", "shop.orders", "--json", "--data", str(tmp_path)]) == 0
+    marks = [(one["mark"], [ref["name"] for ref in one["refs"] if "cut" in ref["name"]]) for one in json.loads(capsys.readouterr().out)]
+    assert marks[:4] == [("", ["dolake-cut-4"]), ("cut", ["dolake-cut-3"]), ("cut", ["dolake-cut-2"]), ("", ["dolake-cut-1"])]
