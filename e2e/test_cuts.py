@@ -41,7 +41,7 @@ class Load(threading.Thread):
                     connection.execute(f"INSERT INTO {table} VALUES (%s, %s)", (number, place))  # type: ignore[arg-type]
                 connection.rollback() if number in ROLLED_BACK else connection.commit()
                 self.done.append(number)
-                self._pace.wait(0.15)  # So that it takes as long as some flushes do.
+                self._pace.wait(0.1)  # So that it takes as long as some flushes do.
 
 
 @pytest.mark.acceptance("AT-58")
