@@ -99,6 +99,8 @@ def _breaches(disk: Disk, directory: str, names: list[SegmentName]) -> Iterator[
             if segment.end <= kept[-1].end:  # What a sealed copy was made from; recovery was interrupted before it went.
                 continue
             kept.pop()
+        if kept and name.first_offset > kept[-1].end:
+            sequences.clear()  # Of what is gone in between nothing is known; whether it may be gone is looked at below.
         yield from _sequence_breaches(segment, records, sequences)
         kept.append(segment)
     if not kept:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dolake.buffer.inspect import verify_log
 from dolake.buffer.sources import trimmed_tables_end
 from dolake.buffer.tail import LogReader
-from dolake.errors import DolakeError
+from dolake.errors import DolakeError, LogCorrupt
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import Record, RecordKind, TableName
 from dolake.storage.disk import Disk
@@ -42,7 +42,19 @@ def verify_logs(disk: Disk, directories: Sequence[str], table_of: TableOf) -> It
             events: Counter[tuple[str, int]] = Counter()
             sequences: dict[tuple[str, str], int] = {}
             position, tables_end = first, None
-            while position < end and (records := reader.read(position, READ_BYTES)):
+            while position < end:
+                try:
+                    records = reader.read(position, READ_BYTES)
+                except LogCorrupt:
+                    if (following := reader.after_trim(position)) == position:
+                        raise
+                    # A trim was cut short, and left some of what it may take: what is whole begins behind the last gap.
+                    first = position = following
+                    events.clear()
+                    sequences.clear()
+                    continue
+                if not records:
+                    break
                 for record in records:
                     yield from _verify_sequence(directory, record, sequences)
                     if record.entry.kind == RecordKind.TRIM:

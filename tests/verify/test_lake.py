@@ -85,6 +85,29 @@ def test_a_trimmed_log_is_no_breach(tmp_path: Path):
     assert breaches(tmp_path) == []
 
 
+def keep_some_of_a_trim(h: Half) -> None:
+    """Some of the segments that it has removed are there again: a power cut came before their names were gone for good."""
+    log = h.path / "log"
+    before = {path: path.read_bytes() for path in sorted(log.glob("*.log"))}
+    h.log.trim(40)
+    gone = [path for path in before if not path.exists()]
+    assert len(gone) > 3
+    for path in (gone[0], gone[2]):
+        path.write_bytes(before[path])
+
+
+def test_a_trim_that_a_power_cut_left_gaps_of_is_no_breach(tmp_path: Path):
+    lake(tmp_path, keep_some_of_a_trim)
+    assert breaches(tmp_path) == []
+
+
+def test_a_gap_that_no_trim_has_made_is_i2(tmp_path: Path):
+    lake(tmp_path)
+    segments = sorted((tmp_path / "log").glob("*.log"))
+    segments[2].unlink()
+    assert ("I2", str(tmp_path / "log")) in found(tmp_path)
+
+
 def test_a_flipped_bit_in_a_sealed_segment_is_i2(tmp_path: Path):
     h = lake(tmp_path)
     segment = min((tmp_path / "log").glob("*.log"))
