@@ -38,7 +38,7 @@ class Mirror:
     """`rows`: key → its rows, one but where others have put in more. `strict`: nobody else's events decide what becomes of one.
 
     `many_logs`: then others' rows may be committed before or after a source's TRUNCATE, and with the next start the other way round: a
-    verdict that stands on what came behind it, by an order that never landed, outlives that order (seed 311938).
+    verdict that stands on what came behind it, by an order that never landed, outlives that order (seeds 311938, 342993).
     """
 
     name: str
@@ -87,7 +87,8 @@ class Mirror:
             yield "is refused for want of a key, and has one"
         if reason == "null" and image.get(verdict["field"]) is not None:
             yield f"is refused for a null, and {verdict['field']} is none"
-        if reason == "truncate_of_shared_table" and (self.shared_truncate or not self.sources - {logged.source}):
+        is_alone = not self.sources - {logged.source} and not self.many_logs
+        if reason == "truncate_of_shared_table" and (self.shared_truncate or is_alone):
             yield "is refused, and nobody else has written the table"
         is_known = self.strict and not (self.many_logs and logged.source in self.kept)
         if reason == "unchanged_without_row" and is_known and self.rows.get(_old_key(event)):
