@@ -22,7 +22,7 @@ from dolake.iceberg.history import CUT_TAG_PREFIX
 from dolake.iceberg.metadata import CUT, CUT_TABLES, GROUP, LoadedTable
 from dolake.iceberg.plan import Delta
 from dolake.iceberg.points import LSN_PREFIX
-from dolake.model import RESERVED_NAMESPACE, TableName
+from dolake.model import RESERVED_NAMESPACE, RESERVED_SUFFIX, TableName
 from dolake.writer.flight import Flight, stopped_by
 from dolake.writer.flush import Flusher, FlushResult, Work, may_prepare_again
 from dolake.writer.table import Table
@@ -176,12 +176,13 @@ class Cuts:
         return landed
 
     async def _last_of_others(self, group: str, flights: Mapping[Table, Flight]) -> int:
-        """The number of the last cut of those that are left behind: none of theirs may be given to another one."""
+        """The number of the last cut of those that are left behind, or are changelogs that are off: none of theirs is given again."""
+        names = {str(name) for name, table in self._tables.items() if table.group == group}
+        names |= {str(table.name) + RESERVED_SUFFIX for table in flights if str(table.name) == table.name.sent}
         last = 0
-        for name, table in sorted(self._tables.items()):
-            if table.group == group and table not in flights:
-                with contextlib.suppress(DolakeError):
-                    last = max(last, _last_cut(await self._flusher.load(name)))
+        for name in sorted(names - {str(table.name) for table in flights}):
+            with contextlib.suppress(DolakeError, ValueError):  # ValueError: too long a name for a changelog beside it.
+                last = max(last, _last_cut(await self._flusher.load(TableName.in_lake(name))))
         return last
 
     async def _prepare_all(self, flights: Mapping[Table, Flight], bases: Mapping[Table, LoadedTable]) -> dict[Table, Work] | None:

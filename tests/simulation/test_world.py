@@ -100,6 +100,7 @@ def test_what_ten_thousand_schedules_called_a_breach_is_none(what: str) -> None:
 FOUND_IN_GROUPS = {
     "a power cut amid a trim had brought back some of what it removed, and verify took the gaps for losses": (342654,),
     "a TRUNCATE was refused by an order of two logs that never landed": (342993,),
+    "a changelog that was off had a cut of the number that its mirror was given next": (349527,),
     "two cuts of one group were under way, as a member of the first was being parked": (321445,),
 }
 
