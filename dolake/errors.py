@@ -163,6 +163,11 @@ class TableStopped(DolakeError):
         self.table, self.reason, self.field, self.rule = table, reason, field, rule or reason
 
 
+def unreadable(error: Exception) -> str:
+    """Why a table stops at a file of it that is gone, or is not what was written."""
+    return f"a file of it cannot be read: {error}; `dolake verify` says more"
+
+
 class NoSuchPoint(DolakeError):
     """A table has no snapshot at a point of its history.
 

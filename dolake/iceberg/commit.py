@@ -11,12 +11,13 @@ Every step that waits is one `tasks.run`, so that whatever else runs may come be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from dolake import failpoints
 from dolake.clock import Runtime
-from dolake.errors import CommitConflict, ObjectDamaged, ObjectMissing, StoreUnreachable, TableStopped
+from dolake.errors import CommitConflict, ObjectDamaged, ObjectMissing, StoreUnreachable, TableStopped, unreadable
 from dolake.iceberg.access import CATALOG, DAMAGED_TRIES_MAX, LakeAccess, part_at_fault
 from dolake.iceberg.attempt import Manifests, ManifestWriter
 from dolake.iceberg.catalog import Swap, TableCatalog
@@ -27,6 +28,8 @@ from dolake.storage.store import ObjectStore
 
 # Somebody else's commit is over when we hear of it: no reason to wait long.
 _CONFLICT_PAUSE_S = 0.05
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -108,16 +111,7 @@ class Committer:
         Raises TableStopped if the table is not this writer's to change, ObjectDamaged if what it is made of stays damaged.
         """
         tries = _Tries(delta.table)
-        while True:
-            try:
-                async with self.access.turn(tries.parts):
-                    if tries.count:
-                        failpoints.hit("commit.resolve")
-                    return await self._round(delta, tries)
-            except TableStopped:
-                raise
-            except Exception as error:  # Any failure is an unknown outcome: look again; the judgement tells which it was.
-                await self._look_again(tries, error)
+        return await self._until_known(tries, lambda: self._round(delta, tries))
 
     async def commit_together(self, deltas: Sequence[Delta]) -> list[CommitOutcome | Held]:
         """The same for several tables in one transaction of the catalog: what is tried of them lands together or not at all.
@@ -125,23 +119,26 @@ class Committer:
         Raises TableStopped, which names one of the tables, also for what of it stays damaged.
         """
         tries = _Tries(deltas[0].table)
+        try:
+            return await self._until_known(tries, lambda: self._round_together(deltas, tries))
+        except ObjectDamaged as damaged:
+            raise TableStopped(str(tries.table), unreadable(damaged), field="files", rule=str(damaged)) from damaged
+
+    async def _until_known(self, tries: _Tries, round_: Callable[[], Awaitable[_T]]) -> _T:
+        """What the first round comes to that comes to anything."""
         while True:
             try:
                 async with self.access.turn(tries.parts):
                     if tries.count:
                         failpoints.hit("commit.resolve")
-                    return await self._round_together(deltas, tries)
+                    return await round_()
             except TableStopped:
                 raise
-            except Exception as error:
-                try:
-                    await self._look_again(tries, error)
-                except ObjectDamaged as damaged:
-                    reason = f"a file of it cannot be read: {damaged}; `dolake verify` says more"
-                    raise TableStopped(str(tries.table), reason, field="files", rule=str(damaged)) from damaged
+            except Exception as error:  # Any failure is an unknown outcome: look again; the judgement tells which it was.
+                await self._look_again(tries, error)
 
     async def _look_again(self, tries: _Tries, error: Exception) -> None:
-        """Waits for the next try, unless it is no use."""
+        """Waits for the next try, unless it is no use: then the error is raised."""
         tries.count += 1
         tries.damaged += isinstance(error, ObjectDamaged)
         if tries.damaged >= DAMAGED_TRIES_MAX:

@@ -12,7 +12,7 @@ from dolake.verify.breach import Breach
 
 @dataclass(frozen=True)
 class _Part:
-    """One table's snapshot of a cut. `ends`: the offsets of the logs that it moved, as far as the snapshot before tells."""
+    """One table's snapshot of a cut. `moved`: the logs that it has come further in, as far as the snapshot before tells."""
 
     table: str
     time_ms: int

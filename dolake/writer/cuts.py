@@ -36,7 +36,6 @@ PREPARED_AT_ONCE = 2
 class Cut:
     """Where a group's `tables` are committed to: `ends` by log, of which the `moving` ones get that far with this cut."""
 
-    group: str
     tables: tuple[Table, ...]
     ends: Mapping[str, int]
     moving: tuple[str, ...]
@@ -79,7 +78,7 @@ class Cuts:
             for log_id, tail in self._tails.items()
         }
 
-    def plan(self, group: str, members: Sequence[Table]) -> Cut | None:
+    def plan(self, members: Sequence[Table]) -> Cut | None:
         """None where nothing could go, or somebody has to be waited for.
 
         That is: one that is being read again; rows behind a `schema` record that a transaction keeps back (`Table.cuts`); one that
@@ -96,13 +95,13 @@ class Cuts:
         ):
             return None
         tables = [table for table in members if table.base is not None or table.cuts(ends) is not None]
-        return Cut(group, tuple(tables), ends, tuple(sorted(moving)))
+        return Cut(tuple(tables), ends, tuple(sorted(moving)))
 
     async def run(self, group: str, members: Sequence[Table]) -> list[tuple[Table, FlushResult]]:
         """What came of each table; nothing where nothing could go. What nobody here can mend stops its table, and the cut with it."""
         began_s = self._runtime.clock.monotonic_s()
         failpoints.hit("flush.before_freeze")
-        flights = await self._freeze(group, members)
+        flights = await self._freeze(members)
         if not flights:
             return []
         failpoints.hit("flush.after_freeze")
@@ -127,12 +126,12 @@ class Cuts:
             for table in flights
         ]
 
-    async def _freeze(self, group: str, members: Sequence[Table]) -> dict[Table, Flight]:
+    async def _freeze(self, members: Sequence[Table]) -> dict[Table, Flight]:
         """Takes out of all of them what lies below one end in each log. Empty where that cannot be, now."""
         async with contextlib.AsyncExitStack() as locks:
             for table in members:
                 await locks.enter_async_context(table.lock)
-            cut = self.plan(group, members)
+            cut = self.plan(members)
             if cut is None:
                 return {}
             # What is below the cut waits by now, and what comes while a thread decodes it lies above.

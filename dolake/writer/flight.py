@@ -13,7 +13,7 @@ from pyiceberg.schema import Schema
 from dolake.buffer.memtable import Frozen
 from dolake.buffer.parked import SideLog
 from dolake.buffer.plan import Pin
-from dolake.errors import DolakeError, ObjectDamaged, ObjectMissing, TableStopped
+from dolake.errors import DolakeError, ObjectDamaged, ObjectMissing, TableStopped, unreadable
 from dolake.model import DeclaredSchema, TableName
 from dolake.parquet.align import align
 from dolake.parquet.letters import REPLAYED, Letter
@@ -45,7 +45,7 @@ def stopped_by(error: Exception, log: str = "", offset: int = -1, index: int = -
     if isinstance(error, TableStopped):
         return Stopped(error.reason, log, offset, index, error.field, error.rule)
     if isinstance(error, ObjectMissing | ObjectDamaged):
-        return Stopped(f"a file of it cannot be read: {error}; `dolake verify` says more", log, offset, index, "files", str(error))
+        return Stopped(unreadable(error), log, offset, index, "files", str(error))
     return Stopped(str(error), log, offset, index, "metadata" if isinstance(error, DolakeError) else "columns", str(error))
 
 

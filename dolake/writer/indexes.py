@@ -18,7 +18,7 @@ import structlog
 
 from dolake import failpoints
 from dolake.clock import Runtime
-from dolake.errors import ObjectMissing, TableStopped
+from dolake.errors import ObjectMissing, TableStopped, unreadable
 from dolake.iceberg.contents import ContentsReader, LiveFile
 from dolake.iceberg.index import IndexedFile, KeyIndex
 from dolake.iceberg.index_files import IndexDamaged, IndexFolder
@@ -200,7 +200,7 @@ class Indexes:
             rows = self._add(index, base.name, added)
             self._delete(index, [file for file in deletes.values() if file.location not in index.delete_files])
         except (ObjectMissing, pa.ArrowException) as error:
-            raise TableStopped(str(base.name), f"a file of it cannot be read: {error}; `dolake verify` says more", field="files") from error
+            raise TableStopped(str(base.name), unreadable(error), field="files") from error
         index.delete_files = set(deletes)
         index.snapshot_id = base.head_id
         if rebuilt:

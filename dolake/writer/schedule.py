@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -37,6 +37,19 @@ class Schedule:
         """Where a flush of the table may end now, by log."""
         return self.cuts.ends(self.cuts.together(table))
 
+    def ends_now(self) -> Callable[[Table], dict[str, int]]:
+        """The same for many tables at one moment: each group is looked at once."""
+        known: dict[str, dict[str, int]] = {}
+
+        def ends(table: Table) -> dict[str, int]:
+            if not is_with_group(table):
+                return self.ends(table)
+            if table.group not in known:
+                known[table.group] = self.ends(table)
+            return known[table.group]
+
+        return ends
+
     async def run(self) -> None:
         """Starts what is due, most urgent first, and gives up transactions that were open for too long."""
         while True:
@@ -48,12 +61,15 @@ class Schedule:
             idle = [table for table in self._host.tables.values() if not table.flushing and not table.behind]
             backlogs = [backlog for table in idle if (backlog := table.backlog()) is not None]
             plan = plan_flush(backlogs, self._memory_bytes_max, now_s)
+            tried: set[str] = set()  # A group that has to wait is looked at once, however many of its tables are due.
             for text, reason in plan.due:
                 if len(self.flushing) >= FLUSHES_AT_ONCE:
                     break
                 table = self._host.tables[TableName.in_lake(text)]
                 if is_with_group(table):
-                    self._start_cut(table, reason)
+                    if table.group not in tried:
+                        tried.add(table.group)
+                        self._start_cut(table, reason)
                 elif table.cuts(self.ends(table)) is not None:
                     self._start_flush(table, reason)
             await self._runtime.clock.sleep(TICK_S)
@@ -66,7 +82,7 @@ class Schedule:
         """With the whole group of a table that is due, as soon as nobody of it is on its way already."""
         members = self.cuts.members(due.group)
         is_under_way = due.group in self._cutting or any(table.flushing for table in members)
-        if is_under_way or self.cuts.plan(due.group, members) is None:
+        if is_under_way or self.cuts.plan(members) is None:
             return
         self._cutting.add(due.group)
         for table in members:

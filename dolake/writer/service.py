@@ -298,7 +298,7 @@ class WriterService:
         self._listeners.append(landed)
         try:
             error = ""
-            while waiting := plan_request(self._named(names), self.tails, until, self.schedule.ends):
+            while waiting := plan_request(self._named(names), self.tails, until, self.schedule.ends_now()):
                 if self._runtime.clock.monotonic_s() - began_s >= timeout_s:
                     error = "; ".join(filter(None, [waiting, *self._reporter.troubles()]))
                     break
