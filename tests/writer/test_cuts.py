@@ -95,9 +95,13 @@ def test_a_table_of_which_nothing_was_said_gets_a_snapshot_without_rows(tmp_path
         async with half(tmp_path, mode="mirror", tables=GROUPED) as h:
             await two_tables(h)
             before = table(h, "orders")
+            indexes = h.service.flusher.mirrors.indexes
             for number in range(3):
                 h.hand.insert({"id": 20 + number}, table="shop.lines")
                 assert (await h.flush())["success"]
+                # Its index is the head's still: nothing has to be looked at for it, however long nothing is said.
+                opened = indexes._open[TableName.parse("shop.orders")]
+                assert opened.index.snapshot_id == table(h, "orders").metadata.current_snapshot_id
             after = table(h, "orders")
             assert len(after.snapshots()) == len(before.snapshots()) + 3
             assert [file["file_path"] for file in after.inspect.files().to_pylist()] == [
@@ -106,11 +110,9 @@ def test_a_table_of_which_nothing_was_said_gets_a_snapshot_without_rows(tmp_path
             said = summary(h, "orders")
             assert "added-records" not in said
             assert said["total-records"] == "1"
-            # And its index is still the head's: nothing was read again for it.
             h.hand.change({"operation": "UPDATE", "rowId": "r", "after": {"id": 1, "note": "new"}}, table="shop.orders")
             assert (await h.flush())["success"]
             assert h.mirrored("shop.orders")[1]["note"] == "new"
-            assert h.service.metrics.get("dolake_index_repairs_total") == 0
 
     run(work())
 
@@ -231,6 +233,45 @@ def test_a_member_that_is_parked_is_left_behind_and_comes_back(tmp_path: Path):
             h.hand.insert({"id": 3}, table="shop.orders")
             assert (await h.flush())["success"]
             assert shared(h, "orders", "lines")["dolake.cut.tables"] == "2"
+
+    run(work())
+
+
+def test_the_number_of_a_cut_that_a_table_was_left_behind_in_is_not_given_again(tmp_path: Path):
+    """One after the other is left behind: each comes back to a number that neither has had."""
+
+    async def without(h: Half, name: str, other: str, number: int) -> None:
+        await h.service.parking.park(TableName.parse(f"shop.{name}"), h.until())
+        h.hand.insert({"id": number}, table=f"shop.{other}")
+        await h.flush(f"shop.{other}")
+        await h.service.parking.unpark(TableName.parse(f"shop.{name}"))
+        await until(lambda: h.service.tables[TableName.parse(f"shop.{name}")].side is None)
+
+    async def work() -> None:
+        async with half(tmp_path, tables=GROUPED) as h:
+            await two_tables(h)
+            await without(h, "orders", "lines", 50)
+            await without(h, "lines", "orders", 60)
+            assert [summary(h, name)["dolake.cut"] for name in ("orders", "lines")] == ["3", "2"]
+            assert [summary(h, name)["dolake.cut.tables"] for name in ("orders", "lines")] == ["1", "1"]
+
+    run(work())
+
+
+def test_the_tag_of_an_hour_is_one_cut_in_all_tables(tmp_path: Path):
+    """Also where one of them was claimed before it, for a dead letter: that snapshot is of this table alone."""
+
+    async def work() -> None:
+        async with half(tmp_path, tables=GROUPED) as h:
+            for name in ("orders", "lines"):
+                h.hand.declare(f"shop.{name}")
+            h.hand.batch([("shop.orders", {"id": 2}), ("shop.lines", {"id": "no number"}), ("shop.lines", {"id": 12})])
+            assert (await h.flush())["success"]
+            assert len(table(h, "lines").snapshots()) == 2
+            for name in ("orders", "lines"):
+                refs = table(h, name).refs()
+                hours = [ref.snapshot_id for tag, ref in refs.items() if tag.startswith("dolake-hour-")]
+                assert hours == [refs["dolake-cut-1"].snapshot_id]
 
     run(work())
 
