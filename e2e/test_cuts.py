@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import threading
 from collections import Counter
@@ -13,8 +14,10 @@ import psycopg
 import pytest
 from pyiceberg.table import Table
 
+from e2e.engines import Engines
 from e2e.follower import ask, following, slots
 from e2e.services.postgres import PostgresServer
+from e2e.services.spark import Spark
 from tests.harness.daemon import Daemon
 from tests.harness.lake import Lake
 from tests.harness.waiting import wait_until
@@ -125,3 +128,39 @@ def assert_every_cut_is_one(loaded: dict[str, Table]) -> tuple[int, int]:
 
 def newest_cut(table: Table) -> int:
     return int(table.properties["dolake.cut"])
+
+
+@pytest.mark.acceptance("AT-58")
+def test_spark_reads_tables_that_belong_together_at_a_cut_by_its_tag(tmp_path: Path, spark: Spark) -> None:
+    with Daemon(tmp_path / "data", {"DOLAKE_FLUSH_AGE_S": "0.2"}, mode=None) as daemon:
+        (daemon.data / "dolake.toml").write_text('[tables."public.*"]\ngroup = "shop"\n')
+        daemon.start()
+        for number in range(1, 4):
+            events = [
+                {
+                    "timestamp": 1767225600000,
+                    "operation": "INSERT",
+                    "table": f"public.{table}",
+                    "rowId": f"{number}",
+                    "after": {"id": number},
+                }
+                for table in ("orders", "lines")
+            ]
+            file = tmp_path / f"{number}.ndjson"
+            file.write_text("".join(json.dumps(event) + "\n" for event in events))
+            sent = daemon.run("send", str(file), "--source", f"s{number}", "--wait", "persisted")
+            assert sent.returncode == 0, sent.stdout + sent.stderr
+        with Engines(daemon, None, spark) as engines:
+            orders = engines.pyiceberg.load_table("public.orders")
+            tags = sorted(ref for ref in orders.refs() if ref.startswith("dolake-cut-"))
+            seen = []
+            for tag in tags:
+                query = f"SELECT id FROM {{lake}}.public.TABLE VERSION AS OF '{tag}' ORDER BY id"
+                found = [engines.by_spark(query.replace("TABLE", table)) for table in ("orders", "lines")]
+                assert found[0] == found[1], tag
+                snapshot = orders.snapshot_by_name(tag)
+                assert snapshot is not None
+                assert [(one,) for one in sorted(orders.scan(snapshot_id=snapshot.snapshot_id).to_arrow()["id"].to_pylist())] == found[0]
+                seen.append(len(found[0]))
+            assert seen == sorted(seen)
+            assert set(seen) >= {1, 2, 3}
