@@ -25,6 +25,7 @@ LAYERS = [
     ["daemon"],
     ["ingest", "writer", "http"],
     ["query", "verify", "compaction"],
+    ["datafiles"],
     ["cdc", "buffer", "parquet", "iceberg"],
     ["storage", "metrics", "auth", "config", "control"],
     ["model", "clock", "retry", "failpoints", "column_types", "partitioning", "members", "local_socket"],
@@ -41,7 +42,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "duckdb_extension_iceberg": ("query.py", "compaction/rewrite.py"),
     "pyiceberg": ("iceberg/",),
     "pyiceberg.types": ("iceberg/", "parquet/"),
-    "pyiceberg.schema": ("iceberg/", "parquet/", "writer/"),  # A schema is a value, and a table holds one.
+    "pyiceberg.schema": ("iceberg/", "parquet/", "datafiles.py", "compaction/", "writer/"),  # A schema is a value, and a table holds one.
     "sqlalchemy": ("iceberg/",),
     "sqlite3": ("iceberg/",),
     "psycopg": ("iceberg/postgresql.py", "iceberg/database.py"),

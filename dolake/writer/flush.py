@@ -15,6 +15,7 @@ import structlog
 
 from dolake import failpoints
 from dolake.clock import Runtime
+from dolake.datafiles import EncodedDataFile, EncodedDeletes, encode_delete_file, encode_file, split_rows
 from dolake.errors import CommitConflict, ObjectDamaged, ObjectMissing, TableStopped
 from dolake.iceberg.access import CATALOG, STORE, LakeAccess, part_at_fault
 from dolake.iceberg.catalog import TableCatalog
@@ -28,7 +29,7 @@ from dolake.model import OffsetRange, TableName
 from dolake.parquet.align import schema_as_json
 from dolake.parquet.letters import Place
 from dolake.storage.store import ObjectStore
-from dolake.writer.files import EncodedDataFile, EncodedDeletes, encode_delete_file, encode_file, encode_mirror_file, split_rows
+from dolake.writer.files import encode_mirror_file
 from dolake.writer.flight import Flight, stopped_by
 from dolake.writer.indexes import Indexes
 from dolake.writer.kinds import noted_in

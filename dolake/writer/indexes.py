@@ -7,7 +7,6 @@ whole when it is loaded; whatever is wrong with it means that it is made anew.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import structlog
 
 from dolake import failpoints
 from dolake.clock import Runtime
+from dolake.datafiles import sources_in
 from dolake.errors import ObjectMissing, TableStopped, unreadable
 from dolake.iceberg.contents import ContentsReader, LiveFile
 from dolake.iceberg.index import IndexedFile, KeyIndex
@@ -32,7 +32,6 @@ from dolake.parquet.keys import KeyHashes, key_hashes
 from dolake.storage.disk import Disk
 from dolake.storage.store import ObjectStore
 
-SOURCES_METADATA = "dolake.sources"
 FOLDER = "index"
 # Rows that are read before they become a run: few enough to hold, enough to keep runs from being merged often.
 _READ_ROWS = 1 << 20
@@ -225,7 +224,7 @@ class Indexes:
         for file in files:
             data = read_file(self._store, file.location, file.size_bytes)
             columns = read_fields(data, index.key)
-            yield file, _Read(_known_hashes(columns, index, file.row_count), _sources(file_metadata(data)))
+            yield file, _Read(_known_hashes(columns, index, file.row_count), sources_in(file_metadata(data)))
 
     def _delete(self, index: KeyIndex, deletes: Sequence[LiveFile]) -> None:
         for file in deletes:
@@ -290,15 +289,3 @@ def by_path(deletes: pa.Table) -> Iterator[tuple[str, Positions]]:
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
     for start, part in zip(starts, np.split(order, starts[1:]), strict=True):
         yield paths.dictionary[int(codes[order[start]])].as_py(), positions[part].astype(np.int64)
-
-
-def sources_metadata(sources: Sequence[tuple[int, str]]) -> Mapping[str, str]:
-    """What a data file says of who wrote its rows: from which row on, and the source."""
-    return {SOURCES_METADATA: json.dumps(sources, ensure_ascii=False)}
-
-
-def _sources(metadata: Mapping[str, str]) -> tuple[tuple[int, str], ...]:
-    try:
-        return tuple((int(first), str(name)) for first, name in json.loads(metadata.get(SOURCES_METADATA, "[]")))
-    except (ValueError, TypeError):
-        return ()

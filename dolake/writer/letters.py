@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dolake.clock import Runtime
+from dolake.datafiles import encode_file
 from dolake.errors import CommitConflict, TableStopped
 from dolake.iceberg.access import CATALOG, STORE
 from dolake.iceberg.catalog import TableCatalog
@@ -29,7 +30,6 @@ from dolake.parquet.align import schema_as_json
 from dolake.parquet.decode import read_columns
 from dolake.parquet.letters import LETTERS_SCHEMA, REPLAYED, Letter, Place, letters_table
 from dolake.storage.store import ObjectStore
-from dolake.writer.files import encode_file
 from dolake.writer.watch import open_letters
 
 _SPEC = {"spec-id": 0, "fields": [{"name": "table_name", "transform": "identity", "source-id": 1, "field-id": 1000}]}

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from dolake.buffer.fold import Flags, Folded, Places
+from dolake.datafiles import FileDeletes
 from dolake.iceberg.index import IndexedFile, KeyIndex, RowNumbers
 from dolake.iceberg.metadata import LoadedTable
 from dolake.iceberg.objects import read_file
@@ -26,17 +27,6 @@ from dolake.writer.flight import Flight
 from dolake.writer.folding import MirrorRows, Refusal, last_truncate, refuse_keyless, refuse_nulls
 from dolake.writer.kinds import Counts
 from dolake.writer.unchanged import Resolved, fill, resolve
-
-
-@dataclass(frozen=True)
-class FileDeletes:
-    """Rows of data files of one spec and partition: `places[i]` of `files[file_places[i]]`."""
-
-    spec_id: int
-    partition: tuple[object, ...]
-    files: tuple[str, ...]
-    file_places: Places
-    places: Places
 
 
 @dataclass(frozen=True)

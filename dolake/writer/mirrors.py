@@ -9,6 +9,7 @@ from typing import Any
 
 from dolake import failpoints
 from dolake.clock import Runtime
+from dolake.datafiles import EncodedDataFile, EncodedDeletes
 from dolake.iceberg.access import STORE
 from dolake.iceberg.metadata import COMMIT_ID, EPOCH, LoadedTable, ancestry
 from dolake.iceberg.partition import Spec, same_spec
@@ -18,7 +19,6 @@ from dolake.parquet.layout import EventChunk
 from dolake.parquet.letters import Letter, Place
 from dolake.storage.store import ObjectStore
 from dolake.writer import mirroring
-from dolake.writer.files import EncodedDataFile, EncodedDeletes
 from dolake.writer.flight import Flight
 from dolake.writer.folding import Refusal
 from dolake.writer.indexes import Indexes

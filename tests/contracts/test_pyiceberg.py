@@ -226,7 +226,7 @@ def test_its_summaries_refuse_a_replacement() -> None:
 
 
 def test_its_target_file_size_means_bytes_of_arrow(catalog: SqlCatalog) -> None:
-    """And not of the file (`writer/files.py` measures what it encodes)."""
+    """And not of the file (`datafiles.py` measures what it encodes)."""
     target = 1 << 20
     table = catalog.create_table("n.t", schema=SCHEMA, properties={"write.target-file-size-bytes": str(target)})
     many = pa.table({"k": pa.array([7] * (4 * target // 8), pa.int64())})  # 4 MiB in Arrow, a few hundred bytes in Parquet

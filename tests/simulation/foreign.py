@@ -20,6 +20,7 @@ from pyiceberg.manifest import (
 )
 from pyiceberg.typedef import Record
 
+from dolake.datafiles import split_rows
 from dolake.iceberg.entries import (
     TableShape,
     added_delete_entries,
@@ -41,7 +42,6 @@ from dolake.parquet.deletes import encode_deletes
 from dolake.parquet.encode import encode_parquet
 from dolake.parquet.schema import arrow_schema
 from dolake.storage.store import ObjectStore
-from dolake.writer.files import split_rows
 from tests.simulation.mirror import KEY, MirrorReader, Values
 from tests.simulation.store import Warehouse
 

@@ -13,6 +13,7 @@ import dolake.writer.folding
 import dolake.writer.main
 import dolake.writer.mirroring
 from dolake.buffer.fold import Folded, Touches, fold, grouped
+from dolake.datafiles import FileDeletes
 from dolake.iceberg.index import KeyIndex
 from dolake.iceberg.index_files import IndexFolder
 from dolake.iceberg.metadata import LoadedTable
@@ -23,7 +24,7 @@ from dolake.writer.flight import Flight
 from dolake.writer.flush import Flusher
 from dolake.writer.folding import MirrorRows
 from dolake.writer.indexes import Indexes
-from dolake.writer.mirroring import FileDeletes, MirrorPlan
+from dolake.writer.mirroring import MirrorPlan
 from dolake.writer.mirrors import Mirrors
 from dolake.writer.table import Table
 from dolake.writer.watch import Watch

@@ -10,8 +10,8 @@ import pyarrow as pa
 from pyiceberg.schema import Schema
 
 import dolake.buffer.wal
+import dolake.datafiles
 import dolake.ingest.service
-import dolake.writer.files
 import dolake.writer.flush
 import dolake.writer.main
 import dolake.writer.report
@@ -223,7 +223,7 @@ MUTANTS: dict[str, Rules] = {
     "unknown outcome taken for failure": Rules(patches=((dolake.writer.main, "Committer", _DeafCommitter),)),
     "check and swap on different metadata": Rules(patches=((dolake.writer.main, "Committer", _RefreshingCommitter),)),
     "fencing and offset check both off": Rules(patches=((dolake.writer.main, "Committer", _TrustingCommitter),), profile=_ZOMBIES),
-    "rows in other rows' partitions": Rules(patches=((dolake.writer.files, "partition_values", _values_of_other_rows),)),
+    "rows in other rows' partitions": Rules(patches=((dolake.datafiles, "partition_values", _values_of_other_rows),)),
     "verdicts ignored at load": Rules(patches=((dolake.writer.flush, "DeadLetters", _ForgetfulLetters),), profile=_MISFITS),
     "letters committed behind rows": Rules(patches=((dolake.writer.main, "Flusher", _TardyFlusher),), profile=_MISFITS),
     "files deleted after a failed commit": Rules(patches=((dolake.writer.main, "Committer", _TidyCommitter),)),
