@@ -22,7 +22,8 @@ from dolake.iceberg.manifests import (
 )
 from dolake.iceberg.metadata import LoadedTable, snapshots_by_id
 from dolake.iceberg.names import attempt_prefix
-from dolake.iceberg.plan import Delta, plan_schema, plan_spec, shape_of_spec
+from dolake.iceberg.plan import Delta, Replacement, shape_of_files, shape_of_spec
+from dolake.iceberg.replace import plan_replacement
 from dolake.iceberg.restore import plan_restore
 from dolake.iceberg.summary import NO_FILES, FileCounts
 from dolake.storage.store import ObjectStore
@@ -80,6 +81,8 @@ class ManifestWriter:
             await run(self._write_added_deletes, made, spec_id)
         if delta.restores is not None:
             await run(self._write_restored, made, before)
+        elif delta.replaces is not None:
+            await run(self._write_replaced, made, before, delta.replaces)
         elif delta.removes_all:
             for group in plan_removal(before):
                 await run(self._write_removed, made, group)
@@ -99,9 +102,9 @@ class ManifestWriter:
         return made
 
     def _write_added(self, made: Manifests) -> None:
-        schema, spec = plan_schema(made.base, made.delta)[0], plan_spec(made.base, made.delta)[0]
-        shape = made.memory.shape_of(schema, spec, made.base.properties)
-        self._put_added(made, shape, ManifestContent.DATA, added_entries(shape, made.delta.files, made.snapshot_id))
+        shape = made.memory.shape_of(*shape_of_files(made.base, made.delta), made.base.properties)
+        older = None if made.delta.replaces is None else made.delta.replaces.sequence_number
+        self._put_added(made, shape, ManifestContent.DATA, added_entries(shape, made.delta.files, made.snapshot_id, older))
 
     def _write_added_deletes(self, made: Manifests, spec_id: int) -> None:
         shape = self._shape(made, spec_id)
@@ -149,6 +152,17 @@ class ManifestWriter:
         for (content, spec_id), entries in restore.gone:
             self._put_removed(made, content, spec_id, entries)
         made.manifests += restore.kept
+
+    def _write_replaced(self, made: Manifests, before: tuple[ManifestFile, ...], replacement: Replacement) -> None:
+        """Manifests that name a removed file are written anew, together, without it; all others stay as they are."""
+        planned = plan_replacement(before, replacement, lambda manifest: read_entries(made.memory, self._io, manifest))
+        made.manifests += [manifest for manifest in planned.kept if live_file_count(manifest)]
+        for (content, spec_id), staying, gone in planned.rewritten:
+            made.removed += count_files(gone)
+            shape = self._shape(made, spec_id)
+            manifest = write_manifest(self._io, made.next_location(), shape, made.snapshot_id, content, existing=staying, removed=gone)
+            made.manifests.append(manifest)
+            made.memory.remember_entries(manifest, staying)
 
     def _read(self, made: Manifests, manifests: tuple[ManifestFile, ...]) -> list[ManifestEntry]:
         return [entry for manifest in manifests for entry in read_entries(made.memory, self._io, manifest)]

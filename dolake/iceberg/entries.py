@@ -109,17 +109,19 @@ def _with_int_ids(part: NestedField) -> NestedField:
     return NestedField(part.field_id, part.name, ids, required=False, doc=part.doc)
 
 
-def added_entries(shape: TableShape, files: Iterable[NewFile], snapshot_id: int) -> list[ManifestEntry]:
-    """Entries of files that the snapshot adds. Their sequence number is the snapshot's, inherited: it is not written."""
-    return [_added(data_file(shape, file), snapshot_id) for file in files]
+def added_entries(shape: TableShape, files: Iterable[NewFile], snapshot_id: int, sequence_number: int | None = None) -> list[ManifestEntry]:
+    """Entries of files that the snapshot adds. Their sequence number is the snapshot's, inherited, unless their data is older."""
+    return [_added(data_file(shape, file), snapshot_id, sequence_number) for file in files]
 
 
 def added_delete_entries(shape: TableShape, files: Iterable[NewDeletes], snapshot_id: int) -> list[ManifestEntry]:
     return [_added(delete_file(shape, file), snapshot_id) for file in files]
 
 
-def _added(file: DataFile, snapshot_id: int) -> ManifestEntry:
-    return ManifestEntry.from_args(status=ManifestEntryStatus.ADDED, snapshot_id=snapshot_id, data_file=file)
+def _added(file: DataFile, snapshot_id: int, sequence_number: int | None = None) -> ManifestEntry:
+    return ManifestEntry.from_args(
+        status=ManifestEntryStatus.ADDED, snapshot_id=snapshot_id, sequence_number=sequence_number, data_file=file
+    )
 
 
 def data_file(shape: TableShape, file: NewFile) -> DataFile:
@@ -175,7 +177,7 @@ def settled_entries(entries: Iterable[ManifestEntry], sequence_number: int) -> l
         ManifestEntry.from_args(
             status=ManifestEntryStatus.ADDED,
             snapshot_id=entry.snapshot_id,
-            sequence_number=sequence_number,
+            sequence_number=sequence_number if entry.sequence_number is None else entry.sequence_number,
             file_sequence_number=sequence_number,
             data_file=entry.data_file,
         )

@@ -9,7 +9,7 @@ gone are passed over, and dropped when their run is merged: nothing has to be fo
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -166,6 +166,51 @@ class KeyIndex:
         for file in gone:
             self.delete(np.arange(file.first, file.first + file.row_count, dtype=np.int64))
         self._order = [file for file in self._order if file.location in self.files]
+
+    def move(self, moves: Mapping[str, RowNumbers], files: Sequence[IndexedFile]) -> None:
+        """Files were rewritten as others: `moves` says for each row of an old one where it is now, counted over all `files` in their order.
+
+        No key is hashed again: an entry gets the number of its row's new place. What is deleted of an old file is so in the new ones.
+        Raises ValueError, with nothing changed, where `moves` leave out a row that lives.
+        """
+        gone = [self.files[location] for location in moves]
+        first = self.space
+        entries = self._moved(gone, np.concatenate([np.zeros(0, np.int64), *(moves[file.location] for file in gone)]) + first, first)
+        for file in files:
+            placed = replace(file, first=self.space)
+            self._grow(file.row_count)
+            self.files[file.location] = placed
+            self._order.append(placed)
+        living = np.zeros(self.space - first, np.bool_)
+        living[entries.rows.astype(np.int64) - first] = True
+        self.delete(np.flatnonzero(~living) + first)
+        self.remove([file.location for file in gone])
+        if entries.count:
+            self.runs.append(joined([entries], self.space))
+            self._settle()
+
+    def _moved(self, gone: Sequence[IndexedFile], targets: RowNumbers, first: int) -> Run:
+        """The entries of living rows of these files, which stand in `targets` one after the other, with the rows' new numbers."""
+        inside = np.zeros(self.space, np.bool_)
+        for file in gone:
+            inside[file.first : file.first + file.row_count] = True
+        inside &= ~self.dead[: self.space]
+        offsets = np.cumsum([0, *(file.row_count for file in gone)])
+        starts = np.array([file.first for file in gone], np.int64)
+        order = np.lexsort((np.diff(offsets), starts))  # An empty file begins where another does: the other's the rows are.
+        none = np.zeros(0, np.uint64)
+        highs, lows, numbers = [none], [none], [none]
+        for run in self.runs:
+            found = np.flatnonzero(inside[run.rows])
+            rows = run.rows[found].astype(np.int64)
+            owners = order[np.searchsorted(starts[order], rows, side="right") - 1]
+            places = targets[offsets[owners] + rows - starts[owners]]
+            if (places < first).any():
+                raise ValueError("a living row has not come with the file that it was in")
+            highs.append(run.high[found])
+            lows.append(run.low[found])
+            numbers.append(places.astype(np.uint64))
+        return sorted_run(np.concatenate(highs), np.concatenate(lows), np.concatenate(numbers))
 
     def clear(self) -> None:
         """All files have left the table."""

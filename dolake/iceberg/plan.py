@@ -68,6 +68,22 @@ class NewDeletes:
 
 
 @dataclass(frozen=True)
+class Replacement:
+    """Files that leave the table for others with the very same rows (compaction).
+
+    `removed` are locations of data and delete files that are live in the base, none with a higher data sequence number than
+    `removed_sequence_max`. The data files that come have the number `sequence_number`, that of the snapshot they were read from:
+    equality deletes that somebody else has committed since then still hold. They are of the table's schema `schema` and spec `spec_id`.
+    """
+
+    removed: frozenset[str]
+    removed_sequence_max: int
+    sequence_number: int
+    schema: Mapping[str, Any]
+    spec_id: int
+
+
+@dataclass(frozen=True)
 class Delta:
     """One flush of one table: the rows of `ranges`, to be applied once.
 
@@ -81,6 +97,7 @@ class Delta:
     `deletes` come in with `files`, in one snapshot. `removes_all`: whatever is live in the base leaves the table with it.
     `restores`: the snapshot becomes what that one was, file by file, and nothing else comes with it; `offsets` are then what the
     table's are set to, lower ones too.
+    `replaces`: the rows stay as they are, in other files; with `on_head_only`.
     `tag`: what else names the snapshot, a tag of that name; empty for none.
     `on_head_only`: what is deleted was looked up in snapshot `head_id` (None: in a table without one), and is right on top of
     no other.
@@ -104,6 +121,7 @@ class Delta:
     deletes: tuple[NewDeletes, ...] = ()
     removes_all: bool = False
     restores: int | None = None
+    replaces: Replacement | None = None
     offsets: Mapping[str, int] = field(default_factory=dict)
     on_head_only: bool = False
     head_id: int | None = None
@@ -117,7 +135,7 @@ class Delta:
     @property
     def is_still(self) -> bool:
         """Whether its snapshot has the very rows of the one before."""
-        return not (self.files or self.deletes or self.removes_all or self.restores is not None)
+        return not (self.files or self.deletes or self.removes_all or self.restores is not None or self.replaces is not None)
 
     def objects(self) -> dict[str, int]:
         """Location → size in bytes of every file that it brings."""
@@ -206,11 +224,12 @@ def _spec_stands(base: LoadedTable, delta: Delta) -> bool:
 
 def _has_specs_of_deletes(base: LoadedTable, delta: Delta) -> bool:
     """Whether the table has every spec that deletes are of: somebody may have dropped one that no file is left of."""
-    for spec_id in {deletes.spec_id for deletes in delta.deletes}:
+    needed = {deletes.spec_id for deletes in delta.deletes} | ({delta.replaces.spec_id} if delta.replaces else set())
+    for spec_id in needed:
         if find_spec(base, delta, spec_id) is None:
             return False
         if shape_of_spec(base, delta, spec_id) is None:
-            reason = f"rows are to be deleted from files of its partition spec {spec_id}, whose columns no schema of it has any more"
+            reason = f"files of its partition spec {spec_id} are to be written, whose columns no schema of it has any more"
             raise TableStopped(str(delta.table), f"{reason}; rewrite these files (Spark: rewrite_data_files)", field="partition-specs")
     return True
 
@@ -343,8 +362,17 @@ def plan_commit(
     return CommitPlan(tuple(requirements), tuple(updates))
 
 
+def shape_of_files(base: LoadedTable, delta: Delta) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Schema and spec of the data files that come in, with their ids."""
+    if delta.replaces is None:
+        return plan_schema(base, delta)[0], plan_spec(base, delta)[0]
+    spec = find_spec(base, delta, delta.replaces.spec_id)
+    assert spec is not None  # A table keeps the specs of its files, and the judgement has looked.
+    return delta.replaces.schema, spec
+
+
 def _counts(base: LoadedTable, delta: Delta, removed: FileCounts, restored: FileCounts) -> dict[str, str]:
-    schema, spec = plan_schema(base, delta)[0], plan_spec(base, delta)[0]
+    schema, spec = shape_of_files(base, delta)
     partitions = {(spec["spec-id"], stored_partition(schema, spec, file.partition)) for file in delta.files}
     added = FileCounts(
         data_files=len(delta.files),
@@ -357,6 +385,8 @@ def _counts(base: LoadedTable, delta: Delta, removed: FileCounts, restored: File
     if base.head is None or delta.removes_all:  # What is removed is all that there was, whatever the snapshot before says.
         return summarize(added, removed, removed.totals())
     counts = summarize(added + restored, removed, base.head["summary"])
+    if delta.replaces is not None:
+        return {**counts, "operation": "replace"}
     # Whatever came and went: files that come back are old ones, which nobody finds who looks for what was appended.
     return counts if delta.restores is None else {**counts, "operation": "overwrite"}
 

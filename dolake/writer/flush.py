@@ -21,6 +21,7 @@ from dolake.iceberg.access import CATALOG, STORE, LakeAccess, part_at_fault
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.commit import CommitOutcome, Committer, Held, Landed, Replan, Trouble
 from dolake.iceberg.metadata import LoadedTable, new_table
+from dolake.iceberg.notes import noted_in
 from dolake.iceberg.partition import Spec, first_spec, next_spec
 from dolake.iceberg.plan import Delta
 from dolake.iceberg.points import LSN_PREFIX
@@ -32,7 +33,6 @@ from dolake.storage.store import ObjectStore
 from dolake.writer.files import encode_mirror_file
 from dolake.writer.flight import Flight, stopped_by
 from dolake.writer.indexes import Indexes
-from dolake.writer.kinds import noted_in
 from dolake.writer.letters import DeadLetters, Verdicts
 from dolake.writer.mirroring import MirrorPlan
 from dolake.writer.mirrors import Mirrors, is_mirrored

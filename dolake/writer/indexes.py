@@ -20,7 +20,7 @@ from dolake.clock import Runtime
 from dolake.datafiles import sources_in
 from dolake.errors import ObjectMissing, TableStopped, unreadable
 from dolake.iceberg.contents import ContentsReader, LiveFile
-from dolake.iceberg.index import IndexedFile, KeyIndex
+from dolake.iceberg.index import IndexedFile, KeyIndex, RowNumbers
 from dolake.iceberg.index_files import IndexDamaged, IndexFolder
 from dolake.iceberg.metadata import LoadedTable
 from dolake.iceberg.objects import read_file
@@ -61,6 +61,16 @@ class _Open:
         self.saved_space, self.saved_dead = self.index.space, self.index.dead_count
 
 
+@dataclass(frozen=True)
+class ReplacedFiles:
+    """What a compaction made of a table's files: where the rows of each old one are now (`KeyIndex.move`), and the delete files."""
+
+    moves: Mapping[str, RowNumbers]
+    files: tuple[IndexedFile, ...]
+    deletes_gone: frozenset[str]
+    deletes_new: frozenset[str]
+
+
 class Indexes:
     """Those of one writer half. All blocks; a table's index is for one thread at a time (`Mirrors.lock`), different tables' for several."""
 
@@ -90,6 +100,19 @@ class Indexes:
             return
         if opened.index.snapshot_id == base.head.get("parent-snapshot-id"):
             opened.index.snapshot_id = base.head_id
+
+    def move(self, base: LoadedTable, replaced: ReplacedFiles) -> None:
+        """The head has the rows of the snapshot before it in other files: the index of that one is brought to it without reading any."""
+        opened = self._open.get(base.name)
+        if opened is None or base.head is None or opened.index.table_uuid != base.uuid:
+            return
+        index = opened.index
+        if index.snapshot_id is None or index.snapshot_id != base.head.get("parent-snapshot-id"):
+            return
+        index.snapshot_id = None
+        index.move(replaced.moves, replaced.files)
+        index.delete_files = (index.delete_files - replaced.deletes_gone) | replaced.deletes_new
+        index.snapshot_id = base.head_id
 
     def settle(self, name: TableName) -> None:
         """After a flush: what is due is saved."""
@@ -187,8 +210,8 @@ class Indexes:
             )
             raise TableStopped(str(base.name), reason, field="delete-files")
         index.remove([location for location in index.files if location not in data])
-        if (gone := index.delete_files - deletes.keys()) and index.files:
-            self._say_rebuild(base.name, f"{len(gone)} delete files have left the table and their data files have not")
+        if index.delete_files - deletes.keys() and index.files and self._has_undeleted(index, base.name, deletes.values()):
+            self._say_rebuild(base.name, "delete files have left the table, and rows that they spoke of live again")
             index.clear()
         rebuilt = not index.files and bool(data)
         added = [data[location] for location in data if location not in index.files]
@@ -209,6 +232,18 @@ class Indexes:
         if added:
             seconds = round(self._runtime.clock.monotonic_s() - began_s, 3)
             logger.info("key index brought to the table's head", table=str(base.name), files=len(added), rows=rows, seconds=seconds)
+
+    def _has_undeleted(self, index: KeyIndex, name: TableName, deletes: Iterable[LiveFile]) -> bool:
+        """Whether a row that the index has as deleted is so no more: its entry may be gone. Merged delete files speak of the same."""
+        dead = np.zeros(index.space, np.bool_)
+        try:
+            for file in deletes:
+                for location, places in by_path(decode_deletes(read_file(self._store, file.location, file.size_bytes))):
+                    dead[index.numbers_of(location, places)] = True
+        except (ObjectMissing, pa.ArrowException) as error:
+            raise TableStopped(str(name), unreadable(error), field="files") from error
+        spans = [slice(file.first, file.first + file.row_count) for file in index.files.values()]
+        return any((index.dead[span] & ~dead[span]).any() for span in spans)
 
     def _add(self, index: KeyIndex, name: TableName, files: Sequence[LiveFile]) -> int:
         rows = 0

@@ -18,7 +18,7 @@ from pyiceberg.schema import Schema
 from dolake.buffer.memtable import Frozen
 from dolake.errors import TableStopped
 from dolake.iceberg.metadata import LoadedTable
-from dolake.iceberg.skipped import SKIPPED_PREFIX
+from dolake.iceberg.notes import COUNT_PREFIX
 from dolake.model import DEAD_LETTERS_SOURCE, RESERVED_SUFFIX, ROW_ID_COLUMN, TableName
 from dolake.parquet.align import schema_from_json
 from dolake.parquet.mirror import is_mirror, mirror_schema
@@ -29,8 +29,7 @@ MODE_PROPERTY = "dolake.mode"
 KEYLESS_PROPERTY = "dolake.keyless"
 # Sources that have written a mirror, as a JSON array of at most two: more are not asked for.
 WRITERS_PROPERTY = "dolake.writers"
-_COUNT_PREFIX = "dolake.count."
-COUNTS_KEY = _COUNT_PREFIX + "accepted"  # stated wherever the others are
+COUNTS_KEY = COUNT_PREFIX + "accepted"  # stated wherever the others are
 _WRITERS_MAX = 2
 
 
@@ -125,12 +124,7 @@ class Counts:
 
 
 def _property(name: str) -> str:
-    return _COUNT_PREFIX + ("dead-lettered" if name == "dead" else name.replace("_", "-"))
-
-
-def noted_in(properties: Mapping[str, str]) -> dict[str, str]:
-    """What every snapshot notes in its summary beside its offsets, so that a rollback can take it up again: counts, skipped offsets."""
-    return {key: value for key, value in properties.items() if value and key.startswith((_COUNT_PREFIX, SKIPPED_PREFIX))}
+    return COUNT_PREFIX + ("dead-lettered" if name == "dead" else name.replace("_", "-"))
 
 
 def writers_in(properties: Mapping[str, str]) -> tuple[str, ...]:

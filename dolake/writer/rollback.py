@@ -16,11 +16,12 @@ from typing import Any
 
 from dolake.errors import RequestRefused
 from dolake.iceberg.metadata import EPOCH, LoadedTable, ancestry, offsets_in, snapshots_by_id
+from dolake.iceberg.notes import noted_in
 from dolake.iceberg.plan import Delta
 from dolake.iceberg.points import REWIND, ROLLBACK, newest_lsns
 from dolake.iceberg.skipped import Ranges, as_skipped, skipped_in, with_skipped
 from dolake.writer.declared import SCHEMA_PROPERTY
-from dolake.writer.kinds import COUNTS_KEY, Counts, noted_in
+from dolake.writer.kinds import COUNTS_KEY, Counts
 
 _CHANGES = ("added-", "deleted-", "removed-")
 

@@ -78,6 +78,8 @@ def step(index: KeyIndex, model: Model, chance: random.Random, number: int) -> N
         places = [place for place in range(len(model.files[location])) if chance.random() < 0.5]
         model.dead |= {(location, place) for place in places}
         index.delete(index.numbers_of(location, np.array(places, np.int64)))
+    elif choice < 0.96 and model.files:
+        rewrite(index, model, chance, number)
     elif choice < 0.985 and model.files:
         location = chance.choice(list(model.files))
         del model.files[location]
@@ -85,6 +87,25 @@ def step(index: KeyIndex, model: Model, chance: random.Random, number: int) -> N
     else:
         model.files.clear()
         index.clear()
+
+
+def rewrite(index: KeyIndex, model: Model, chance: random.Random, number: int) -> None:
+    """Some files become others, without what was deleted when they were read: a few deletes have come since, and go along."""
+    old = chance.sample(list(model.files), chance.randrange(1, min(4, len(model.files)) + 1))
+    rows = [(file, place) for file in old for place in range(len(model.files[file]))]
+    kept = [row for row in rows if row not in model.dead or chance.random() < 0.3]
+    chance.shuffle(kept)
+    parts = [kept[: len(kept) // 2], kept[len(kept) // 2 :]] if chance.random() < 0.5 else [kept]
+    new = [IndexedFile(f"f{number}+{part}", len(some), 0) for part, some in enumerate(parts)]
+    moves = {file: np.full(len(model.files[file]), -1, np.int64) for file in old}
+    for place, (file, row) in enumerate(kept):
+        moves[file][row] = place
+    for file, some in zip(new, parts, strict=True):
+        model.files[file.location] = [model.files[old_file][row] for old_file, row in some]
+        model.dead |= {(file.location, place) for place, row in enumerate(some) if row in model.dead}
+    for location in old:
+        del model.files[location]
+    index.move(moves, new)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -126,6 +147,17 @@ def test_rows_are_told_by_file_and_source() -> None:
     assert found == [("b", ("x",), [0, 2]), ("a", (), [1])]
     assert index.owners(rows).tolist() == [0, index.source_code("one"), index.source_code("two")]
     assert index.source_code("one") != index.source_code("two")
+
+
+def test_a_living_row_that_is_left_out_of_a_move_changes_nothing() -> None:
+    index = KeyIndex("uuid", (1,), 5)
+    index.add(IndexedFile("a", 2, 0), *hashes([1, 2]))
+    with pytest.raises(ValueError, match="a living row"):
+        index.move({"a": np.array([0, -1], np.int64)}, [IndexedFile("b", 1, 0)])
+    assert rows_of(index, [1, 2]) == {1: {("a", 0)}, 2: {("a", 1)}}
+    index.delete(np.array([1], np.int64))
+    index.move({"a": np.array([0, -1], np.int64)}, [IndexedFile("b", 1, 0)])
+    assert rows_of(index, [1, 2]) == {1: {("b", 0)}, 2: set()}
 
 
 def saved(tmp_path: Path) -> tuple[Path, KeyIndex]:
