@@ -62,6 +62,8 @@ class Runtime:
 
 
 class SystemClock:
+    """The machine's own clocks."""
+
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
 
@@ -70,6 +72,10 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    def pause(self, seconds: float) -> None:
+        """Blocks the thread."""
+        time.sleep(seconds)
 
 
 class SystemRandomness:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dolake.compaction.job import Job, Rewritten
-from dolake.datafiles import EncodedDeletes, FileDeletes, encode_delete_file
+from dolake.datafiles import EncodedDeletes, FileDeletes
 from dolake.iceberg.contents import ContentsReader, LiveFile
 from dolake.iceberg.index import IndexedFile
 from dolake.iceberg.metadata import LoadedTable
@@ -52,23 +52,25 @@ class ToLand:
 
 
 @dataclass(frozen=True)
-class InputsGone:
-    """Files that the rewrite was of are not in the table any more: it has to be planned again."""
+class GivenUp:
+    """The work does not fit the table any more, as when files it was of have left it: it is planned again if it is still worth it."""
 
-    locations: tuple[str, ...]
+    reason: str
 
 
 @dataclass(frozen=True)
 class Landing:
-    """Everything a commit on top of exactly `base` brings. `carried_count`: rows deleted meanwhile, deleted again where they are now."""
+    """What a commit on top of exactly `base` brings. `deletes`: what is to be deleted in its snapshot instead of by `deletes_gone`, a group
+    for each file; `carried_count` of these rows were deleted since the inputs were read."""
 
     base: LoadedTable
     work: ToLand
-    deletes: tuple[EncodedDeletes, ...]
+    deletes: tuple[FileDeletes, ...]
     deletes_gone: tuple[LiveFile, ...]
     carried_count: int
 
-    def delta(self, *, epoch: int, instance: str, commit_id: str, maintenance: str) -> Delta:
+    def delta(self, deletes: Sequence[EncodedDeletes], *, epoch: int, instance: str, commit_id: str, maintenance: str) -> Delta:
+        """`deletes` are those of this landing, put."""
         base, job, done = self.base, self.work.job, self.work.rewritten
         inputs = () if job is None else job.data
         gone = (*inputs, *self.deletes_gone)
@@ -91,7 +93,7 @@ class Landing:
             instance=instance,
             commit_id=commit_id,
             summary={**noted_in(base.properties), **newest_lsns(base, base.head_id), MAINTENANCE: maintenance},
-            deletes=tuple(file.as_new_deletes() for file in self.deletes),
+            deletes=tuple(file.as_new_deletes() for file in deletes),
             replaces=replacement,
             on_head_only=True,
             head_id=base.head_id,
@@ -109,19 +111,18 @@ class Lander:
         self._contents = ContentsReader(store)
         self._deletes: dict[str, dict[str, Positions]] = {}
 
-    def prepare(self, base: LoadedTable, epoch: int, uuids: Iterator[str]) -> Landing | InputsGone:
+    def prepare(self, base: LoadedTable) -> Landing | GivenUp:
         files = () if base.head is None else self._contents.read(base.head).files
         data = {file.location: file for file in files if file.kind == "data"}
         if missing := sorted(self._work.inputs - data.keys()):
-            return InputsGone(tuple(missing))
+            return GivenUp(f"{len(missing)} of its files have left the table, as {missing[0]}")
         touched = [(file, spoken) for file, spoken in self._candidates(files, data) if self._is_touched(file, spoken)]
         moved = _Moved(self._work)
         for _, spoken in touched:
             for location, positions in spoken.items():
                 if location in data:
                     moved.add(data[location], positions)
-        groups = [encode_delete_file(base.location, group, epoch, next(uuids)) for group in moved.groups()]
-        return Landing(base, self._work, tuple(groups), tuple(file for file, _ in touched), moved.carried_count)
+        return Landing(base, self._work, tuple(moved.groups()), tuple(file for file, _ in touched), moved.carried_count)
 
     def _candidates(self, files: Iterable[LiveFile], data: Mapping[str, LiveFile]) -> Iterator[tuple[LiveFile, Mapping[str, Positions]]]:
         """Delete files that may speak of an input, or are to be merged, with what they say."""

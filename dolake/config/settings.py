@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from dolake.config.access import AuthSettings, TlsSettings, TokenSettings
 from dolake.config.catalog import CatalogSettings
 from dolake.config.limits import LimitSettings
+from dolake.config.maintenance import CompactionSettings
 from dolake.config.section import Section
 from dolake.config.tables import TableOverrides, TableSettings
 from dolake.config.values import GIB, KIB, MIB, Bytes, Count, Port, Seconds, a_number, require_address
@@ -162,6 +163,7 @@ class Settings(Section):
     s3: S3Settings = S3Settings()
     catalog: CatalogSettings = CatalogSettings()
     commit: CommitSettings = CommitSettings()
+    compaction: CompactionSettings = CompactionSettings()
     limits: LimitSettings = LimitSettings()
     auth: AuthSettings = AuthSettings()
     tls: TlsSettings = TlsSettings()

@@ -28,6 +28,8 @@ class Asks:
             return {"result": await self._service.flush(tables if isinstance(tables, list) else None, str(ask.get("reason", "manual")))}
         if what in ("park", "unpark", "drop"):
             return {"result": await self._service.change_table(what, str(ask.get("table")))}
+        if what == "compact":
+            return {"result": await self._service.change_table("compact", str(ask.get("table")), {"dryRun": bool(ask.get("dry_run"))})}
         if what == "rollback":
             more = {"snapshot": ask.get("snapshot"), "rewind": bool(ask.get("rewind"))}
             return {"result": await self._service.roll_back(str(ask.get("table")), more)}
@@ -36,7 +38,9 @@ class Asks:
             return {}
         answers = {"ready": self._ready, "state": self._state, "metrics": self._metrics, "tables": self._tables}
         if what not in answers:
-            raise RequestRefused(f"nobody knows what {what!r} is; ask for {', '.join(answers)}, flush, park, unpark, drop or rollback")
+            raise RequestRefused(
+                f"nobody knows what {what!r} is; ask for {', '.join(answers)}, flush, park, unpark, drop, rollback or compact"
+            )
         return answers[what]()
 
     def _ready(self) -> Message:

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
 
 from dolake.clock import Runtime, real_runtime
+from dolake.compaction.compactor import Rewriter, rewriter_here
+from dolake.compaction.process import rewrite_apart
 from dolake.config import Settings
 from dolake.control import ControlClient, Message, asking
 from dolake.errors import DolakeError
@@ -30,7 +33,7 @@ from dolake.writer.probing import Probe
 from dolake.writer.service import WriterService
 
 REPORT_S = 1.0
-REQUESTS = ("flush", "park", "unpark", "drop", "rollback")
+REQUESTS = ("flush", "park", "unpark", "drop", "rollback", "compact")
 _HUB_S_MAX = 1.0
 # Sources wait for acks, nobody for a flush: where cores are short the ingest half goes first (measured: slow acks come twice as soon).
 NICENESS = 5
@@ -52,7 +55,7 @@ async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asy
             await _leave_trouble(runtime, settings, error)
             raise
         policy = CommitPolicy(snapshots_kept=settings.commit.snapshots_kept, tags_kept_days=settings.commit.tags_kept_days)
-        service = make_service(runtime, disk, catalog, store, policy, settings)
+        service = make_service(runtime, disk, catalog, store, policy, settings, rewriter=partial(rewrite_apart, settings))
         service.metrics.set("dolake_process_started_seconds", runtime.clock.now_ms() / 1000, process="writer")
         link = _Link(runtime, settings, service)
         link.client.start()
@@ -89,14 +92,25 @@ async def _leave_trouble(runtime: Runtime, settings: Settings, error: DolakeErro
 
 
 def make_service(
-    runtime: Runtime, disk: Disk, catalog: TableCatalog, store: ObjectStore, policy: CommitPolicy, settings: Settings
+    runtime: Runtime,
+    disk: Disk,
+    catalog: TableCatalog,
+    store: ObjectStore,
+    policy: CommitPolicy,
+    settings: Settings,
+    rewriter: Rewriter | None = None,
 ) -> WriterService:
-    """A writer half over the doors it is handed; a new instance, which claims each table that it writes."""
+    """A writer half over the doors it is handed; a new instance, which claims each table that it writes.
+
+    Files are rewritten by `rewriter`, or in this process.
+    """
     metrics = Metrics()
     committer = Committer(runtime, catalog, store, policy, on_trouble=lambda trouble: flusher.note_trouble(trouble))
     indexes = Indexes(runtime, disk, settings.data, store, metrics)
     flusher = Flusher(runtime, catalog, store, committer, instance=runtime.random.uuid(), indexes=indexes, metrics=metrics)
-    return WriterService(runtime, disk=disk, flusher=flusher, settings=settings, metrics=metrics)
+    return WriterService(
+        runtime, disk=disk, flusher=flusher, settings=settings, rewriter=rewriter or rewriter_here(runtime, store), metrics=metrics
+    )
 
 
 class _Link:
@@ -147,6 +161,8 @@ class _Link:
                 return await self._service.parking.park(name, until)
             case "unpark":
                 return await self._service.parking.unpark(name)
+            case "compact":
+                return await self._service.compacting.compact(name, dry_run=bool(message["dryRun"]))
             case "rollback":
                 return await self._service.rolling_back.roll_back(name, int(message["snapshot"]), bool(message["rewind"]), until)
             case _:

@@ -17,12 +17,14 @@ from dolake.buffer.memtable import PendingRecord
 from dolake.buffer.plan import Pin
 from dolake.buffer.tail import LogReader
 from dolake.clock import Runtime
+from dolake.compaction.compactor import Rewriter
 from dolake.config import Settings, TableNames
 from dolake.errors import DolakeError, ObjectDamaged, ObjectMissing, TableStopped
 from dolake.metrics import Metrics
 from dolake.model import Record, TableName
 from dolake.parquet.layout import EventChunk
 from dolake.storage.disk import Disk
+from dolake.writer.compacting import Compacting
 from dolake.writer.dropping import Dropping
 from dolake.writer.flight import stopped_by
 from dolake.writer.flush import Flusher, FlushResult
@@ -56,6 +58,7 @@ class WriterService:
         disk: Disk,
         flusher: Flusher,
         settings: Settings,
+        rewriter: Rewriter,
         metrics: Metrics | None = None,
         report: Callable[[dict[str, Any]], object] = lambda state: None,
     ) -> None:
@@ -74,6 +77,7 @@ class WriterService:
         self.rolling_back = RollingBack(runtime, disk, settings, self)
         self.tables = Tables(settings, flusher, self.dropping.note_of)
         self.schedule = Schedule(runtime, settings.flush.memory_bytes, self)
+        self.compacting = Compacting(runtime, settings, self, rewriter)
         self.flusher.mirrors.recall = Recaller(runtime, disk, self).recall
 
     # -- life
@@ -90,6 +94,8 @@ class WriterService:
             for directory in self._settings.log.directories:
                 self.spawn(f"follow {directory}", self._follow(directory))
             self.spawn("schedule", self.schedule.run())
+            if self._settings.compaction.enabled:
+                self.spawn("compaction", self.compacting.run())
             await self._over
             await self.flush(None, {tail.log_id: tail.reader.synced_end() for tail in self.tails.values()})
             await _cancelled(self._tasks)  # Or another flush begins, and has an index in its hands while it is saved.
@@ -214,10 +220,10 @@ class WriterService:
 
         As long as none is on its way there is room for as much again: rows of an open transaction cannot be flushed.
         """
-        while self._memory_bytes() > self._settings.flush.memory_bytes * (1 if self.schedule.flushing else 2):
+        while self.memory_bytes() > self._settings.flush.memory_bytes * (1 if self.schedule.flushing else 2):
             await self._runtime.clock.sleep(TICK_S)
 
-    def _memory_bytes(self) -> int:
+    def memory_bytes(self) -> int:
         return sum(table.memory_bytes() + table.in_flight_bytes() for table in self.tables.values())
 
     async def _check_not_ahead(self, tail: Tail, table: Table) -> None:
@@ -329,9 +335,9 @@ class WriterService:
     def tell(self) -> None:
         """Reports what may be trimmed, and how things are."""
         tables = {name: table for name, table in self.tables.items() if not table.is_nothing()}
-        said = self._reporter.describe(self.tails, tables, self._memory_bytes(), self._runtime.clock.monotonic_s())
+        said = self._reporter.describe(self.tails, tables, self.memory_bytes(), self._runtime.clock.monotonic_s())
         states = {str(name): state_of(table, self.lags.of(name)) for name, table in tables.items()}
-        self.report({**said, "tables": states, "metrics": self.metrics.values()})
+        self.report({**said, "tables": states, "compaction": self.compacting.describe(), "metrics": self.metrics.values()})
 
 
 async def _cancelled(tasks: Collection[asyncio.Task[Any]]) -> None:

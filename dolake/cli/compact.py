@@ -1,0 +1,137 @@
+"""`dolake compact [TABLE]`: fewer and larger files with the same rows, now; or, with --dry-run, what would be done and why."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dolake.cli.options import Config, Data, Json, settings_from
+from dolake.errors import DaemonUnreachable, RequestRefused
+
+if TYPE_CHECKING:
+    from dolake.cli.lake import Lake
+    from dolake.compaction.plan import Plan
+    from dolake.config import Settings
+    from dolake.iceberg.commit import Trouble
+    from dolake.iceberg.metadata import LoadedTable
+    from dolake.writer.compact_here import Offline
+    from dolake.writer.compaction_runs import Run
+
+app = typer.Typer(add_completion=False)
+_PARTLY_DONE = 6
+
+
+@app.command()
+def compact(
+    table: Annotated[str | None, typer.Argument(metavar="TABLE", help="One table; all of dolake's unless given.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing; say what is worth a rewrite, why, and what it gains.")
+    ] = False,
+    data: Data = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> int:
+    """Rewrite small files as large ones, and files with many deleted rows without these. Rows and offsets stay as they are.
+
+    The daemon does the same by itself, as far as more files are not about to come; this does not wait for more. With a daemon on DIR
+    or without one. Ends with 6 where a rewrite failed; what was done before stays done.
+    """
+    settings = settings_from(data, config)
+    results = _each(settings, table, dry_run)
+    if as_json:
+        print(json.dumps(results if table is None else results[0]))
+    else:
+        print("\n".join(map(_in_words, results)) if results else "no tables yet")
+    failed = any(run["state"] != "done" for result in results for run in result["runs"])
+    return _PARTLY_DONE if failed else 0
+
+
+def _each(settings: Settings, table: str | None, dry_run: bool) -> list[dict[str, Any]]:
+    from dolake.cli.lake import open_lake
+
+    lake = open_lake(settings)
+    tables = [lake.table(table)] if table is not None else [one for one in lake.tables() if _is_own(one)]
+    return [_one(settings, lake, loaded, dry_run) for loaded in tables]
+
+
+def _is_own(loaded: LoadedTable) -> bool:
+    from dolake.model import DEAD_LETTERS_TABLE
+
+    return bool(loaded.owner_epoch) and loaded.name != DEAD_LETTERS_TABLE
+
+
+def _one(settings: Settings, lake: Lake, loaded: LoadedTable, dry_run: bool) -> dict[str, Any]:
+    """By the daemon if there is one; else here, which claims the table."""
+    from dolake.clock import real_runtime
+    from dolake.control import ask_once
+    from dolake.writer.compact_here import compact_here, plan_here
+
+    offline = _offline(settings, lake)
+    if dry_run:
+        return _described(loaded, asyncio.run(plan_here(offline, loaded.name)), [])
+    try:
+        asking = ask_once(settings.control_path, "compact", runtime=real_runtime(), timeout_s=None, table=str(loaded.name))
+        result: dict[str, Any] = asyncio.run(asking)["result"]
+        return result
+    except DaemonUnreachable:
+        plan, runs = asyncio.run(compact_here(offline, loaded.name))
+        return _described(loaded, plan, runs)
+
+
+def _offline(settings: Settings, lake: Lake) -> Offline:
+    from dolake.clock import real_runtime
+    from dolake.iceberg.plan import CommitPolicy
+    from dolake.storage.disk import LocalDisk
+    from dolake.writer.compact_here import Offline
+
+    if lake.catalog is None:
+        raise RequestRefused("there is no table yet")
+    policy = CommitPolicy(snapshots_kept=settings.commit.snapshots_kept, tags_kept_days=settings.commit.tags_kept_days)
+    return Offline(real_runtime(), LocalDisk(), settings, lake.catalog, lake.store, policy, _say_trouble, _say_progress)
+
+
+def _say_trouble(trouble: Trouble) -> None:
+    print(f"dolake: {trouble.table}: {trouble.error}; trying again", file=sys.stderr)
+
+
+def _say_progress(run: Run) -> None:
+    if run.state == "running" and sys.stderr.isatty():
+        print(f"{run.table}: {run.what} …", file=sys.stderr)
+
+
+def _described(loaded: LoadedTable, plan: Plan, runs: list[Run]) -> dict[str, Any]:
+    return {
+        "table": str(loaded.name),
+        "choices": [choice.in_words() for choice in plan.choices],
+        "left": [left.in_words() for left in plan.left],
+        "debt_bytes": plan.debt_bytes,
+        "runs": [asdict(run) for run in runs],
+        "last": [],
+    }
+
+
+def _in_words(result: dict[str, Any]) -> str:
+    """A paragraph for each table."""
+    lines = [f"  {_run_in_words(run)}" for run in result["runs"]]
+    lines += [f"  to do: {choice}" for choice in result["choices"]]
+    lines += [f"  {left}" for left in result["left"]]
+    if not lines:
+        return f"{result['table']}: nothing is worth a rewrite"
+    return "\n".join([f"{result['table']}:", *lines])
+
+
+def _run_in_words(run: dict[str, Any]) -> str:
+    from dolake.cli.screen import byte_size
+
+    if run["state"] != "done":
+        return f"{run['state'].replace('_', ' ')}: {run['what']}: {run['reason']}"
+    sizes = (
+        f"{byte_size(run['bytes_before'])} in {run['files_before']:,} files are {byte_size(run['bytes_after'])} in {run['files_after']:,}"
+    )
+    carried = f"; {run['rows_carried']:,} rows deleted meanwhile" if run["rows_carried"] else ""
+    return f"done in {run['seconds']:,.1f} s: {sizes}{carried}"

@@ -1,0 +1,105 @@
+"""Compaction where no daemon runs: the table is claimed by the first snapshot that lands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dolake.clock import Runtime
+from dolake.compaction.compactor import Compactor, rewriter_here
+from dolake.compaction.landing import GivenUp, Lander
+from dolake.compaction.plan import Choice, CompactionPolicy, Plan
+from dolake.config import Settings
+from dolake.errors import RequestRefused, RewriteRefused
+from dolake.iceberg.catalog import TableCatalog
+from dolake.iceberg.commit import Committer, Trouble
+from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.plan import CommitPolicy
+from dolake.model import TableName
+from dolake.storage.disk import Disk
+from dolake.storage.store import ObjectStore
+from dolake.writer.compacting import policy_of, policy_of_request
+from dolake.writer.compaction_runs import Run, RunState
+from dolake.writer.lock import lock_writer
+
+
+@dataclass(frozen=True)
+class Offline:
+    """What is at hand where no daemon runs. `progress` hears of each rewrite when it begins and when it has ended."""
+
+    runtime: Runtime
+    disk: Disk
+    settings: Settings
+    catalog: TableCatalog
+    store: ObjectStore
+    commit_policy: CommitPolicy
+    on_trouble: Callable[[Trouble], None]
+    progress: Callable[[Run], None] = lambda run: None
+
+    def compactor(self) -> Compactor:
+        committer = Committer(self.runtime, self.catalog, self.store, self.commit_policy, self.on_trouble)
+        rewriter = rewriter_here(self.runtime, self.store)
+        policy = policy_of(self.settings)
+        return Compactor(self.runtime, self.store, committer, rewriter, policy, memory_bytes=self.settings.compaction.memory_bytes)
+
+    def load(self, name: TableName) -> LoadedTable:
+        base = self.catalog.load(name)
+        if base is None:
+            raise RequestRefused(f"there is no table {name}; `dolake tables` lists them")
+        return base
+
+
+async def plan_here(offline: Offline, name: TableName) -> Plan:
+    """What is worth it now, of a table that nobody waits for. Reads only. Raises RequestRefused, DolakeError."""
+    compactor = offline.compactor()
+    return await compactor.plan(offline.load(name), policy_of_request(compactor.policy))
+
+
+async def compact_here(offline: Offline, name: TableName) -> tuple[Plan, list[Run]]:
+    """Rewrites everything that is worth it, one after the other; what is left then, and what was done.
+
+    Raises LogRefused (a writer runs), RequestRefused, TableStopped, DolakeError.
+    """
+    lock = lock_writer(offline.disk, offline.settings.data)
+    try:
+        compactor = offline.compactor()
+        base = offline.load(name)
+        if not base.owner_epoch:
+            raise RequestRefused(f"{name} is not dolake's: no writer of it has ever committed to it")
+        epoch, instance = base.owner_epoch + 1, offline.runtime.random.uuid()
+        policy: CompactionPolicy = policy_of_request(compactor.policy)
+        runs: list[Run] = []
+        while True:
+            plan = await compactor.plan(base, policy)
+            tried = {run.what for run in runs}
+            choice = next((choice for choice in plan.choices if choice.in_words() not in tried), None)
+            if choice is None:
+                return plan, runs
+            base = await _carry_out(offline, compactor, choice, base, runs, epoch=epoch, instance=instance)
+    finally:
+        lock.release()
+
+
+async def _carry_out(
+    offline: Offline, compactor: Compactor, choice: Choice, base: LoadedTable, runs: list[Run], *, epoch: int, instance: str
+) -> LoadedTable:
+    """The table after it."""
+    runtime = offline.runtime
+    run = Run(str(base.name), choice.in_words(), runtime.clock.now_ms(), RunState.RUNNING)
+    runs.append(run)
+    offline.progress(run)
+    began_s = runtime.clock.monotonic_s()
+    try:
+        work = await compactor.rewrite(base, choice, epoch)
+    except RewriteRefused as refused:
+        run.end(RunState.FAILED, runtime.clock.monotonic_s() - began_s, str(refused))
+        offline.progress(run)
+        return base
+    found = await compactor.land(Lander(offline.store, work), base, epoch, instance)
+    if isinstance(found, GivenUp):
+        run.end(RunState.GIVEN_UP, runtime.clock.monotonic_s() - began_s, found.reason)
+    else:
+        run.count(work, found)
+        run.end(RunState.DONE, runtime.clock.monotonic_s() - began_s)
+    offline.progress(run)
+    return offline.load(base.name) if isinstance(found, GivenUp) else found.base

@@ -1,0 +1,338 @@
+"""Compaction in a running writer: what is worth it most is rewritten beside the flushes, and lands between two of them.
+
+A rewrite takes as long as it takes, in a process of its own, while its table goes on being flushed. Landing takes the table out of
+the schedule's hands as a flush does, for one commit. One rewrite a table at a time; a file that cannot be read keeps its group out
+until it has left the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from dolake import failpoints
+from dolake.clock import Runtime
+from dolake.compaction.compactor import Compactor, Done, Rewriter
+from dolake.compaction.landing import GivenUp, Lander, ToLand
+from dolake.compaction.plan import Choice, CompactionPolicy, Plan
+from dolake.config import Settings
+from dolake.errors import DolakeError, ObjectDamaged, ObjectMissing, RequestRefused, RewriteRefused, TableStopped
+from dolake.iceberg.contents import ContentsReader
+from dolake.iceberg.metadata import LoadedTable
+from dolake.model import DEAD_LETTERS_TABLE, TableName
+from dolake.writer.compaction_runs import Run, RunState
+from dolake.writer.flight import stopped_by
+from dolake.writer.indexes import ReplacedFiles
+from dolake.writer.table import Table
+
+if TYPE_CHECKING:
+    from dolake.writer.service import WriterService
+
+TICK_S = 0.02
+# Tables that are not being written are looked at once in so long.
+_IDLE_S = 60.0
+_RUNS_KEPT = 20
+# A group whose rewrite failed is tried again after so long.
+_FAILED_S = 60.0
+
+logger = structlog.get_logger("dolake.writer")
+
+
+@dataclass
+class _Looked:
+    """A table's plan, of one head."""
+
+    base: LoadedTable
+    plan: Plan
+    at_s: float
+    reader: ContentsReader
+    failed_until_s: dict[str, float] = field(default_factory=dict)  # by location
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+class Compacting:
+    """Of one writer half, the `host`. `rewriter` does a job somewhere."""
+
+    def __init__(self, runtime: Runtime, settings: Settings, host: WriterService, rewriter: Rewriter) -> None:
+        self._runtime, self._settings, self._host = runtime, settings.compaction, host
+        self._memory_bytes_max = settings.flush.memory_bytes
+        self.policy = policy_of(settings)
+        flusher = host.flusher
+        self._compactor = Compactor(
+            runtime, flusher.store, flusher.committer, rewriter, self.policy, memory_bytes=settings.compaction.memory_bytes
+        )
+        self._looked: dict[TableName, _Looked] = {}
+        self.runs: deque[Run] = deque(maxlen=_RUNS_KEPT)
+        self._locks: dict[TableName, asyncio.Lock] = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    def lock(self, name: TableName) -> asyncio.Lock:
+        """Held as long as a rewrite of the table is under way, and by whoever must not come between."""
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    # -- by itself
+
+    async def run(self) -> None:
+        while True:
+            await self._runtime.clock.sleep(self._settings.interval_s)
+            if not self.lags():
+                await self._look_round()
+
+    def lags(self) -> bool:
+        """Whether ingest needs the machine more."""
+        now_s = self._runtime.clock.monotonic_s()
+        waiting = [table.memtable.records[0].since_s for table in self._host.tables.values() if table.memtable.records and not table.away]
+        is_late = bool(waiting) and now_s - min(waiting) > self._settings.lag_s_max
+        return is_late or self._host.memory_bytes() > self._memory_bytes_max * 3 // 4
+
+    async def _look_round(self) -> None:
+        """Starts what is worth it most, as much as may run at once."""
+        found: list[tuple[float, TableName, Choice, LoadedTable]] = []
+        for name in sorted(await self._host.flusher.names(), key=str):
+            if self.lock(name).locked() or name == DEAD_LETTERS_TABLE:
+                continue
+            looked = await self._look(name)
+            if looked is not None:
+                found += [(choice.read_s_saved / choice.cost_s, name, choice, looked.base) for choice in self._open(looked)]
+        found.sort(key=lambda one: (-one[0], str(one[1])))
+        for _, name, choice, base in found:
+            if len(self._running) >= self._settings.jobs:
+                return
+            if not self.lock(name).locked():
+                task = self._runtime.tasks.spawn(f"compact {name}", self._run_one(name, choice, base))
+                self._running.add(task)
+                task.add_done_callback(self._ended)
+                await self._runtime.clock.sleep(0)  # It takes the table's lock.
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._host.ended(task)
+
+    def _open(self, looked: _Looked) -> list[Choice]:
+        """Without those that a file is in whose rewrite has failed not long ago, or cannot be."""
+        now_s = self._runtime.clock.monotonic_s()
+        shut = {location for location, until_s in looked.failed_until_s.items() if now_s < until_s} | looked.refused.keys()
+        return [choice for choice in looked.plan.choices if shut.isdisjoint(file.location for file in (*choice.data, *choice.deletes))]
+
+    async def _look(self, name: TableName) -> _Looked | None:
+        """The table's plan, made anew where its head is another. None for a table that is not dolake's, or not in order."""
+        now_s = self._runtime.clock.monotonic_s()
+        known, table = self._looked.get(name), self._host.tables.get(name)
+        if table is not None and (table.stopped is not None or table.away or table.behind):
+            return None
+        base = table.base if table is not None else None
+        if base is None:
+            if known is not None and now_s - known.at_s < _IDLE_S:
+                return known
+            base = await self._load(name)
+        if base is None or not base.owner_epoch:
+            return None
+        if known is not None and known.base.head_id == base.head_id and now_s - known.at_s < _IDLE_S:
+            return known
+        return await self._look_again(name, base, known)
+
+    async def _load(self, name: TableName) -> LoadedTable | None:
+        try:
+            return await self._host.flusher.load(name)
+        except (TableStopped, ObjectMissing, ObjectDamaged):
+            return None  # Somebody else's, or damaged: who reads or writes it says so.
+
+    async def _look_again(self, name: TableName, base: LoadedTable, known: _Looked | None) -> _Looked | None:
+        same = known is not None and known.base.uuid == base.uuid
+        reader = known.reader if known is not None and same else ContentsReader(self._host.flusher.store)
+        try:
+            plan = await self._compactor.plan(base, self.policy, reader=reader)
+        except (ObjectMissing, ObjectDamaged) as error:
+            logger.warning("table not looked at for compaction", table=str(name), reason=str(error))
+            return None
+        looked = _Looked(base, plan, self._runtime.clock.monotonic_s(), reader)
+        if known is not None and same:
+            looked.failed_until_s, looked.refused = known.failed_until_s, known.refused
+        self._looked[name] = looked
+        self._host.metrics.set("dolake_compaction_debt_bytes", plan.debt_bytes, table=str(name))
+        self._host.metrics.set("dolake_compaction_left_files_count", sum(len(left.files) for left in plan.left), table=str(name))
+        summary = base.head["summary"] if base.head is not None else {}
+        self._host.metrics.set("dolake_table_data_files_count", int(summary.get("total-data-files", 0)), table=str(name))
+        self._host.metrics.set("dolake_table_delete_files_count", int(summary.get("total-delete-files", 0)), table=str(name))
+        return looked
+
+    # -- one rewrite
+
+    async def _run_one(self, name: TableName, choice: Choice, base: LoadedTable) -> None:
+        async with self.lock(name):
+            await self.carry_out(name, choice, base)
+
+    async def carry_out(self, name: TableName, choice: Choice, base: LoadedTable) -> Run:
+        """Rewrites and lands, by who holds the table's lock. What goes wrong is noted in what it returns, and raised by nobody."""
+        run = Run(str(name), choice.in_words(), self._runtime.clock.now_ms(), RunState.RUNNING)
+        self.runs.append(run)
+        began_s = self._runtime.clock.monotonic_s()
+        self._note_running()
+        try:
+            found = await self._rewrite_and_land(name, choice, base, run)
+        except RewriteRefused as refused:
+            self._shut_out(name, {refused.file: None})
+            self._end(run, began_s, RunState.FAILED, str(refused))
+        except (DolakeError, OSError, ValueError) as error:
+            until_s = self._runtime.clock.monotonic_s() + _FAILED_S
+            self._shut_out(name, {file.location: until_s for file in choice.data or choice.deletes})
+            self._end(run, began_s, RunState.FAILED, str(error))
+        else:
+            state = RunState.GIVEN_UP if isinstance(found, GivenUp) else RunState.DONE
+            self._end(run, began_s, state, found.reason if isinstance(found, GivenUp) else "")
+        return run
+
+    def _shut_out(self, name: TableName, files: dict[str, float | None]) -> None:
+        """For ever where no time is given."""
+        looked = self._looked.get(name)
+        for location, until_s in files.items() if looked is not None else ():
+            assert looked is not None
+            if until_s is None:
+                looked.refused[location] = location
+            else:
+                looked.failed_until_s[location] = until_s
+
+    def _end(self, run: Run, began_s: float, state: RunState, reason: str) -> None:
+        run.end(state, self._runtime.clock.monotonic_s() - began_s, reason)
+        metrics = self._host.metrics
+        metrics.add("dolake_compaction_runs_total", outcome=state.value)
+        metrics.observe("dolake_compaction_seconds", run.seconds)
+        self._note_running()
+        level = logger.info if state is RunState.DONE else logger.warning
+        level(
+            f"compaction {state.value.replace('_', ' ')}",
+            table=run.table,
+            what=run.what,
+            seconds=run.seconds,
+            **({"reason": reason} if reason else {}),
+        )
+
+    def _note_running(self) -> None:
+        active = sum(run.state in (RunState.RUNNING, RunState.LANDING) for run in self.runs)
+        self._host.metrics.set("dolake_compaction_running_count", active)
+
+    async def _rewrite_and_land(self, name: TableName, choice: Choice, base: LoadedTable, run: Run) -> Done | GivenUp:
+        table = await self._host.tables.named(name)
+        epoch = base.owner_epoch + 1 if table.epoch is None else table.epoch
+        work = await self._compactor.rewrite(base, choice, epoch)
+        lander = Lander(self._host.flusher.store, work)
+        await self._compactor.look_ahead(lander, table.base or base)
+        run.state = RunState.LANDING
+        async with self.held(table):
+            found = await self._land(table, lander, work)
+        if isinstance(found, Done):
+            run.count(work, found)
+            self._count(run, work)
+        return found
+
+    @contextlib.asynccontextmanager
+    async def held(self, table: Table) -> AsyncIterator[None]:
+        """The table is in nobody else's hands, as during a flush. Raises RequestRefused where it is not in order."""
+        while True:
+            if table.stopped is not None:
+                raise RequestRefused(f"{table.name} has stopped: {table.stopped.reason}")
+            if table.away:
+                raise RequestRefused(f"{table.name} is parked")
+            if not (table.flushing or table.behind or table.declaring):
+                break
+            await self._runtime.clock.sleep(TICK_S)
+        table.flushing = True
+        try:
+            async with self._host.flusher.mirrors.lock(table.name):
+                yield
+        finally:
+            table.flushing = False
+
+    async def _land(self, table: Table, lander: Lander, work: ToLand) -> Done | GivenUp:
+        if table.base is None or table.base.uuid != work.table_uuid:
+            return GivenUp("the table was dropped")
+        epoch = table.base.owner_epoch + 1 if table.epoch is None else table.epoch
+        try:
+            found = await self._compactor.land(lander, table.base, epoch, self._host.flusher.instance)
+        except TableStopped as stopped:
+            table.stop_whole(stopped_by(stopped))
+            raise
+        if isinstance(found, Done):
+            table.base, table.epoch = found.base, epoch
+            await self._runtime.tasks.run(self._host.flusher.indexes.move, found.base, _replaced(work, found))
+            failpoints.hit("compact.after_index")
+        return found
+
+    def _count(self, run: Run, work: ToLand) -> None:
+        metrics = self._host.metrics
+        metrics.add("dolake_compaction_read_bytes_total", 0 if work.rewritten is None else work.rewritten.bytes_read)
+        metrics.add("dolake_compaction_written_bytes_total", run.bytes_after)
+        metrics.add("dolake_compaction_files_removed_total", max(0, run.files_before - run.files_after))
+        metrics.add("dolake_compaction_carried_rows_total", run.rows_carried)
+
+    # -- when somebody asks
+
+    async def compact(self, name: TableName, *, dry_run: bool, progress: Callable[[Run], None] = lambda run: None) -> dict[str, Any]:
+        """Everything of a table that is worth it, at once; what came of it. Raises RequestRefused, DolakeError."""
+        async with self.lock(name):
+            table = await self._host.parking.started_table(name)
+            if table.base is None:
+                raise RequestRefused(f"there is no table {name}; `dolake tables` lists them")
+            runs: list[Run] = []
+            policy = policy_of_request(self.policy)
+            while True:
+                base = table.base
+                plan = await self._compactor.plan(base, policy)
+                done = {run.what for run in runs}
+                choice = next((choice for choice in plan.choices if choice.in_words() not in done), None)
+                if dry_run or choice is None:
+                    return described(name, plan, runs, self.last_runs(name))
+                runs.append(await self.carry_out(name, choice, base))
+                progress(runs[-1])
+
+    def last_runs(self, name: TableName) -> list[Run]:
+        return [run for run in self.runs if run.table == str(name)]
+
+    def describe(self) -> dict[str, Any]:
+        """What will run next, table by table, and what ran last."""
+        return {
+            "enabled": self._settings.enabled,
+            "waits": self.lags(),
+            "debt_bytes": sum(looked.plan.debt_bytes for looked in self._looked.values()),
+            "runs": [asdict(run) for run in self.runs],
+        }
+
+
+def described(name: TableName, plan: Plan, runs: list[Run], last: list[Run]) -> dict[str, Any]:
+    """For whoever asked: what is (still) worth it, what is left alone, what was done now and what before."""
+    return {
+        "table": str(name),
+        "choices": [choice.in_words() for choice in plan.choices],
+        "left": [left.in_words() for left in plan.left],
+        "debt_bytes": plan.debt_bytes,
+        "runs": [asdict(run) for run in runs],
+        "last": [asdict(run) for run in last if run not in runs],
+    }
+
+
+def policy_of(settings: Settings) -> CompactionPolicy:
+    compaction = settings.compaction
+    return CompactionPolicy(
+        target_bytes=compaction.target_bytes, inputs_min=compaction.inputs_min, deleted_share_max=compaction.deleted_share_max
+    )
+
+
+def policy_of_request(policy: CompactionPolicy) -> CompactionPolicy:
+    """Who asks does not wait for more files."""
+    return CompactionPolicy(policy.target_bytes, policy.inputs_min, policy.deleted_share_max, policy.input_bytes_max, wait_for_more=False)
+
+
+def _replaced(work: ToLand, done: Done) -> ReplacedFiles:
+    rewritten = work.rewritten
+    return ReplacedFiles(
+        moves={} if rewritten is None else rewritten.moves,
+        files=() if rewritten is None else tuple(output.indexed for output in rewritten.outputs),
+        deletes_gone=frozenset(file.location for file in done.landing.deletes_gone),
+        deletes_new=frozenset(file.location for file in done.deletes),
+    )

@@ -1,0 +1,43 @@
+"""What is noted of each rewrite, for whoever asks what compaction does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dolake.compaction.compactor import Done
+from dolake.compaction.landing import ToLand
+
+
+class RunState(StrEnum):
+    PENDING, RUNNING, LANDING, DONE, GIVEN_UP, FAILED = "pending", "running", "landing", "done", "given_up", "failed"
+
+
+@dataclass
+class Run:
+    """One rewrite. `reason`: why it was given up, or failed; counts are of what has landed."""
+
+    table: str
+    what: str
+    began_ms: int
+    state: RunState = RunState.PENDING
+    reason: str = ""
+    seconds: float = 0.0
+    files_before: int = 0
+    files_after: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    rows_carried: int = 0
+
+    def end(self, state: RunState, seconds: float, reason: str = "") -> None:
+        self.state, self.seconds, self.reason = state, round(seconds, 3), reason
+
+    def count(self, work: ToLand, done: Done) -> None:
+        """Delete files count as files."""
+        inputs = () if work.job is None else work.job.data
+        gone = (*inputs, *done.landing.deletes_gone)
+        outputs = () if work.rewritten is None else work.rewritten.outputs
+        self.files_before, self.files_after = len(gone), len(outputs) + len(done.deletes)
+        self.bytes_before = sum(file.size_bytes for file in gone)
+        self.bytes_after = sum(output.file.size_bytes for output in outputs) + sum(len(file.data) for file in done.deletes)
+        self.rows_carried = done.landing.carried_count
