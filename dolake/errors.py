@@ -163,6 +163,16 @@ class TableStopped(DolakeError):
         self.table, self.reason, self.field, self.rule = table, reason, field, rule or reason
 
 
+class RewriteRefused(DolakeError):
+    """Files are left as they are: one of them is gone, damaged, or has columns that cannot become the table's. Nothing was put."""
+
+    exit_code = 5
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(f"{file} is not rewritten: {reason}")
+        self.file, self.reason = file, reason
+
+
 def unreadable(error: Exception) -> str:
     """Why a table stops at a file of it that is gone, or is not what was written."""
     return f"a file of it cannot be read: {error}; `dolake verify` says more"
