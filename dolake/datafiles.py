@@ -20,7 +20,7 @@ from dolake.iceberg.plan import NewDeletes, NewFile
 from dolake.iceberg.transforms import partition_values
 from dolake.parquet.align import schema_as_json
 from dolake.parquet.deletes import encode_deletes
-from dolake.parquet.encode import encode_parquet, split_by_partition
+from dolake.parquet.encode import EncodedFile, encode_parquet, split_by_partition
 
 Places = npt.NDArray[np.int64]
 
@@ -85,9 +85,15 @@ def encode_file(
     table_location: str, partition: tuple[Any, ...], rows: pa.Table, epoch: int, unique: str, metadata: Mapping[str, str] | None = None
 ) -> EncodedDataFile:
     """Blocks, mostly without the GIL."""
-    file = encode_parquet(rows, metadata)
+    return named_file(table_location, partition, encode_parquet(rows, metadata), epoch, unique)
+
+
+def named_file(
+    table_location: str, partition: tuple[Any, ...], file: EncodedFile, epoch: int, unique: str, sources: tuple[tuple[int, str], ...] = ()
+) -> EncodedDataFile:
+    """A file that is encoded, under the name that its bytes give it; `sources` are what its footer says."""
     location = data_file_location(table_location, epoch, unique, _digest(file.data))
-    return EncodedDataFile(location, file.data, file.metadata, file.row_count, partition)
+    return EncodedDataFile(location, file.data, file.metadata, file.row_count, partition, sources=sources)
 
 
 def encode_delete_file(table_location: str, deletes: FileDeletes, epoch: int, unique: str) -> EncodedDeletes:

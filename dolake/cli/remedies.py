@@ -116,6 +116,8 @@ ERRORS: dict[str, str] = {
     "have the source send the table again",
     "CommitConflict": "nothing: the table is loaded again and looked at",
     "TableStopped": "see *A table has stopped*",
+    "RewriteRefused": "nothing was changed and other files are compacted: restore the file that is named, or have the program that wrote "
+    "it rewrite it; `dolake verify` says more",
     "NoSuchPoint": "choose a point that is there: `dolake snapshots TABLE` lists them; `commit.snapshots_kept` and tags keep more",
     "RefRefused": "choose another name: `dolake tags list TABLE` and `dolake branches list TABLE` say which there are",
     "Diverged": "make a branch from `main` as it is now, write the rows to it, and publish that",

@@ -37,25 +37,43 @@ def encode_parquet(table: pa.Table, metadata: Mapping[str, str] | None = None) -
 
     `metadata` goes into the footer.
     """
-    table = table.unify_dictionaries()
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink,
-        table.schema,
-        version="2.6",
-        **COMPRESSION,
-        use_dictionary=_dictionary_columns(table),
-        write_page_checksum=True,
-        write_statistics=True,
-        store_decimal_as_integer=True,
-        # Arrow's own schema in the footer would make readers give back our dictionaries instead of the table's types.
-        store_schema=False,
-    ) as writer:
-        writer.write_table(table, row_group_size=_rows_a_group(table))
+    encoding = Encoding(table)
+    encoding.write(table)
+    return encoding.finish(metadata)
+
+
+class Encoding:
+    """A file that is made of several tables of one schema, one after the other: never more of its rows in memory than one has.
+
+    `first`, the first of them, shows which columns repeat themselves. Blocking, no I/O.
+    """
+
+    def __init__(self, first: pa.Table) -> None:
+        self._sink = pa.BufferOutputStream()
+        self._row_count = 0
+        self._writer = pq.ParquetWriter(
+            self._sink,
+            first.schema,
+            version="2.6",
+            **COMPRESSION,
+            use_dictionary=_dictionary_columns(first.unify_dictionaries()),
+            write_page_checksum=True,
+            write_statistics=True,
+            store_decimal_as_integer=True,
+            # Arrow's own schema in the footer would make readers give back our dictionaries instead of the table's types.
+            store_schema=False,
+        )
+
+    def write(self, table: pa.Table) -> None:
+        self._writer.write_table(table.unify_dictionaries(), row_group_size=_rows_a_group(table))
+        self._row_count += table.num_rows
+
+    def finish(self, metadata: Mapping[str, str] | None = None) -> EncodedFile:
         if metadata:
-            writer.add_key_value_metadata(dict(metadata))
-    data = sink.getvalue()
-    return EncodedFile(memoryview(data), pq.read_metadata(pa.BufferReader(data)), table.num_rows)
+            self._writer.add_key_value_metadata(dict(metadata))
+        self._writer.close()
+        data = self._sink.getvalue()
+        return EncodedFile(memoryview(data), pq.read_metadata(pa.BufferReader(data)), self._row_count)
 
 
 def _rows_a_group(table: pa.Table) -> int:
