@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from pyiceberg.catalog.sql import SqlCatalog
 
 from dolake.buffer.wal import Log, LogSettings
 from dolake.clock import Runtime, SystemClock, real_runtime
+from dolake.compaction.compactor import Rewriter, rewriter_here
+from dolake.compaction.job import Job, Rewritten
 from dolake.config import Settings
 from dolake.iceberg.lake import open_catalog, open_warehouse
 from dolake.iceberg.plan import CommitPolicy
@@ -150,23 +152,36 @@ def open_log(path: Path) -> Log:
 
 @contextlib.asynccontextmanager
 async def half(
-    path: Path, *, stop_cleanly: bool = True, clock_ahead_ms: int = 0, snapshots_kept: int = 100, **sections: Any
+    path: Path,
+    *,
+    stop_cleanly: bool = True,
+    clock_ahead_ms: int = 0,
+    snapshots_kept: int = 100,
+    around: Callable[[Half, Rewriter], Rewriter] | None = None,
+    **sections: Any,
 ) -> AsyncIterator[Half]:
     """Starts on what is there. Leaves by flushing, or (`stop_cleanly` False) by dropping everything in memory.
 
-    `clock_ahead_ms`: how far its wall clock is off. `sections`, and `mode` among them, as for `settings_of`.
+    `clock_ahead_ms`: how far its wall clock is off. `around`: what else happens when files are rewritten.
+    `sections`, and `mode` among them, as for `settings_of`.
     """
     settings, runtime = settings_of(path, **sections), replace(real_runtime(), clock=ClockAhead(clock_ahead_ms))
     log = open_log(path)
     store = open_warehouse(settings)
     catalog = open_catalog(settings, store, runtime)
-    service = make_service(runtime, LocalDisk(), catalog, store, CommitPolicy(snapshots_kept=snapshots_kept), settings)
+    rewriter = rewriter_here(runtime, store)
+
+    async def rewrite(job: Job) -> Rewritten:
+        return await (rewriter if around is None else around(found, rewriter))(job)
+
+    service = make_service(runtime, LocalDisk(), catalog, store, CommitPolicy(snapshots_kept=snapshots_kept), settings, rewrite)
     reports: list[dict[str, Any]] = []
     service.report = reports.append
     stop = asyncio.Event()
     running = asyncio.get_running_loop().create_task(service.run(stop))
     try:
-        yield Half(path, settings, runtime, log, Hand(log), service, reports, running)
+        found = Half(path, settings, runtime, log, Hand(log), service, reports, running)
+        yield found
         if stop_cleanly:
             stop.set()
             await running
