@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from typing import Any
 
 DISK = {
     "sync_eio": 0.01,
@@ -49,8 +50,16 @@ MIRROR_PARTITIONS: list[tuple[tuple[str, ...], ...]] = [
 ]
 
 GROUPED = 0.3  # of those whose catalog can
+COMPACTED = 0.4
 
 COLUMNS: list[tuple[dict[str, str], ...]] = [({},), ({},), ({}, {"small": "long"})]
+
+
+def drawn_compaction(draw: random.Random) -> dict[str, Any]:
+    """Drawn by itself, too: a seed without it is the world that it always was."""
+    if draw.random() >= COMPACTED:
+        return {}
+    return {"compaction_s": draw.choice([0.1, 0.5, 2.0]), "inputs_min": draw.choice([2, 2, 4])}
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,8 @@ class Profile:
     index_faults: float = 0.0  # how often something befalls the key indexes when a writer starts
     foreign_rows: bool = False  # whether others change mirrors' rows
     grouped: bool = False  # all tables are committed together
+    compaction_s: float = 0.0  # how often the writer looks whether files are worth a rewrite; 0 is never
+    inputs_min: int = 2  # files that one rewrite takes at least
 
     @property
     def is_mirrored(self) -> bool:

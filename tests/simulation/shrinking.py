@@ -32,6 +32,7 @@ SMALLER: dict[str, tuple[object, ...]] = {
     "is_contested": (False,),
     "shared_truncate": (False,),
     "grouped": (False,),
+    "compaction_s": (0.0,),
     "transactions": (False,),
     "modes": (("changelog",), ("mirror",)),
     "changelogs": ((),),

@@ -51,8 +51,10 @@ from tests.simulation.invariants import (
     check_cut,
     check_events,
     check_order,
+    check_rewrite,
     check_table,
     cut_names,
+    is_rewrite,
     named,
     note_rows,
 )
@@ -62,7 +64,7 @@ from tests.simulation.mirror import Mirror, MirrorReader, check_required, check_
 from tests.simulation.network import Wire
 from tests.simulation.operator import Operator, parked_on_platter, parked_records
 from tests.simulation.polite import PoliteSource, Producing
-from tests.simulation.profile import GROUPED, Profile
+from tests.simulation.profile import GROUPED, Profile, drawn_compaction
 from tests.simulation.records import Records
 from tests.simulation.replayer import Replayer
 from tests.simulation.rough import RoughSource
@@ -452,6 +454,10 @@ class World:
         except (DolakeError, OSError, ValueError) as error:
             self.note(f"I10: {after.name} cannot be read after a commit: {error!r}")
         self.records.look()
+        if is_rewrite(after):
+            self.chaos.counts["rewrites committed"] += 1
+            for breach in check_rewrite(history, after):
+                self.note(breach)
         if self.profile.grouped:
             for breach in self._check_known_cuts(after):
                 self.note(breach)
@@ -720,6 +726,12 @@ def make_settings(profile: Profile, start: int = 0) -> Settings:
             "data": ROOT,
             "log": {"directories": directories, "segment_bytes": 4096, "backlog_bytes": profile.backlog_bytes},
             "flush": {"age_s": profile.flush_age_s, "rows": profile.flush_rows},
+            "compaction": {
+                "enabled": profile.compaction_s > 0,
+                "interval_s": profile.compaction_s or 1.0,
+                "inputs_min": profile.inputs_min,
+                "target_bytes": 1 << 20,
+            },
             "tables": {
                 "*": {
                     "mode": mode,
@@ -741,7 +753,8 @@ def profile_of(seed: int, rules: Rules, changes: Changes | None = None) -> tuple
     profile = Profile.draw(draw)
     # Drawn by itself: a seed whose tables are not grouped is the world that it always was.
     is_grouped = profile.catalog_style != "service" and random.Random(f"groups {seed}").random() < GROUPED
-    profile = replace(profile, **{"grouped": is_grouped, **rules.profile})
+    compaction = drawn_compaction(random.Random(f"compaction {seed}"))
+    profile = replace(profile, **{"grouped": is_grouped, **compaction, **rules.profile})
     return (changes.of(profile) if changes else profile), draw
 
 
