@@ -53,7 +53,7 @@ class Replan:
 
 @dataclass(frozen=True)
 class Held:
-    """The delta fits its table still, and was not tried: another of those that land together does not."""
+    """The delta fits its table still, and was not tried: another of those that land together does not, or is there already."""
 
     base: LoadedTable
 
@@ -114,7 +114,7 @@ class Committer:
         return await self._until_known(tries, lambda: self._round(delta, tries))
 
     async def commit_together(self, deltas: Sequence[Delta]) -> list[CommitOutcome | Held]:
-        """The same for several tables in one transaction of the catalog: what is tried of them lands together or not at all.
+        """The same for several tables in one transaction of the catalog: all of the deltas are tried together, or none is.
 
         Raises TableStopped, which names one of the tables, also for what of it stays damaged.
         """
@@ -154,13 +154,14 @@ class Committer:
         return await self._commit_once(found.base, delta) if isinstance(found, Held) else found
 
     async def _round_together(self, deltas: Sequence[Delta], tries: _Tries) -> list[CommitOutcome | Held]:
-        """Nothing is tried where one of them has to be planned again."""
+        """Nothing is tried where one of them has to be planned again, or is there already."""
         found = [await self._look(delta, tries) for delta in deltas]
-        fitting = [(one.base, delta) for one, delta in zip(found, deltas, strict=True) if isinstance(one, Held)]
-        if not fitting or any(isinstance(one, Replan) for one in found):
-            return found
-        landed = iter(await self._commit_all_once(fitting, tries))
-        return [next(landed) if isinstance(one, Held) else one for one in found]
+        if any(isinstance(one, Landed) for one in found):
+            # Ours lands in all tables at once, perhaps between two of these looks. If one is still not there, it was somebody else who
+            # brought the others there (a late predecessor): committed now, it would say that it is of one commit with them.
+            found = [await self._look(delta, tries) if isinstance(one, Held) else one for one, delta in zip(found, deltas, strict=True)]
+        held = [(one.base, delta) for one, delta in zip(found, deltas, strict=True) if isinstance(one, Held)]
+        return await self._commit_all_once(held, tries) if len(held) == len(deltas) else found
 
     async def _look(self, delta: Delta, tries: _Tries) -> CommitOutcome | Held:
         """What the table means for the delta: nothing is to be tried unless it is Held."""

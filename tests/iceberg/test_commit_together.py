@@ -86,12 +86,14 @@ def test_a_file_that_is_not_in_the_store_holds_the_other_back(lake: Lake) -> Non
     assert offsets(lake) == [0, 0]
 
 
-def test_what_has_landed_already_does_not_land_again_beside_what_has_not(lake: Lake) -> None:
-    other = second_table(lake)
-    first, second = deltas(lake, other, 0, 3)
+def test_what_has_landed_by_itself_holds_the_others_back(lake: Lake) -> None:
+    """Beside it they would land in another transaction than it, and say that it was one."""
+    first, second = deltas(lake, second_table(lake), 0, 3)
     assert isinstance(lake.commit(first), Landed)
-    assert all(isinstance(outcome, Landed) for outcome in together(lake, [first, second]))
-    assert (offsets(lake), lake.ids()) == ([3, 3], [0, 1, 2])
+    for both in ([first, second], [second, first]):
+        outcomes = together(lake, both)
+        assert {outcome.base.name: type(outcome) for outcome in outcomes} == {TABLE: Landed, OTHER: Held}
+    assert (offsets(lake), lake.ids()) == ([3, 0], [0, 1, 2])
 
 
 def test_a_fenced_table_stops_by_name_and_nothing_is_committed(lake: Lake) -> None:

@@ -101,6 +101,11 @@ FOUND_IN_GROUPS = {
     "a power cut amid a trim had brought back some of what it removed, and verify took the gaps for losses": (342654,),
     "a TRUNCATE was refused by an order of two logs that never landed": (342993,),
     "a changelog that was off had a cut of the number that its mirror was given next": (349527,),
+    "a writer before had committed a member of a cut by the time that it was tried, and the others landed without it": (
+        351632,
+        352173,
+        356023,
+    ),
     "two cuts of one group were under way, as a member of the first was being parked": (321445,),
 }
 

@@ -17,7 +17,7 @@ from dolake.iceberg.lake import open_catalog, open_warehouse
 from dolake.iceberg.points import parse_point, snapshot_at
 from dolake.model import TableName, TransactionMark
 from dolake.query import open_connection, run_query
-from tests.writer.half import COLUMNS, Half, half, until
+from tests.writer.half import COLUMNS, Half, half, other_writer, until
 
 GROUPED: dict[str, Any] = {"shop.*": {"group": "shop"}}
 OFFSETS = "dolake.offset."
@@ -321,6 +321,24 @@ def test_a_member_that_was_committed_further_by_itself_is_waited_for(tmp_path: P
             assert (await h.flush())["success"]
             assert (ids(h, "orders"), ids(h, "lines")) == ([1, 2, 3], [10, 11, 12])
             shared(h, "orders", "lines")
+
+    run(work())
+
+
+def test_where_the_writer_before_has_committed_one_member_the_others_make_no_cut_without_it(tmp_path: Path):
+    """That member is found landed; the others would have said that it is of their cut, and it has no such tag."""
+
+    async def work() -> None:
+        async with half(tmp_path, tables={}, stop_cleanly=False) as h:
+            await two_tables(h)
+            async with other_writer(h, mode="changelog", tables=GROUPED) as successor:
+                h.hand.batch([("shop.orders", {"id": 2}), ("shop.lines", {"id": 11})])
+                tables = successor.service.tables
+                await until(lambda: [len(member.memtable.records) for member in tables.values()] == [1, 1])
+                assert (await h.flush("shop.lines"))["success"]
+                assert (await successor.flush())["success"]
+                assert shared(h, "orders", "lines")["dolake.cut.tables"] == "2"
+                assert (ids(h, "orders"), ids(h, "lines")) == ([1, 2], [10, 11])
 
     run(work())
 
