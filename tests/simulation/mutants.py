@@ -32,6 +32,7 @@ from dolake.writer.flight import Flight
 from dolake.writer.flush import Flusher, FlushResult
 from dolake.writer.letters import DeadLetters, Verdicts
 from dolake.writer.table import Table
+from tests.simulation.compactionmutants import COMPACTION_MUTANTS
 from tests.simulation.cutmutants import CUT_MUTANTS
 from tests.simulation.disk import DiskDoor, SimFile
 from tests.simulation.logmutants import LOG_MUTANTS
@@ -230,4 +231,5 @@ MUTANTS: dict[str, Rules] = {
     **LOG_MUTANTS,
     **MIRROR_MUTANTS,
     **CUT_MUTANTS,
+    **COMPACTION_MUTANTS,
 }

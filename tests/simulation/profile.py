@@ -56,10 +56,11 @@ COLUMNS: list[tuple[dict[str, str], ...]] = [({},), ({},), ({}, {"small": "long"
 
 
 def drawn_compaction(draw: random.Random) -> dict[str, Any]:
-    """Drawn by itself, too: a seed without it is the world that it always was."""
+    """Drawn by itself, too: a seed without it is the world that it always was. Small flushes, so that there is something to do."""
     if draw.random() >= COMPACTED:
         return {}
-    return {"compaction_s": draw.choice([0.1, 0.5, 2.0]), "inputs_min": draw.choice([2, 2, 4])}
+    often = {"flush_age_s": draw.choice([0.2, 0.2, 1.0]), "flush_rows": draw.choice([3, 3, 10])}
+    return {"compaction_s": draw.choice([0.02, 0.1, 0.5]), "inputs_min": draw.choice([2, 2, 3]), **often}
 
 
 @dataclass(frozen=True)

@@ -753,7 +753,8 @@ def profile_of(seed: int, rules: Rules, changes: Changes | None = None) -> tuple
     profile = Profile.draw(draw)
     # Drawn by itself: a seed whose tables are not grouped is the world that it always was.
     is_grouped = profile.catalog_style != "service" and random.Random(f"groups {seed}").random() < GROUPED
-    compaction = drawn_compaction(random.Random(f"compaction {seed}"))
+    said = {**rules.profile, **(changes.values if changes else {})}
+    compaction = {} if said.get("compaction_s") == 0.0 else drawn_compaction(random.Random(f"compaction {seed}"))
     profile = replace(profile, **{"grouped": is_grouped, **compaction, **rules.profile})
     return (changes.of(profile) if changes else profile), draw
 
