@@ -127,10 +127,14 @@ class Delta:
 
 @dataclass(frozen=True)
 class CommitPolicy:
-    """How much history a table keeps: the newest snapshots of `main`, and one tagged snapshot an hour."""
+    """How much history a table keeps: the newest snapshots of `main`, and one tagged snapshot an hour.
+
+    Snapshots older than `snapshots_age_s_max` are not kept for being among the newest; 0: whatever their age.
+    """
 
     snapshots_kept: int = 100
     tags_kept_days: int = 7
+    snapshots_age_s_max: int = 0
 
 
 @dataclass(frozen=True)
@@ -328,19 +332,30 @@ def plan_commit(
         {"action": "add-snapshot", "snapshot": snapshot},
         {"action": "set-snapshot-ref", "ref-name": MAIN, "type": "branch", **_branch_retention(base), "snapshot-id": snapshot_id},
         *([{"action": "set-snapshot-ref", "ref-name": delta.tag, "type": "tag", "snapshot-id": snapshot_id}] if delta.tag else ()),
-        *plan_history(base, snapshot, snapshots_kept=policy.snapshots_kept, tags_kept_days=policy.tags_kept_days, tags=not delta.is_claim),
+        *plan_history(
+            base,
+            snapshot,
+            snapshots_kept=policy.snapshots_kept,
+            tags_kept_days=policy.tags_kept_days,
+            age_s_max=policy.snapshots_age_s_max,
+            tags=not delta.is_claim,
+        ),
         {"action": "set-properties", "updates": {**delta.properties, **stated}},
     ]
+    return CommitPlan(tuple(_requirements(base, changes_spec=bool(spec_updates))), tuple(updates))
+
+
+def _requirements(base: LoadedTable, *, changes_spec: bool) -> list[Requirement]:
     requirements: list[Requirement] = [
         {"type": "assert-table-uuid", "uuid": base.uuid},
         {"type": "assert-ref-snapshot-id", "ref": MAIN, "snapshot-id": base.head_id},
     ]
-    if spec_updates:  # The head does not move where somebody else partitions the table anew.
+    if changes_spec:  # The head does not move where somebody else partitions the table anew.
         requirements += [
             {"type": "assert-default-spec-id", "default-spec-id": base.metadata["default-spec-id"]},
             {"type": "assert-last-assigned-partition-id", "last-assigned-partition-id": base.metadata["last-partition-id"]},
         ]
-    return CommitPlan(tuple(requirements), tuple(updates))
+    return requirements
 
 
 def _counts(base: LoadedTable, delta: Delta, removed: FileCounts, restored: FileCounts) -> dict[str, str]:
