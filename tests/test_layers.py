@@ -91,6 +91,7 @@ PURE_FILES = (
     *("iceberg/history.py", "iceberg/summary.py", "iceberg/identifiers.py", "iceberg/ownership.py", "iceberg/paging.py"),
     *("iceberg/requirements.py", "iceberg/rest_errors.py", "iceberg/rest_requests.py", "iceberg/snapshot_updates.py"),
     *("iceberg/structure.py", "iceberg/table_change.py", "iceberg/updates.py", "http/catalog_routes.py"),
+    *("compaction/unreferenced.py", "compaction/grace.py"),
     *("cdc/admission.py", "cdc/frames.py", "cdc/rates.py", "ingest/pressure.py"),
 )
 IMPURE_IMPORTS = {
