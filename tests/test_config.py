@@ -12,6 +12,8 @@ import pytest
 
 from dolake.config import Settings, load_settings
 from dolake.errors import ConfigurationError, Mistake
+from dolake.iceberg.lake import commit_policy
+from dolake.iceberg.plan import CommitPolicy
 from dolake.model import TableName
 from tests.harness.access import hash_of, new_token, section
 
@@ -54,6 +56,12 @@ def test_flags_win_over_the_environment_over_the_file_over_defaults(tmp_path: Pa
     settings = load(tmp_path, toml, environment, {"port": 3})
     assert (settings.port, settings.http_port, settings.flush.age_s, settings.flush.rows) == (3, 11, 2.5, 7)
     assert (settings.commit.snapshots_kept, settings.commit.tags_kept_days) == (3, 7)
+
+
+def test_what_is_set_of_history_is_what_commits_leave(tmp_path: Path) -> None:
+    assert commit_policy(load(tmp_path, "")) == CommitPolicy()
+    settings = load(tmp_path, "[commit]\nsnapshots_kept = 3\nsnapshots_age_s = 60\n", {"DOLAKE_COMMIT_TAGS_KEPT_DAYS": "2"})
+    assert commit_policy(settings) == CommitPolicy(snapshots_kept=3, tags_kept_days=2, snapshots_age_s_max=60)
 
 
 def test_a_file_is_found_in_the_data_directory_or_else_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +258,7 @@ WRONG: dict[str, tuple[str, dict[str, str], dict[str, object], str, str, str]] =
     "tokens in the environment": ("", {"DOLAKE_TOKENS_A_HASH": "m"}, {}, "DOLAKE_TOKENS_A_HASH", "m", "dolake.toml"),
     "file of tokens absent": ('[auth]\ntokens_file = "none.toml"', {}, {}, "auth.tokens_file", "/lake/none.toml", "can be read"),
     "file of tokens empty": ("", {"DOLAKE_AUTH_TOKENS_FILE": "/dev/null"}, {}, "auth.tokens_file", "/dev/null", "must hold a token"),
+    "snapshots of no age": ("", {"DOLAKE_COMMIT_SNAPSHOTS_AGE_S": "-1"}, {}, "commit.snapshots_age_s", "-1", "at least 0"),
     "snapshots none": ("", {"DOLAKE_COMMIT_SNAPSHOTS_KEPT": "0"}, {}, "commit.snapshots_kept", "0", "at least 1"),
 }  # fmt: skip
 

@@ -88,9 +88,11 @@ ATTRIBUTE_DOORS: dict[str, tuple[str, ...]] = {
 PURE_NAMES = ("plan.py", "session.py", "schema.py", "placement.py")
 PURE_FILES = (
     *("errors.py", "model.py", "column_types.py", "partitioning.py", "iceberg/metadata.py", "iceberg/partition.py"),
-    *("iceberg/history.py", "iceberg/summary.py", "iceberg/identifiers.py", "iceberg/ownership.py", "iceberg/paging.py"),
-    *("iceberg/requirements.py", "iceberg/rest_errors.py", "iceberg/rest_requests.py", "iceberg/snapshot_updates.py"),
+    *("iceberg/history.py", "iceberg/judging.py", "iceberg/summary.py", "iceberg/identifiers.py"),
+    *("iceberg/ownership.py", "iceberg/paging.py"),
+    *("iceberg/judging.py", "iceberg/requirements.py", "iceberg/rest_errors.py", "iceberg/rest_requests.py", "iceberg/snapshot_updates.py"),
     *("iceberg/structure.py", "iceberg/table_change.py", "iceberg/updates.py", "http/catalog_routes.py"),
+    *("compaction/unreferenced.py", "compaction/grace.py"),
     *("cdc/admission.py", "cdc/frames.py", "cdc/rates.py", "ingest/pressure.py"),
 )
 IMPURE_IMPORTS = {

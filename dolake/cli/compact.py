@@ -85,14 +85,13 @@ def _one(settings: Settings, lake: Lake, loaded: LoadedTable, dry_run: bool) -> 
 
 def _offline(settings: Settings, lake: Lake) -> Offline:
     from dolake.clock import real_runtime
-    from dolake.iceberg.plan import CommitPolicy
+    from dolake.iceberg.lake import commit_policy
     from dolake.storage.disk import LocalDisk
     from dolake.writer.compact_here import Offline
 
     if lake.catalog is None:
         raise RequestRefused("there is no table yet")
-    policy = CommitPolicy(snapshots_kept=settings.commit.snapshots_kept, tags_kept_days=settings.commit.tags_kept_days)
-    return Offline(real_runtime(), LocalDisk(), settings, lake.catalog, lake.store, policy, _say_trouble, _say_progress)
+    return Offline(real_runtime(), LocalDisk(), settings, lake.catalog, lake.store, commit_policy(settings), _say_trouble, _say_progress)
 
 
 def _say_trouble(trouble: Trouble) -> None:

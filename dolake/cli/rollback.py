@@ -63,7 +63,7 @@ def _roll_back(settings: Settings, lake: Lake, name: TableName, target: int, rew
     """By the daemon if there is one; else here, which claims the table."""
     from dolake.clock import real_runtime
     from dolake.control import ask_once
-    from dolake.iceberg.plan import CommitPolicy
+    from dolake.iceberg.lake import commit_policy
     from dolake.storage.disk import LocalDisk
     from dolake.writer.rolling_back import roll_back_here
 
@@ -84,7 +84,7 @@ def _roll_back(settings: Settings, lake: Lake, name: TableName, target: int, rew
             name,
             target,
             rewinds=rewind,
-            policy=CommitPolicy(snapshots_kept=settings.commit.snapshots_kept, tags_kept_days=settings.commit.tags_kept_days),
+            policy=commit_policy(settings),
             on_trouble=_say_trouble,
         )
         return asyncio.run(done)

@@ -106,11 +106,18 @@ class S3Settings(Section):
 
 
 class CommitSettings(Section):
+    """The history that a commit leaves its table."""
+
     snapshots_kept: Annotated[int, BeforeValidator(a_number), Field(ge=1, le=10_000)] = Field(
         default=100, description="snapshots kept on each table's main branch"
     )
     tags_kept_days: Annotated[int, BeforeValidator(a_number), Field(ge=0, le=3650)] = Field(
         default=7, description="days for which an hourly tag of each table is kept"
+    )
+    snapshots_age_s: Annotated[int, BeforeValidator(a_number), Field(ge=0, le=315_360_000)] = Field(
+        default=0,
+        description="snapshots of a table older than this go with its next commit, even where fewer than commit.snapshots_kept are left; "
+        "the newest one always stays, and what a tag or branch names. 0: whatever their age",
     )
 
 

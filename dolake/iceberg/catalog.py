@@ -186,6 +186,14 @@ class SqlTableCatalog:
             rows = connection.execute(select(*columns).where(IcebergTables.catalog_name == self.name, *self._tables_only())).all()
         return sorted(TableName(*row) for row in rows if all(TABLE_PART.fullmatch(part) for part in row))
 
+    def neighbours(self, table: TableName) -> list[tuple[str, str]]:
+        """(name, location of its metadata) of everything else in the database: views, names of others, other catalogs too."""
+        columns = (IcebergTables.catalog_name, IcebergTables.table_namespace, IcebergTables.table_name, IcebergTables.metadata_location)
+        with self._reported("read"), self._engine.connect() as connection:
+            rows = connection.execute(select(*columns)).all()
+        own = (self.name, table.namespace, table.name)
+        return [(f"{catalog}: {namespace}.{name}", at or "") for catalog, namespace, name, at in rows if (catalog, namespace, name) != own]
+
     def drop(self, base: LoadedTable) -> None:
         statement = delete(IcebergTables).where(*self._row(base.name), IcebergTables.metadata_location == base.metadata_location)
         with self._writing() as connection:

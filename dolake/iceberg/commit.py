@@ -21,8 +21,9 @@ from dolake.errors import CommitConflict, ObjectDamaged, ObjectMissing, StoreUnr
 from dolake.iceberg.access import CATALOG, DAMAGED_TRIES_MAX, LakeAccess, part_at_fault
 from dolake.iceberg.attempt import Manifests, ManifestWriter
 from dolake.iceberg.catalog import Swap, TableCatalog
+from dolake.iceberg.judging import Verdict, judge
 from dolake.iceberg.metadata import LoadedTable
-from dolake.iceberg.plan import CommitPlan, CommitPolicy, Delta, Verdict, judge, plan_commit
+from dolake.iceberg.plan import CommitPlan, CommitPolicy, Delta, plan_commit
 from dolake.model import TableName
 from dolake.storage.store import ObjectStore
 

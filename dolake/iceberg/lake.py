@@ -8,6 +8,7 @@ from dolake.clock import Runtime
 from dolake.config import Settings
 from dolake.errors import ConfigurationError, Mistake
 from dolake.iceberg.catalog import SqlTableCatalog, TableCatalog, has_catalog
+from dolake.iceberg.plan import CommitPolicy
 from dolake.storage.local import LocalStore
 from dolake.storage.store import ObjectStore
 from dolake.storage.warehouse import open_store
@@ -23,6 +24,12 @@ def open_warehouse(settings: Settings, *, tries: int = 1) -> LocalStore | S3Stor
     from dolake.storage.s3 import S3Access
 
     return open_store(settings.warehouse.uri, S3Access(**settings.s3.model_dump()), tries=tries)
+
+
+def commit_policy(settings: Settings) -> CommitPolicy:
+    """The history that every commit leaves, whoever makes it."""
+    commit = settings.commit
+    return CommitPolicy(commit.snapshots_kept, commit.tags_kept_days, commit.snapshots_age_s)
 
 
 def open_catalog(settings: Settings, store: ObjectStore, runtime: Runtime) -> TableCatalog:

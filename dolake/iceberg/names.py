@@ -15,7 +15,29 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+_UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_EPOCH = "e(?P<epoch>[0-9a-f]{8})"
 _DATA_FILE = re.compile(r"e(?P<epoch>[0-9a-f]{8})-(?P<uuid>[0-9a-f-]{36})-(?P<digest>[0-9a-f]{8})(-deletes)?\.parquet")
+
+
+# To the letter, below the table's location: what is taken for dolake's own may be purged.
+_OBJECTS = {
+    "data": re.compile(rf"data/{_EPOCH}-{_UUID}-[0-9a-f]{{8}}\.parquet"),
+    "deletes": re.compile(rf"data/{_EPOCH}-{_UUID}-[0-9a-f]{{8}}-deletes\.parquet"),
+    "manifest": re.compile(rf"metadata/{_EPOCH}-{_UUID}-m(?:0|[1-9][0-9]*)\.avro"),
+    "manifest list": re.compile(rf"metadata/{_EPOCH}-{_UUID}-list\.avro"),
+}
+METADATA = "metadata"
+_METADATA_FILE = re.compile(rf"metadata/(?P<version>[0-9]{{5}}|[1-9][0-9]{{5,}})-{_UUID}\.metadata\.json")
+
+
+@dataclass(frozen=True)
+class ObjectName:
+    """`kind` is data, deletes, manifest or manifest list, which have an epoch, or METADATA, which has a version."""
+
+    kind: str
+    epoch: int = 0
+    version: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,6 +61,18 @@ def parse_data_file_location(location: str) -> DataFileName | None:
     """Of a data or delete file; None for one that dolake did not name."""
     match = _DATA_FILE.fullmatch(location.rsplit("/", 1)[-1])
     return DataFileName(int(match["epoch"], 16), match["uuid"], int(match["digest"], 16)) if match else None
+
+
+def parse_below(path: str) -> ObjectName | None:
+    """Of any object by its path below its table's location; None for one whose name is not exactly one that dolake gives there.
+
+    A metadata file's name is everybody's: it says nothing of who wrote it.
+    """
+    for kind, form in _OBJECTS.items():
+        if match := form.fullmatch(path):
+            return ObjectName(kind, epoch=int(match["epoch"], 16))
+    match = _METADATA_FILE.fullmatch(path)
+    return ObjectName(METADATA, version=int(match["version"])) if match else None
 
 
 def attempt_prefix(table_location: str, epoch: int, uuid: str) -> str:

@@ -1,35 +1,28 @@
 """What a commit will say, decided from a loaded table and a delta alone: no I/O, no clock, no randomness.
 
-`judge` is the check of the commit loop: landed, to be committed, to be planned anew, or never to be. `plan_commit` turns
-the same loaded table and the delta into requirements and updates. Both must be given the same `LoadedTable`: a check on
-one state and a swap against another is how a stale writer doubles rows.
+`plan_commit` turns a loaded table and the delta into requirements and updates, once `judging.judge` has said that it is to be
+committed. Both must be given the same `LoadedTable`: a check on one state and a swap against another is how a stale writer doubles rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
-from dolake.errors import TableStopped
 from dolake.iceberg.history import plan_history
 from dolake.iceberg.metadata import (
     COMMIT_ID,
     EPOCH,
-    FORMAT_VERSION,
     INSTANCE,
     MAIN,
     OFFSET_PREFIX,
     LoadedTable,
     Requirement,
     Update,
-    ancestry,
-    offsets_in,
     same_schema,
-    snapshots_by_id,
 )
-from dolake.iceberg.partition import same_spec, schema_of_spec, spec_fits, stored_partition
+from dolake.iceberg.partition import same_spec, schema_of_spec, stored_partition
 from dolake.iceberg.summary import NO_FILES, FileCounts, summarize
 from dolake.model import OffsetRange, TableName
 
@@ -145,93 +138,20 @@ class Delta:
 
 @dataclass(frozen=True)
 class CommitPolicy:
-    """How much history a table keeps: the newest snapshots of `main`, and one tagged snapshot an hour."""
+    """How much history a table keeps: the newest snapshots of `main`, and one tagged snapshot an hour.
+
+    Snapshots older than `snapshots_age_s_max` are not kept for being among the newest; 0: whatever their age.
+    """
 
     snapshots_kept: int = 100
     tags_kept_days: int = 7
+    snapshots_age_s_max: int = 0
 
 
 @dataclass(frozen=True)
 class CommitPlan:
     requirements: tuple[Requirement, ...]
     updates: tuple[Update, ...]
-
-
-class Verdict(Enum):
-    """What a loaded table means for a delta."""
-
-    LANDED = "its rows are in the table"
-    COMMIT = "the table is where the delta expects it"
-    REPLAN = "the table has moved under the delta: read on from the table's offsets"
-    MOVED = "somebody else committed to it meanwhile: plan again on top of that"
-
-
-def judge(base: LoadedTable | None, delta: Delta) -> Verdict:
-    """Raises TableStopped if this writer may not, or nobody should, commit to the table as it is."""
-    name = str(delta.table)
-    if base is None:
-        raise TableStopped(
-            name,
-            f"it was dropped from the catalog; register it again, or let later events make it anew: `dolake tables drop {name}`",
-        )
-    if base.uuid != delta.table_uuid:
-        raise TableStopped(
-            name,
-            f"another table took its name (uuid {base.uuid}, not {delta.table_uuid}); restart the daemon to use it",
-            field="table-uuid",
-        )
-    if base.metadata["format-version"] != FORMAT_VERSION:
-        raise TableStopped(
-            name, f"its format version is {base.metadata['format-version']}; dolake writes version {FORMAT_VERSION}", field="format-version"
-        )
-    _refuse_fenced(base, delta)
-    if delta.restores is None and (breach := rewound(base)):  # A rollback is how an operator settles just that.
-        raise TableStopped(name, breach, field="snapshots")
-    offsets = base.offsets()
-    moving = {log: span for log, span in delta.ranges.items() if span.end > span.start}
-    by_name = _latest_summary(base).get(COMMIT_ID) == delta.commit_id
-    if not moving or delta.only_as_named:
-        if by_name:
-            return Verdict.LANDED  # Without offsets (a claim, a schema) only its name tells.
-    elif all(offsets.get(log, 0) >= span.end for log, span in moving.items()):
-        return Verdict.LANDED
-    for log, span in delta.ranges.items():
-        if (offset := offsets.get(log, 0)) < span.start:
-            raise TableStopped(
-                name,
-                f"somebody took it back: its offset in log {log} is {offset}, and {span.start} was committed",
-                field=OFFSET_PREFIX + log,
-            )
-    if any(offsets.get(log, 0) != span.start for log, span in delta.ranges.items()):
-        return Verdict.REPLAN
-    if delta.known is not None and any(offsets.get(log, 0) != delta.known.get(log, 0) for log in offsets.keys() | delta.known):
-        return Verdict.REPLAN  # A predecessor's commit came late, from another log.
-    if delta.restores is not None and delta.restores not in snapshots_by_id(base.metadata):
-        return Verdict.REPLAN
-    if not same_schema(base.schema, delta.schema) and base.schema["schema-id"] != delta.base_schema_id:
-        return Verdict.REPLAN
-    if not _spec_stands(base, delta) or not _has_specs_of_deletes(base, delta):
-        return Verdict.REPLAN
-    return Verdict.MOVED if delta.on_head_only and base.head_id != delta.head_id else Verdict.COMMIT
-
-
-def _spec_stands(base: LoadedTable, delta: Delta) -> bool:
-    """Whether the files' partitions are what the table's spec asks for, or what the flush meant to make of it."""
-    if delta.spec is not None and same_spec(base.spec, delta.spec):
-        return True
-    return bool(base.spec["spec-id"] == delta.spec_id) and (delta.spec is None or spec_fits(base.metadata, delta.spec))
-
-
-def _has_specs_of_deletes(base: LoadedTable, delta: Delta) -> bool:
-    """Whether the table has every spec that deletes are of: somebody may have dropped one that no file is left of."""
-    needed = {deletes.spec_id for deletes in delta.deletes} | ({delta.replaces.spec_id} if delta.replaces else set())
-    for spec_id in needed:
-        if find_spec(base, delta, spec_id) is None:
-            return False
-        if shape_of_spec(base, delta, spec_id) is None:
-            reason = f"files of its partition spec {spec_id} are to be written, whose columns no schema of it has any more"
-            raise TableStopped(str(delta.table), f"{reason}; rewrite these files (Spark: rewrite_data_files)", field="partition-specs")
-    return True
 
 
 def find_spec(base: LoadedTable, delta: Delta, spec_id: int) -> Mapping[str, Any] | None:
@@ -245,41 +165,6 @@ def shape_of_spec(base: LoadedTable, delta: Delta, spec_id: int) -> tuple[Mappin
     spec = find_spec(base, delta, spec_id)
     schema = None if spec is None else schema_of_spec(base.metadata, spec, plan_schema(base, delta)[0])
     return None if spec is None or schema is None else (schema, spec)
-
-
-def _refuse_fenced(base: LoadedTable, delta: Delta) -> None:
-    name = str(delta.table)
-    if base.owner_epoch > delta.epoch:
-        raise TableStopped(name, f"fenced: a newer writer owns it (epoch {base.owner_epoch}, ours is {delta.epoch})", field=EPOCH)
-    if base.owner_epoch == delta.epoch and base.instance != delta.instance:
-        raise TableStopped(name, f"fenced: writer {base.instance} claimed epoch {delta.epoch} first", field=INSTANCE)
-    if base.owner_epoch < delta.epoch - 1:
-        raise TableStopped(name, f"somebody took it back: its epoch is {base.owner_epoch}, ours is {delta.epoch}", field=EPOCH)
-
-
-def rewound(base: LoadedTable) -> str:
-    """How the table's history contradicts its offsets, or nothing.
-
-    Properties survive a rollback of `main`, a snapshot's summary does not: if the nearest dolake snapshot under the head says
-    other offsets than the properties, rows were taken out (or put back) behind dolake's back.
-    """
-    stated = base.offsets()
-    oldest: Mapping[str, Any] | None = None
-    for snapshot in ancestry(base.metadata, base.head_id):
-        oldest = snapshot
-        if EPOCH in snapshot["summary"]:
-            found = offsets_in(snapshot["summary"])
-            if found == stated:
-                return ""
-            return f"somebody rewound it: its properties say {stated}, snapshot {snapshot['snapshot-id']} says {found}"
-    if oldest is not None and oldest.get("parent-snapshot-id") is not None:
-        return ""  # Foreign commits all the way down to where history was expired: nothing to compare with.
-    return f"somebody rewound it: its properties say {stated}, and no snapshot of dolake is left under its head" if stated else ""
-
-
-def _latest_summary(base: LoadedTable) -> Mapping[str, str]:
-    summaries: list[Mapping[str, str]] = [snapshot["summary"] for snapshot in ancestry(base.metadata, base.head_id)]
-    return next((summary for summary in summaries if EPOCH in summary), {})
 
 
 def plan_schema(base: LoadedTable, delta: Delta) -> tuple[Mapping[str, Any], list[Update]]:
@@ -347,19 +232,30 @@ def plan_commit(
         {"action": "add-snapshot", "snapshot": snapshot},
         {"action": "set-snapshot-ref", "ref-name": MAIN, "type": "branch", **_branch_retention(base), "snapshot-id": snapshot_id},
         *([{"action": "set-snapshot-ref", "ref-name": delta.tag, "type": "tag", "snapshot-id": snapshot_id}] if delta.tag else ()),
-        *plan_history(base, snapshot, snapshots_kept=policy.snapshots_kept, tags_kept_days=policy.tags_kept_days, tags=not delta.is_claim),
+        *plan_history(
+            base,
+            snapshot,
+            snapshots_kept=policy.snapshots_kept,
+            tags_kept_days=policy.tags_kept_days,
+            age_s_max=policy.snapshots_age_s_max,
+            tags=not delta.is_claim,
+        ),
         {"action": "set-properties", "updates": {**delta.properties, **stated}},
     ]
+    return CommitPlan(tuple(_requirements(base, changes_spec=bool(spec_updates))), tuple(updates))
+
+
+def _requirements(base: LoadedTable, *, changes_spec: bool) -> list[Requirement]:
     requirements: list[Requirement] = [
         {"type": "assert-table-uuid", "uuid": base.uuid},
         {"type": "assert-ref-snapshot-id", "ref": MAIN, "snapshot-id": base.head_id},
     ]
-    if spec_updates:  # The head does not move where somebody else partitions the table anew.
+    if changes_spec:  # The head does not move where somebody else partitions the table anew.
         requirements += [
             {"type": "assert-default-spec-id", "default-spec-id": base.metadata["default-spec-id"]},
             {"type": "assert-last-assigned-partition-id", "last-assigned-partition-id": base.metadata["last-partition-id"]},
         ]
-    return CommitPlan(tuple(requirements), tuple(updates))
+    return requirements
 
 
 def shape_of_files(base: LoadedTable, delta: Delta) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -19,7 +19,7 @@ from dolake.control import ControlClient, Message, asking
 from dolake.errors import DolakeError
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.commit import Committer
-from dolake.iceberg.lake import open_catalog, open_warehouse
+from dolake.iceberg.lake import commit_policy, open_catalog, open_warehouse
 from dolake.iceberg.plan import CommitPolicy
 from dolake.metrics import Metrics, observe_process
 from dolake.model import TableName, TablesLike
@@ -54,8 +54,8 @@ async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asy
         except DolakeError as error:
             await _leave_trouble(runtime, settings, error)
             raise
-        policy = CommitPolicy(snapshots_kept=settings.commit.snapshots_kept, tags_kept_days=settings.commit.tags_kept_days)
-        service = make_service(runtime, disk, catalog, store, policy, settings, rewriter=partial(rewrite_apart, settings))
+        rewriter = partial(rewrite_apart, settings)
+        service = make_service(runtime, disk, catalog, store, commit_policy(settings), settings, rewriter=rewriter)
         service.metrics.set("dolake_process_started_seconds", runtime.clock.now_ms() / 1000, process="writer")
         link = _Link(runtime, settings, service)
         link.client.start()

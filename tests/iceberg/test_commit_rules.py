@@ -15,8 +15,9 @@ from dolake.errors import CatalogUnreachable, ObjectMissing, TableStopped
 from dolake.iceberg.catalog import SqlTableCatalog
 from dolake.iceberg.commit import Committer
 from dolake.iceberg.file_io import StoreFileIO
+from dolake.iceberg.judging import Verdict
 from dolake.iceberg.metadata import LoadedTable, Update
-from dolake.iceberg.plan import CommitPlan, Delta, Verdict
+from dolake.iceberg.plan import CommitPlan, Delta
 from tests.iceberg.lake import TABLE, Lake, hand_runtime, make_delta, make_metadata
 from tests.iceberg.mirror import Place, put_deletes
 from tests.iceberg.unreliable import UnreliableCatalog, breaches, commit_meanwhile

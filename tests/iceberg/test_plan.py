@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from dolake.errors import TableStopped
+from dolake.iceberg.judging import Verdict, judge, rewound
 from dolake.iceberg.metadata import LoadedTable, apply_updates, new_table, snapshots_by_id, unmet_requirements
-from dolake.iceberg.plan import CommitPlan, CommitPolicy, Delta, NewDeletes, NewFile, Verdict, judge, plan_commit
+from dolake.iceberg.plan import CommitPlan, CommitPolicy, Delta, NewDeletes, NewFile, plan_commit
 from dolake.iceberg.summary import FileCounts
 from dolake.model import OffsetRange
 from tests.iceberg.lake import LOG, SCHEMA, START_MS, TABLE
@@ -299,6 +300,48 @@ def test_what_other_branches_and_tags_name_is_kept() -> None:
     for start in range(3, 9):
         table = land(table, delta(start, start + 1), now_ms=START_MS + start * 1000, policy=policy)
     assert sorted(snapshots_by_id(table.metadata)) == [1, 2, 3, 8, 9]
+
+
+def test_snapshots_that_are_too_old_go_however_few_are_left() -> None:
+    policy = CommitPolicy(tags_kept_days=0, snapshots_age_s_max=3)
+    table = grown(9, policy=policy)  # One a second: from START_MS + 5000 on is young enough.
+    assert sorted(snapshots_by_id(table.metadata)) == [6, 7, 8, 9]
+    assert [entry["snapshot-id"] for entry in table.metadata["snapshot-log"]] == [6, 7, 8, 9]
+    table = land(table, delta(9, 10), now_ms=START_MS + HOUR_MS, policy=policy)
+    assert sorted(snapshots_by_id(table.metadata)) == [10]
+    assert rewound(table) == ""
+    assert sorted(snapshots_by_id(grown(9, policy=replace(policy, snapshots_kept=2)).metadata)) == [8, 9]
+    assert sorted(snapshots_by_id(grown(9, policy=replace(policy, snapshots_age_s_max=0)).metadata)) == list(range(1, 10))
+
+
+def test_an_age_is_counted_to_the_new_snapshots_own_time() -> None:
+    policy = CommitPolicy(tags_kept_days=0, snapshots_age_s_max=3)
+    table = land(grown(3, policy=policy), delta(3, 4), now_ms=0, policy=policy)  # The clock was set back by decades.
+    assert sorted(snapshots_by_id(table.metadata)) == [1, 2, 3, 4]
+
+
+def test_age_takes_nothing_that_a_ref_keeps_and_cut_tags_with_their_snapshots() -> None:
+    policy = CommitPolicy(tags_kept_days=1, snapshots_age_s_max=10)
+    table = grown(4)
+    refs = {
+        **table.metadata["refs"],
+        "audit": {"type": "branch", "snapshot-id": 2},
+        "release": {"type": "tag", "snapshot-id": 3},
+        "dolake-cut-7": {"type": "tag", "snapshot-id": 4},
+    }
+    after = land(replace(table, metadata={**table.metadata, "refs": refs}), delta(4, 5), now_ms=START_MS + 60_000, policy=policy)
+    assert sorted(snapshots_by_id(after.metadata)) == [1, 2, 3, 5]
+    assert refs.keys() - after.metadata["refs"].keys() == {"dolake-cut-7"}
+
+
+def test_a_staged_snapshot_goes_by_its_own_age() -> None:
+    policy = CommitPolicy(tags_kept_days=0, snapshots_age_s_max=10)
+    table = grown(2, policy=policy)
+    staged = [{**table.metadata["snapshots"][-1], "snapshot-id": 77, "timestamp-ms": START_MS + at_ms} for at_ms in (2_000, 55_000)]
+    staged[1]["snapshot-id"] = 78
+    table = replace(table, metadata={**table.metadata, "snapshots": [*table.metadata["snapshots"], *staged]})
+    after = land(table, delta(2, 3), now_ms=START_MS + 60_000, policy=policy)
+    assert sorted(snapshots_by_id(after.metadata)) == [3, 78]
 
 
 def test_how_long_somebody_wants_main_kept_is_not_lost() -> None:

@@ -21,9 +21,10 @@ from dolake.buffer.sources import apply_entries
 from dolake.buffer.tail import LogReader
 from dolake.errors import CommitConflict
 from dolake.iceberg.commit import CommitOutcome, Committer
+from dolake.iceberg.judging import Verdict
 from dolake.iceberg.metadata import LoadedTable
 from dolake.iceberg.partition import Spec
-from dolake.iceberg.plan import Delta, Verdict
+from dolake.iceberg.plan import Delta
 from dolake.iceberg.transforms import partition_values
 from dolake.ingest.lane import Lane, Submission
 from dolake.model import Entry, SourceState, TableName
