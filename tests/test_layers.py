@@ -91,6 +91,7 @@ PURE_FILES = (
     *("iceberg/requirements.py", "iceberg/rest_errors.py", "iceberg/rest_requests.py", "iceberg/snapshot_updates.py"),
     *("iceberg/structure.py", "iceberg/table_change.py", "iceberg/updates.py", "http/catalog_routes.py"),
     *("cdc/admission.py", "cdc/frames.py", "cdc/rates.py", "ingest/pressure.py"),
+    *("compaction/choice.py", "compaction/reach.py", "compaction/sizes.py"),
 )
 IMPURE_IMPORTS = {
     *("asyncio", "boto3", "duckdb", "logging", "os", "pathlib", "random", "secrets", "shutil", "socket", "subprocess", "threading", "time"),

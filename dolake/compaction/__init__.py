@@ -1,1 +1,1 @@
-"""Files into fewer files. Rewriting and maintenance of committed tables will live here; nothing does yet."""
+"""Files into fewer files. What is worth a rewrite is planned here; rewriting and maintenance will live here too."""
