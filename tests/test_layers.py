@@ -94,6 +94,7 @@ PURE_FILES = (
     *("iceberg/structure.py", "iceberg/table_change.py", "iceberg/updates.py", "http/catalog_routes.py"),
     *("compaction/unreferenced.py", "compaction/grace.py"),
     *("cdc/admission.py", "cdc/frames.py", "cdc/rates.py", "ingest/pressure.py"),
+    *("compaction/choice.py", "compaction/reach.py", "compaction/sizes.py"),
 )
 IMPURE_IMPORTS = {
     *("asyncio", "boto3", "duckdb", "logging", "os", "pathlib", "random", "secrets", "shutil", "socket", "subprocess", "threading", "time"),
