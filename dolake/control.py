@@ -9,8 +9,9 @@ first who it is: `{"type": "hello", "role": "writer" | "http" | "cli", "pid": �
     hub → writer   unpark         {id, table}
     hub → writer   rollback       {id, table, snapshot, rewind, until: {log id: offset}}
     hub → writer   compact        {id, table, dryRun}
+    hub → writer   maintain       {id, table}
     writer → hub   …_result       {id, result} or {id, error, exit_code}, to each of these
-    any → hub      ask            {id, what: "ready" | "state" | "metrics" | "tables" | "flush" | "park" | … | "compact", …}
+    any → hub      ask            {id, what: "ready" | "state" | "metrics" | "tables" | "flush" | "park" | … | "maintain", …}
     hub → any      answer         {id, …} or {id, error}
 
 A message's `id` belongs to the side that asked. Either side may be absent or go at any moment: a client connects again by

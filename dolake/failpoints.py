@@ -70,6 +70,7 @@ POINTS: dict[str, str] = {
     "compact.plan": "a table's files are about to be looked at, what of them is worth a rewrite",
     "compact.before_rewrite": "a rewrite is chosen, nothing of it is read",
     "compact.after_rewrite": "the new data files are put, no snapshot names them",
+    "purge.before_claim": "objects of a table are to be purged, it is not claimed for that",
     "compact.read": "a data or delete file is about to be read by a rewrite",
     "compact.before_put": "all files of a rewrite were read, one of what it makes is about to be put",
     "compact.after_put": "a file that a rewrite has made is put, nothing names it",

@@ -47,6 +47,7 @@ COMMANDS: dict[str, Command] = {
     "branches": Command("dolake.cli.refs:branches_app", "Lines of history beside main: list, create, delete, publish."),
     "rollback": Command("dolake.cli.rollback:app", "Take a table back to an earlier snapshot, in a new one."),
     "compact": Command("dolake.cli.compact:app", "Rewrite small files as large ones; --dry-run says what and why."),
+    "maintenance": Command("dolake.cli.maintenance:app", "What no snapshot needs any more; --purge deletes it."),
     "query": Command("dolake.cli.query:app", "Run SQL over the committed tables."),
     "verify": Command("dolake.cli.verify:app", "Check the invariants; one sentence for each breach."),
     "dead-letters": Command("dolake.cli.letters:app", "Events that fit nowhere: list, show, send them again."),

@@ -42,18 +42,25 @@ class PurgeResult:
 
 
 def find_unreferenced(
-    store: ObjectStore, base: LoadedTable, *, epoch: int, owns_metadata: bool, neighbours: Sequence[tuple[str, str]] | None = None
+    store: ObjectStore,
+    base: LoadedTable,
+    *,
+    epoch: int,
+    owns_metadata: bool,
+    neighbours: Sequence[tuple[str, str]] | None = None,
+    is_claimed: bool = True,
 ) -> Unreferenced:
     """What of the table's folder may be purged. Deletes nothing. Blocks.
 
-    `base` is the table as it was loaded after the claim of `epoch` had landed. `owns_metadata`: whether dolake's own catalog names the
+    `base` is the table as it was loaded after the claim of `epoch` had landed; with `is_claimed` False it is what there would be to
+    purge if it had, for who only wants to know. `owns_metadata`: whether dolake's own catalog names the
     metadata files; another one's server keeps its files as it likes. `neighbours` are all other tables of the catalog
     (`SqlTableCatalog.neighbours`), None where it does not say: then a folder that another table had may be that one's still.
 
     Raises TableStopped where the claim is not the table's (any more), RequestRefused where another table has the folder too,
     ObjectMissing, ObjectDamaged, StoreUnreachable and what else the store raises.
     """
-    if base.owner_epoch != epoch:
+    if is_claimed and base.owner_epoch != epoch:
         raise TableStopped(str(base.name), f"it is not claimed to be purged: its epoch is {base.owner_epoch}, ours is {epoch}", field=EPOCH)
     folder = base.location.rstrip("/") + "/"
     _require_alone(base, folder, neighbours or ())
@@ -99,8 +106,7 @@ def purge(
 class _Reach:
     """What snapshots name. Only names are kept, and each manifest is read once: a table may have more files than fit in memory as entries.
 
-    `names` are last parts, also of files that a manifest says have left: some readers of changes look at these once more. `live` are
-    the locations that a reader of the snapshots needs.
+    `names` are last parts, `live` the locations that a reader of the snapshots needs.
     """
 
     def __init__(self, store: ObjectStore) -> None:
@@ -126,10 +132,10 @@ class _Reach:
                 self._read.add(manifest.manifest_path)
 
     def _add_manifest(self, manifest: Any, _is_former: bool) -> None:
-        for entry in fetch_entries(self._io, manifest):
+        """A file that a snapshot says has left with it is needed by those before it alone."""
+        for entry in filter(is_live, fetch_entries(self._io, manifest)):
             self._name([entry.data_file.file_path])
-            if is_live(entry):
-                self.live.add(entry.data_file.file_path)
+            self.live.add(entry.data_file.file_path)
 
     def _unless_gone(self, add: Callable[[Any, bool], None], what: Any, is_former: bool) -> None:
         try:

@@ -10,6 +10,16 @@ from dolake.config.section import Section
 from dolake.config.values import GIB, KIB, MIB, Bytes, Seconds, a_number
 
 
+class MaintenanceSettings(Section):
+    """When objects go that no snapshot needs any more."""
+
+    enabled: bool = Field(default=True, description="whether the daemon does it by itself; `dolake maintenance` does it in any case")
+    interval_s: Seconds = Field(default=3600.0, description="how often each table's folder is looked through")
+    grace_s: Annotated[float, BeforeValidator(a_number), Field(ge=0, le=30 * 86_400, allow_inf_nan=False)] = Field(
+        default=900.0, description="so long an object stays after nothing needs it any more: a query may still be reading it"
+    )
+
+
 class CompactionSettings(Section):
     """How small files become large ones while tables are written."""
 

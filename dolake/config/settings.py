@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from dolake.config.access import AuthSettings, TlsSettings, TokenSettings
 from dolake.config.catalog import CatalogSettings
 from dolake.config.limits import LimitSettings
-from dolake.config.maintenance import CompactionSettings
+from dolake.config.maintenance import CompactionSettings, MaintenanceSettings
 from dolake.config.section import Section
 from dolake.config.tables import TableOverrides, TableSettings
 from dolake.config.values import GIB, KIB, MIB, Bytes, Count, Port, Seconds, a_number, require_address
@@ -171,6 +171,7 @@ class Settings(Section):
     catalog: CatalogSettings = CatalogSettings()
     commit: CommitSettings = CommitSettings()
     compaction: CompactionSettings = CompactionSettings()
+    maintenance: MaintenanceSettings = MaintenanceSettings()
     limits: LimitSettings = LimitSettings()
     auth: AuthSettings = AuthSettings()
     tls: TlsSettings = TlsSettings()

@@ -26,6 +26,8 @@ from dolake.iceberg.partition import same_spec, schema_of_spec, stored_partition
 from dolake.iceberg.summary import NO_FILES, FileCounts, summarize
 from dolake.model import OffsetRange, TableName
 
+_ALL = 1 << 31  # more snapshots than there can be
+
 
 @dataclass(frozen=True)
 class NewFile:
@@ -92,6 +94,7 @@ class Delta:
     table's are set to, lower ones too.
     `replaces`: the rows stay as they are, in other files; with `on_head_only`.
     `tag`: what else names the snapshot, a tag of that name; empty for none.
+    `expires`: older snapshots go with it, if there are more than are kept; their age counts in any case.
     `on_head_only`: what is deleted was looked up in snapshot `head_id` (None: in a table without one), and is right on top of
     no other.
     """
@@ -119,6 +122,7 @@ class Delta:
     on_head_only: bool = False
     head_id: int | None = None
     tag: str = ""
+    expires: bool = True
 
     @property
     def is_claim(self) -> bool:
@@ -235,7 +239,7 @@ def plan_commit(
         *plan_history(
             base,
             snapshot,
-            snapshots_kept=policy.snapshots_kept,
+            snapshots_kept=policy.snapshots_kept if delta.expires else _ALL,
             tags_kept_days=policy.tags_kept_days,
             age_s_max=policy.snapshots_age_s_max,
             tags=not delta.is_claim,

@@ -28,6 +28,8 @@ class Asks:
             return {"result": await self._service.flush(tables if isinstance(tables, list) else None, str(ask.get("reason", "manual")))}
         if what in ("park", "unpark", "drop"):
             return {"result": await self._service.change_table(what, str(ask.get("table")))}
+        if what == "maintain":
+            return {"result": await self._service.change_table("maintain", str(ask.get("table")))}
         if what == "compact":
             return {"result": await self._service.change_table("compact", str(ask.get("table")), {"dryRun": bool(ask.get("dry_run"))})}
         if what == "rollback":

@@ -150,6 +150,20 @@ class DeadLetters:
             landed = await self._commit(base, epoch, (encoded.as_new_file(),), ranges)
             return None if landed is None else _bounds(landed, table)
 
+    async def base(self) -> LoadedTable | None:
+        """The table as it is, owned by this writer."""
+        async with self._lock:
+            return await self._claimed()
+
+    async def claim_anew(self) -> LoadedTable | None:
+        """The same, under an epoch that none of its objects is named by."""
+        async with self._lock:
+            base = await self._claimed()
+            if base is not None:
+                await self._commit(base, base.owner_epoch + 1, (), {}, expires=False)
+                base = await self._claimed()
+            return base
+
     async def _claimed(self) -> LoadedTable | None:
         """The table, owned by this writer from its first look at it on: what another wrote is there to be seen, or never lands."""
         while self._base is None:
@@ -178,7 +192,7 @@ class DeadLetters:
             await self._until_answered(CATALOG, self._catalog.create, DEAD_LETTERS_TABLE, metadata)
 
     async def _commit(
-        self, base: LoadedTable, epoch: int, files: tuple[NewFile, ...], ranges: Mapping[str, OffsetRange]
+        self, base: LoadedTable, epoch: int, files: tuple[NewFile, ...], ranges: Mapping[str, OffsetRange], *, expires: bool = True
     ) -> LoadedTable | None:
         delta = Delta(
             table=DEAD_LETTERS_TABLE,
@@ -193,6 +207,7 @@ class DeadLetters:
             instance=self._instance,
             commit_id=self._runtime.random.uuid(),
             only_as_named=True,
+            expires=expires,
         )
         outcome = await self._committer.commit(delta)
         if isinstance(outcome, Landed):

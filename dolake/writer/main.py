@@ -33,7 +33,7 @@ from dolake.writer.probing import Probe
 from dolake.writer.service import WriterService
 
 REPORT_S = 1.0
-REQUESTS = ("flush", "park", "unpark", "drop", "rollback", "compact")
+REQUESTS = ("flush", "park", "unpark", "drop", "rollback", "compact", "maintain")
 _HUB_S_MAX = 1.0
 # Sources wait for acks, nobody for a flush: where cores are short the ingest half goes first (measured: slow acks come twice as soon).
 NICENESS = 5
@@ -163,6 +163,8 @@ class _Link:
                 return await self._service.parking.unpark(name)
             case "compact":
                 return await self._service.compacting.compact(name, dry_run=bool(message["dryRun"]))
+            case "maintain":
+                return await self._service.maintaining.maintain(name)
             case "rollback":
                 return await self._service.rolling_back.roll_back(name, int(message["snapshot"]), bool(message["rewind"]), until)
             case _:

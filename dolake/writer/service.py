@@ -28,6 +28,7 @@ from dolake.writer.compacting import Compacting
 from dolake.writer.dropping import Dropping
 from dolake.writer.flight import stopped_by
 from dolake.writer.flush import Flusher, FlushResult
+from dolake.writer.maintaining import Maintaining
 from dolake.writer.parking import Parking
 from dolake.writer.recall import Recaller
 from dolake.writer.report import Reporter, state_of
@@ -78,6 +79,7 @@ class WriterService:
         self.tables = Tables(settings, flusher, self.dropping.note_of)
         self.schedule = Schedule(runtime, settings.flush.memory_bytes, self)
         self.compacting = Compacting(runtime, settings, self, rewriter)
+        self.maintaining = Maintaining(runtime, settings, self)
         self.flusher.mirrors.recall = Recaller(runtime, disk, self).recall
 
     # -- life
@@ -96,6 +98,8 @@ class WriterService:
             self.spawn("schedule", self.schedule.run())
             if self._settings.compaction.enabled:
                 self.spawn("compaction", self.compacting.run())
+            if self._settings.maintenance.enabled:
+                self.spawn("maintenance", self.maintaining.run())
             await self._over
             await self.flush(None, {tail.log_id: tail.reader.synced_end() for tail in self.tails.values()})
             await _cancelled(self._tasks)  # Or another flush begins, and has an index in its hands while it is saved.

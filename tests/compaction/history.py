@@ -234,7 +234,7 @@ _STEPS = [*["write"] * 8, *["restart"] * 2, "truncate", "roll_back", "tag", "bra
 
 
 def reachable(lake: QuickLake) -> set[str]:
-    """Paths of what the current metadata and its snapshots name, as PyIceberg reads them. Files that have left are named too.
+    """Paths of what the current metadata and its snapshots name, as PyIceberg reads them: files that are live in one.
 
     What a snapshot names is read once and remembered, so that it is known also when it is gone.
     """
@@ -255,7 +255,7 @@ def _named(lake: QuickLake, snapshot: Snapshot) -> Iterator[str]:
         for manifest in snapshot.manifests(io):
             yield manifest.manifest_path
             if manifest.manifest_path not in lake.named:
-                entries = manifest.fetch_manifest_entry(io, discard_deleted=False)
+                entries = manifest.fetch_manifest_entry(io, discard_deleted=True)
                 lake.named[manifest.manifest_path] = {entry.data_file.file_path for entry in entries}
             yield from lake.named[manifest.manifest_path]
 
