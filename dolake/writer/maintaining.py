@@ -16,7 +16,7 @@ from dolake.compaction.grace import Grace
 from dolake.compaction.unreferenced import StoredObject, Unreferenced
 from dolake.config import Settings
 from dolake.errors import DolakeError, RequestRefused, TableStopped
-from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.metadata import COMMIT_ID, LoadedTable
 from dolake.model import DEAD_LETTERS_TABLE, TableName
 from dolake.writer.flight import stopped_by
 from dolake.writer.table import Table
@@ -88,7 +88,7 @@ class Maintaining:
             except TableStopped as stopped:
                 table.stop_whole(stopped_by(stopped))
                 raise
-            self._host.flusher.mirrors.follow(base, base.head["summary"]["dolake.commit-id"] if base.head is not None else "")
+            self._host.flusher.mirrors.follow(base, base.head["summary"].get(COMMIT_ID, "") if base.head is not None else "")
             table.base, table.epoch = base, epoch
             return base
 

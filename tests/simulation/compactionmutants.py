@@ -7,15 +7,17 @@ from typing import Any
 
 import dolake.compaction.compactor
 import dolake.writer.compacting
+from dolake.compaction.cleaner import Cleaner
 from dolake.compaction.job import Job, Rewritten
 from dolake.compaction.landing import GivenUp, Lander, Landing
 from dolake.compaction.rewrite import rewrite
+from dolake.compaction.unreferenced import Unreferenced
 from dolake.iceberg.metadata import LoadedTable
 from dolake.iceberg.plan import Delta
 from dolake.writer.indexes import ReplacedFiles
 from tests.simulation.world import Rules
 
-_delta, _replaced = Landing.delta, dolake.writer.compacting._replaced
+_delta, _replaced, _find = Landing.delta, dolake.writer.compacting._replaced, Cleaner._find
 
 
 class _ForgetfulLander(Lander):
@@ -50,6 +52,22 @@ def _one_row_off(work: Any, done: Any) -> ReplacedFiles:
     return replace(found, moves={path: (numbers + (numbers >= 0)) % max(1, count) for path, numbers in found.moves.items()})
 
 
+async def _unclaimed(cleaner: Cleaner, base: LoadedTable, **more: Any) -> LoadedTable:
+    """What the writer before had under way is purged while it may still land."""
+    return base
+
+
+async def _find_by_nothing(cleaner: Cleaner, base: LoadedTable, epoch: int, *, is_claimed: bool) -> Unreferenced:
+    """Everything that nothing names just now, of whatever epoch it is."""
+    return await _find(cleaner, base, base.owner_epoch + 1000, is_claimed=False)
+
+
+async def _find_with_the_last(cleaner: Cleaner, base: LoadedTable, epoch: int, *, is_claimed: bool) -> Unreferenced:
+    """Also what was made under the epoch that a table has, which was not claimed for this."""
+    return await _find(cleaner, base, base.owner_epoch + 1, is_claimed=False)
+
+
+_PURGING = {"compaction_s": 0.1, "maintenance_s": 0.3, "flush_rows": 3, "flush_age_s": 0.2, "local": False, "catalog_style": "row"}
 _MIRRORS = {"modes": ("mirror",), "compaction_s": 0.02, "inputs_min": 2, "flush_rows": 3, "flush_age_s": 0.2, "batches": 12, "misfits": 0.0}
 _CHANGELOGS = {**_MIRRORS, "modes": ("changelog",)}
 
@@ -60,6 +78,11 @@ COMPACTION_MUTANTS: dict[str, Rules] = {
     "an input of a rewrite kept beside its output": Rules(patches=((Landing, "delta", _keeping_the_inputs),), profile=_CHANGELOGS),
     "a rewrite without the deletes": Rules(
         patches=((dolake.compaction.compactor, "rewrite", _rewritten_without_deletes),), profile=_MIRRORS
+    ),
+    "purged whatever may still be committed": Rules(patches=((Cleaner, "_find", _find_by_nothing),), profile=_PURGING),
+    "purged without a claim": Rules(
+        patches=((Cleaner, "claim", _unclaimed), (Cleaner, "_find", _find_with_the_last)),
+        profile={**_PURGING, "strikes": 12, "strike_kinds": ("zombie one", "zombie both", "freeze"), "catalog_s": 0.2, "snapshots_kept": 1},
     ),
     "key index not where a rewrite put the rows": Rules(
         patches=((dolake.writer.compacting, "_replaced", _one_row_off),), profile={**_MIRRORS, "strikes": 0, "index_faults": 0.0}

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile, DataFileContent, ManifestEntryStatus
 from pyiceberg.partitioning import PartitionSpec
 
+from dolake.errors import ObjectMissing
 from dolake.iceberg.entries import fetch_entries, fetch_manifests, is_live
 from dolake.iceberg.file_io import StoreFileIO
 from dolake.iceberg.metadata import CUT, CUT_TABLES, EPOCH, GROUP, INSTANCE, LoadedTable, offsets_in
@@ -142,6 +143,18 @@ def check_rewrite(history: Committed, after: LoadedTable) -> Iterator[str]:
     if net != gone:
         yield f"I9: {after.name}: a rewrite changed the number of rows by {net - gone}"
     history.fresh.clear()
+
+
+def named_objects(table: LoadedTable, objects: Objects) -> Iterator[str]:
+    """What the retained snapshots of a table need, as far as it can be read: manifest lists, manifests, live files."""
+    for snapshot in table.metadata.get("snapshots") or ():
+        yield snapshot["manifest-list"]
+        try:
+            for manifest in fetch_manifests(_reader(objects), snapshot["manifest-list"]):
+                yield manifest.manifest_path
+                yield from (entry.data_file.file_path for entry in fetch_entries(_reader(objects), manifest) if is_live(entry))
+        except ObjectMissing:  # It was purged before, and told.
+            continue
 
 
 def note_rows(history: Committed, before: LoadedTable | None, after: LoadedTable) -> Iterator[str]:

@@ -60,7 +60,12 @@ def drawn_compaction(draw: random.Random) -> dict[str, Any]:
     if draw.random() >= COMPACTED:
         return {}
     often = {"flush_age_s": draw.choice([0.2, 0.2, 1.0]), "flush_rows": draw.choice([3, 3, 10])}
-    return {"compaction_s": draw.choice([0.02, 0.1, 0.5]), "inputs_min": draw.choice([2, 2, 3]), **often}
+    return {
+        "compaction_s": draw.choice([0.02, 0.1, 0.5]),
+        "inputs_min": draw.choice([2, 2, 3]),
+        **often,
+        "maintenance_s": draw.choice([0.0, 0.3, 1.0]),
+    }
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ class Profile:
     grouped: bool = False  # all tables are committed together
     compaction_s: float = 0.0  # how often the writer looks whether files are worth a rewrite; 0 is never
     inputs_min: int = 2  # files that one rewrite takes at least
+    maintenance_s: float = 0.0  # how often it looks for what nobody needs; 0 is never
 
     @property
     def is_mirrored(self) -> bool:

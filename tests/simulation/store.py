@@ -23,8 +23,11 @@ LATE_S = (0.1, 1.0, 10.0)
 class Warehouse:
     """Objects by location."""
 
-    def __init__(self, chaos: Chaos, loop: SimLoop, root: str, note: Callable[[str], None]) -> None:
-        """`note` hears of a breach."""
+    def __init__(
+        self, chaos: Chaos, loop: SimLoop, root: str, note: Callable[[str], None], purged: Callable[[str], None] = lambda location: None
+    ) -> None:
+        """`note` hears of a breach, `purged` of each object that is deleted."""
+        self._purged = purged
         self.chaos, self.root, self._loop, self._note = chaos, root, loop, note
         self.objects: dict[str, bytes] = {}
         self.latency_s = 0.0
@@ -42,6 +45,11 @@ class Warehouse:
             return self.objects[location]
         except KeyError:
             raise ObjectMissing(location) from None
+
+    def delete(self, location: str) -> None:
+        if self.objects.pop(location, None) is not None:
+            self.chaos.counts["objects purged"] += 1
+            self._purged(location)
 
     def durable_size(self, location: str) -> int | None:
         """The object's size as a power cut would leave it; None if it would be gone."""
@@ -85,7 +93,7 @@ class StoreDoor:
         return iter(sorted((name, len(data)) for name, data in objects.items() if name.startswith(prefix)))
 
     def delete(self, location: str) -> None:
-        self._answer("delete", location, lambda: self.warehouse.objects.pop(location, None))
+        self._answer("delete", location, lambda: self.warehouse.delete(location))
 
     def _answer(self, operation: str, detail: str, work: Callable[[], T]) -> T:
         self.process.step(operation, detail)

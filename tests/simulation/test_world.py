@@ -53,7 +53,7 @@ EXPECTED = {
     *("late request landed", "late request refused"),
     *("letters sent again", "verdicts: dead", "verdicts: replayed", "verdicts: superseded"),
     *("tables parked", "tables unparked", "park refused", "side segments unlinked"),
-    *("mirror commits", "mirror rows deleted", "mirrors folded from changelogs", "cuts committed", "rewrites committed"),
+    *("mirror commits", "mirror rows deleted", "mirrors folded from changelogs", "cuts committed", "rewrites committed", "objects purged"),
     *("foreign: append", "foreign: delete", "foreign: rewrite", "foreign: rewrite all", "foreign: equality deletes"),
     *("index_create_eio", "index_write_enospc", "index_rename_eio", "index_read_eio"),
     *("index: lost", "index: a file lost", "index: cut", "index: a bit flipped", "index: older"),

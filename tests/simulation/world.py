@@ -56,6 +56,7 @@ from tests.simulation.invariants import (
     cut_names,
     is_rewrite,
     named,
+    named_objects,
     note_rows,
 )
 from tests.simulation.letters import Letters
@@ -119,7 +120,7 @@ class World:
         self.disk.on_unlink = self._check_unlink
         self.settings = make_settings(self.profile)
         self.snapshots_kept = self.profile.snapshots_kept
-        self.warehouse = None if self.profile.local else Warehouse(self.chaos, self.loop, "s3://lake/w", self.note)
+        self.warehouse = None if self.profile.local else Warehouse(self.chaos, self.loop, "s3://lake/w", self.note, self._check_purged)
         self.objects = self.warehouse or PlatterStore(self.disk)
         self.catalog: CatalogServer | SqlServer
         if self.profile.catalog_style == "sql":
@@ -145,6 +146,7 @@ class World:
         self.cuts: set[str] = set()  # those that were committed as one
         self.cuts_said: dict[str, str] = {}  # those that a table says it has, and which table
         self.is_taken_back = False
+        self.named: dict[str, tuple[Any, frozenset[str]]] = {}  # by table uuid: metadata, and the objects that it names
         self.ingest: IngestHalf | None = None
         self.writer: WriterHalf | None = None
         self.zombies: list[Process] = []
@@ -470,6 +472,18 @@ class World:
         else:
             self._check_rows(history, before, after)
 
+    def _check_purged(self, location: str) -> None:
+        """I11: nothing goes that a snapshot of a table's metadata names. What a later commit names is missed when it lands."""
+        for table in self.catalog.rows.values():
+            if location in self._named_by(table):
+                self.note(f"I11: {location} is purged, and {table.name} needs it")
+
+    def _named_by(self, table: LoadedTable) -> frozenset[str]:
+        known = self.named.get(table.uuid)
+        if known is None or known[0] is not table.metadata:
+            self.named[table.uuid] = known = (table.metadata, frozenset(named_objects(table, self.objects)))
+        return known[1]
+
     def _check_known_cuts(self, after: LoadedTable) -> Iterator[str]:
         """Every cut that a table says was committed whole, but perhaps this one, which is being looked at table by table."""
         for name in set(self.cuts_said) - self.cuts - cut_names([after]):
@@ -732,6 +746,7 @@ def make_settings(profile: Profile, start: int = 0) -> Settings:
                 "inputs_min": profile.inputs_min,
                 "target_bytes": 1 << 20,
             },
+            "maintenance": {"enabled": profile.maintenance_s > 0, "interval_s": profile.maintenance_s or 1.0, "grace_s": 0.0},
             "tables": {
                 "*": {
                     "mode": mode,
