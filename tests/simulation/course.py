@@ -72,7 +72,7 @@ def profile_of(lake: str) -> dict[str, Any]:
             transactions=False,
             flush_age_s=0.2,
             flush_rows=1000,
-            snapshots_kept=100,
+            snapshots_kept=4,
             backlog_bytes=None,
             disk_bytes=1 << 40,
             linger_s=0.0,
@@ -163,7 +163,18 @@ class Course(World):
     async def _main(self) -> None:
         halves = [asyncio.ensure_future(self._keep(name)) for name in self._gone]
         relinking = asyncio.ensure_future(self._relink())
-        for step in (self._begin, self._change, self._restart, self._widen, self._replay, self._park, self._recover, self._drop, self._end):
+        for step in (
+            self._begin,
+            self._change,
+            self._restart,
+            self._widen,
+            self._replay,
+            self._park,
+            self._recover,
+            self._drop,
+            self._tidy,
+            self._end,
+        ):
             if not self.breaches:
                 self.trace("course", step.__name__)
                 await step()
@@ -228,6 +239,13 @@ class Course(World):
         await self._ask("park", GONE)
         await self._ask("drop", GONE, lambda: GONE not in self.catalog.rows and not self._is_parked(GONE))
         await self._send(self.pages.again())
+        await self._committed()
+
+    async def _tidy(self) -> None:
+        """Small files become one, and what only expired snapshots needed goes; then more of the same keys."""
+        await self._ask("compact", ORDERS)
+        await self._ask("maintain", ORDERS)
+        await self._send(self.pages.bulk())
         await self._committed()
 
     async def _end(self) -> None:
@@ -295,7 +313,12 @@ class Course(World):
         until = {tail.log_id: tail.position for tail in service.tails.values()}
         half.process.step(what, str(name))
         try:
-            if what == "drop":
+            if what == "compact":
+                runs = (await service.compacting.compact(name, dry_run=False))["runs"]
+                return all(run["state"] == "done" for run in runs)
+            if what == "maintain":
+                await service.maintaining.maintain(name)
+            elif what == "drop":
                 await service.dropping.drop(name, until)
             else:
                 await (service.parking.park(name, until) if what == "park" else service.parking.unpark(name))

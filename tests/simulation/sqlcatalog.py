@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class SqlServer:
-    """The database; `rows` is what the doors have seen succeed, in the order in which it did."""
+    """The database; `rows` is what the doors have seen succeed, or found, in the order in which it did."""
 
     def __init__(self, chaos: Chaos, watch: Watch, watch_cut: WatchCut) -> None:
         self.chaos, self._watch, self._watch_cut = chaos, watch, watch_cut
@@ -67,7 +67,11 @@ class SqlDoor:
         self._process.step("load", str(table))
         if self._server.chaos.draw("load_lost"):
             raise CatalogUnreachable("database is locked")
-        return self._catalog.load(table)
+        found = self._catalog.load(table)
+        known = self._server.rows.get(table)
+        if found is not None and (known is None or known.metadata_location != found.metadata_location):
+            self._server.accept(found)  # Whoever has swapped it was killed before its door could tell.
+        return found
 
     def create(self, table: TableName, metadata: dict[str, Any]) -> LoadedTable:
         return self._request(f"create {table}", lambda: self._server.accept(self._catalog.create(table, metadata)))
