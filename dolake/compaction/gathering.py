@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 from dolake.compaction.job import RowNumbers
 from dolake.compaction.placing import Placing
 from dolake.compaction.reading import Input
+from dolake.parquet.encode import rows_a_group
 from dolake.parquet.recast import by_id, field_id
 
 # A row group of which less than this share is in a slice is not held whole until the slice is put together.
@@ -31,6 +33,11 @@ class Piece:
     start: int
     stop: int
     rows: pa.Table | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no row group of its input comes after it."""
+        return self.number == len(self.source.groups.row_counts) - 1
 
     @property
     def kept(self) -> Flags:
@@ -96,10 +103,15 @@ def _width(kind: pa.DataType) -> int:
 
 
 def slices(pieces: Sequence[Piece], placing: Placing, wanted: pa.Schema, count: int) -> Iterator[tuple[int, pa.Table]]:
-    """All rows in their new order, in so many slices: the number of each one's first row, and its rows.
+    """All rows in their new order, in parts: the number of each one's first row, and its rows.
 
-    What pieces hold they give away.
+    Where rows stay in the order that they have, a few pieces after the other; else in `count` slices of the order, for each of which
+    all pieces that have rows in it are decoded. What pieces hold, and inputs that are not read again, are given away.
     """
+    ordered = sorted(pieces, key=lambda piece: int(_kept_numbers(piece, placing)[0]))
+    if _is_in_row(ordered, placing):
+        yield from _in_row(ordered, placing, wanted)
+        return
     bounds = [placing.row_count * place // count for place in range(count + 1)]
     for start, stop in itertools.pairwise(bounds):
         found = []
@@ -110,31 +122,64 @@ def slices(pieces: Sequence[Piece], placing: Placing, wanted: pa.Schema, count: 
             if not wanted_count:
                 continue
             rows = piece.read(wanted)
-            piece.rows = None
+            piece.rows = None  # Or it would be held until all slices are made.
             if wanted_count < _SHARE_MIN * len(here):
                 rows, numbers, here = rows.filter(pa.array(here)), numbers[here], np.ones(wanted_count, np.bool_)
             found.append(_Found(rows, here, numbers[here]))
+            if count == 1 and piece.is_last:
+                piece.source.groups.release()
         if found:
-            yield start, _gathered(found, start)
+            yield from _gathered(found, start)
 
 
-def _gathered(found: list[_Found], start: int) -> pa.Table:
-    found.sort(key=lambda one: int(one.numbers[0]))
-    numbers = np.concatenate([one.numbers for one in found])
-    if np.all(numbers[1:] > numbers[:-1]):
-        return pa.concat_tables([one.rows if one.here.all() else one.rows.filter(pa.array(one.here)) for one in found])
-    places = np.empty(len(numbers), np.int64)
+def _kept_numbers(piece: Piece, placing: Placing) -> RowNumbers:
+    return placing.numbers[piece.source.first + piece.start : piece.source.first + piece.stop][piece.kept]
+
+
+def _is_in_row(ordered: Sequence[Piece], placing: Placing) -> bool:
+    done = 0
+    for piece in ordered:
+        numbers = _kept_numbers(piece, placing)
+        if int(numbers[0]) != done or int(numbers[-1]) != done + len(numbers) - 1 or not np.all(numbers[1:] > numbers[:-1]):
+            return False
+        done += len(numbers)
+    return True
+
+
+def _in_row(ordered: Sequence[Piece], placing: Placing, wanted: pa.Schema) -> Iterator[tuple[int, pa.Table]]:
+    """Rows that need not be moved, only filtered: of as many pieces as make a row group."""
+    parts: list[pa.Table] = []
+    step = done = waiting = 0
+    for piece in ordered:
+        rows = piece.read(wanted)
+        piece.rows = None
+        step = step or rows_a_group(rows, placing.row_count)
+        parts.append(rows if piece.kept.all() else rows.filter(pa.array(piece.kept)))
+        waiting += parts[-1].num_rows
+        if waiting >= step or piece is ordered[-1]:
+            yield done, pa.concat_tables(parts)
+            parts.clear()
+            done, waiting = done + waiting, 0
+
+
+def _gathered(found: list[_Found], start: int) -> Iterator[tuple[int, pa.Table]]:
+    """Rows of all of a slice, taken step by step: that needs the room of one row group, and that room again and again."""
+    schema = found[0].rows.schema
+    places = np.empty(sum(len(one.numbers) for one in found), np.int64)
     offset = 0
     for one in found:
         places[one.numbers - start] = np.flatnonzero(one.here) + offset
         offset += len(one.here)
-    schema = found[0].rows.schema
     columns = [[one.rows.column(place) for one in found] for place in range(len(schema))]
     found.clear()
-    taken = []
-    indices = pa.array(places)
+    together = []
     while columns:  # Each lets go of what it was made of before the next is made.
         column = pa.chunked_array([chunk for part in columns.pop() for chunk in part.chunks]).unify_dictionaries()
-        taken.append(pc.take(pa.concat_arrays(column.chunks), indices, boundscheck=False))
+        together.append(pa.concat_arrays(column.chunks))
         del column
-    return pa.table(taken[::-1], schema=schema)
+    together.reverse()
+    count = math.ceil(len(places) / rows_a_group(pa.table(together, schema=schema)))
+    bounds = [len(places) * number // count for number in range(count + 1)]
+    for begin, end in itertools.pairwise(bounds):
+        indices = pa.array(places[begin:end])
+        yield start + begin, pa.table([pc.take(column, indices, boundscheck=False) for column in together], schema=schema)
