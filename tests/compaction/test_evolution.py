@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pyiceberg.schema import Schema
 from pyiceberg.types import (
     BinaryType,
     DateType,
@@ -34,12 +33,6 @@ from tests.compaction.rewriting import Table, rows_of, schema_of
 
 ID = NestedField(1, "id", LongType(), required=True)
 NEVER = 1 << 30
-
-
-def with_ids(rows: pa.Table, schema: Schema) -> pa.Table:
-    """Other Arrow types under the field ids of a schema's columns."""
-    ids = {column.name: str(column.field_id) for column in schema.fields}
-    return rows.cast(pa.schema([field.with_metadata({"PARQUET:field_id": ids[field.name]}) for field in rows.schema]))
 
 
 @pytest.mark.parametrize("memory_bytes", [NEVER, 1])
@@ -81,7 +74,9 @@ def test_what_is_nested_is_found_by_field_id_as_well(tmp_path: Path) -> None:
             "s",
             StructType(NestedField(3, "a", IntegerType()), NestedField(4, "gone", StringType()), NestedField(5, "u", UUIDType())),
         ),
-        NestedField(6, "l", ListType(7, StructType(NestedField(8, "f", FloatType()), NestedField(9, "x", StringType())), element_required=False)),
+        NestedField(
+            6, "l", ListType(7, StructType(NestedField(8, "f", FloatType()), NestedField(9, "x", StringType())), element_required=False)
+        ),
         NestedField(10, "m", MapType(11, StringType(), 12, DecimalType(5, 1), value_required=False)),
     )
     new = schema_of(
@@ -91,14 +86,21 @@ def test_what_is_nested_is_found_by_field_id_as_well(tmp_path: Path) -> None:
             "s",
             StructType(NestedField(5, "unique", UUIDType()), NestedField(13, "gone", LongType()), NestedField(3, "b", LongType())),
         ),
-        NestedField(6, "l", ListType(7, StructType(NestedField(9, "f", StringType()), NestedField(8, "x", DoubleType())), element_required=False)),
+        NestedField(
+            6, "l", ListType(7, StructType(NestedField(9, "f", StringType()), NestedField(8, "x", DoubleType())), element_required=False)
+        ),
         NestedField(10, "m", MapType(11, StringType(), 12, DecimalType(20, 1), value_required=False)),
         schema_id=1,
     )
     table = Table(tmp_path, new)
     unique = bytes(range(16))
     values: list[dict[str, Any]] = [
-        {"id": 1, "s": {"a": 5, "gone": "x", "u": unique}, "l": [{"f": 0.5, "x": "y"}, None, {}], "m": [("k", Decimal("2.5")), ("n", None)]},
+        {
+            "id": 1,
+            "s": {"a": 5, "gone": "x", "u": unique},
+            "l": [{"f": 0.5, "x": "y"}, None, {}],
+            "m": [("k", Decimal("2.5")), ("n", None)],
+        },
         {"id": 0, "s": None, "l": None, "m": None},
         {"id": 2, "s": {}, "l": [], "m": []},
     ]
@@ -132,7 +134,9 @@ def test_a_file_of_another_program_holds_the_same_values_in_other_types(tmp_path
             "name": names.cast(pa.large_string()),
             "data": pa.array([b"\x00", b"", None, b"\xff"], pa.large_binary()),
             "at": pa.array([datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)] * 4, pa.timestamp("ms", "Europe/Berlin")),
-            "tags": pa.array([["x", None], None, [], ["y"]], pa.large_list(pa.field("item", pa.large_string(), metadata={"PARQUET:field_id": "6"}))),
+            "tags": pa.array(
+                [["x", None], None, [], ["y"]], pa.large_list(pa.field("item", pa.large_string(), metadata={"PARQUET:field_id": "6"}))
+            ),
             "small": pa.array([1, -2, None, 3], pa.int8()),
             "unique": pa.array([bytes(16)] * 4, pa.binary(16)),
         }
@@ -140,14 +144,25 @@ def test_a_file_of_another_program_holds_the_same_values_in_other_types(tmp_path
     foreign = pa.table(
         foreign.columns,
         schema=pa.schema(
-            [field.with_metadata({"PARQUET:field_id": str(schema.find_field(field.name).field_id)}).with_nullable(field.name != "id") for field in foreign.schema]
+            [
+                field.with_metadata({"PARQUET:field_id": str(schema.find_field(field.name).field_id)}).with_nullable(field.name != "id")
+                for field in foreign.schema
+            ]
         ),
     )
     table = Table(tmp_path, schema)
     table.add_foreign(foreign)
-    table.add_foreign(foreign.set_column(1, foreign.schema.field(1).with_type(pa.dictionary(pa.int8(), pa.string())), names.dictionary_encode().cast(pa.dictionary(pa.int8(), pa.string()))))
+    table.add_foreign(
+        foreign.set_column(
+            1,
+            foreign.schema.field(1).with_type(pa.dictionary(pa.int8(), pa.string())),
+            names.dictionary_encode().cast(pa.dictionary(pa.int8(), pa.string())),
+        )
+    )
     result = table.rewrite((1,))
-    assert result.parquet().schema_arrow.equals(pa.schema([field.with_type(pa.string()) if field.name == "name" else field for field in arrow_schema(schema)]))
+    assert result.parquet().schema_arrow.equals(
+        pa.schema([field.with_type(pa.string()) if field.name == "name" else field for field in arrow_schema(schema)])
+    )
     assert [(row["id"], row["name"], row["data"], row["tags"], row["small"]) for row in result.rows[::2]] == [
         (1, None, b"", None, -2),
         (2, "b", b"\xff", ["y"], 3),
@@ -160,14 +175,39 @@ def test_a_file_of_another_program_holds_the_same_values_in_other_types(tmp_path
 REFUSED: dict[str, tuple[NestedField, pa.Field, list[Any], str]] = {
     "text for a number": (NestedField(2, "x", LongType()), pa.field("x", pa.string()), ["1"], "column x is string in the file, and int64"),
     "narrower": (NestedField(2, "x", IntegerType()), pa.field("x", pa.int64()), [1], "column x is int64"),
-    "another scale": (NestedField(2, "x", DecimalType(9, 2)), pa.field("x", pa.decimal128(9, 3)), [Decimal("1.000")], "column x is decimal"),
-    "no time zone": (NestedField(2, "x", TimestamptzType()), pa.field("x", pa.timestamp("us")), [datetime(2026, 1, 1)], "column x is timestamp"),
+    "another scale": (
+        NestedField(2, "x", DecimalType(9, 2)),
+        pa.field("x", pa.decimal128(9, 3)),
+        [Decimal("1.000")],
+        "column x is decimal",
+    ),
+    "no time zone": (
+        NestedField(2, "x", TimestamptzType()),
+        pa.field("x", pa.timestamp("us")),
+        [datetime(2026, 1, 1)],
+        "column x is timestamp",
+    ),
     "nanoseconds": (NestedField(2, "x", TimestamptzType()), pa.field("x", pa.timestamp("ns", "UTC")), [1], "lose data"),
     "no UTF-8": (NestedField(2, "x", StringType()), pa.field("x", pa.binary()), [b"\xff"], "UTF"),
-    "null where none may be": (NestedField(2, "x", LongType(), required=True), pa.field("x", pa.int64()), [None], "column x is required, and 1 rows"),
-    "required and missing": (NestedField(9, "y", LongType(), required=True), pa.field("x", pa.int64()), [1], "column y is required, and the file does not"),
+    "null where none may be": (
+        NestedField(2, "x", LongType(), required=True),
+        pa.field("x", pa.int64()),
+        [None],
+        "column x is required, and 1 rows",
+    ),
+    "required and missing": (
+        NestedField(9, "y", LongType(), required=True),
+        pa.field("x", pa.int64()),
+        [1],
+        "column y is required, and the file does not",
+    ),
     "a list for a number": (NestedField(2, "x", LongType()), pa.field("x", pa.list_(pa.int64())), [[1]], "column x is list"),
-    "another element": (NestedField(2, "x", ListType(3, LongType(), element_required=False)), pa.field("x", pa.list_(pa.int64())), [[1]], "column x: what is in it"),
+    "another element": (
+        NestedField(2, "x", ListType(3, LongType(), element_required=False)),
+        pa.field("x", pa.list_(pa.int64())),
+        [[1]],
+        "column x: what is in it",
+    ),
     "a required field inside": (
         NestedField(2, "x", StructType(NestedField(3, "y", LongType(), required=True))),
         pa.field("x", pa.struct([pa.field("y", pa.int64(), metadata={"PARQUET:field_id": "3"})])),
@@ -179,7 +219,9 @@ REFUSED: dict[str, tuple[NestedField, pa.Field, list[Any], str]] = {
 
 @pytest.mark.parametrize("memory_bytes", [NEVER, 1])
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_column_that_cannot_become_the_tables_is_refused_by_name_before_anything_is_put(tmp_path: Path, name: str, memory_bytes: int) -> None:
+def test_a_column_that_cannot_become_the_tables_is_refused_by_name_before_anything_is_put(
+    tmp_path: Path, name: str, memory_bytes: int
+) -> None:
     column, have, values, reason = REFUSED[name]
     table = Table(tmp_path, schema_of(ID, column))
     good = {"id": 1, column.name: None}

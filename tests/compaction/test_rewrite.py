@@ -227,7 +227,7 @@ def test_several_passes_write_the_same_rows_into_the_same_files_as_one(tmp_path:
     many.check()
     assert one.files == many.files
     assert [output.indexed.sources for output in one.rewritten.outputs] == [output.indexed.sources for output in many.rewritten.outputs]
-    assert all((one.rewritten.moves[path] == many.rewritten.moves[path]).all() for path in table.rows)
+    assert all((one.rewritten.moves[path] == many.rewritten.moves[path]).all() for path in table.tables)
 
 
 def test_all_rows_deleted_leave_no_file(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def owners(table: Table) -> dict[int, str]:
     """Source of each row, by its id."""
     found: dict[int, str] = {}
     for file, sources in zip(table.data, SOURCES, strict=True):
-        for place, row in enumerate(table.rows[file.location]):
+        for place, row in enumerate(table.tables[file.location].to_pylist()):
             found[row["id"]] = next((name for first, name in reversed(sources) if first <= place), "")
     return found
 
