@@ -18,9 +18,6 @@ from dolake.compaction.reading import Input
 from dolake.parquet.encode import rows_a_group
 from dolake.parquet.recast import by_id, field_id
 
-# A row group of which less than this share is in a slice is not held whole until the slice is put together.
-_SHARE_MIN = 0.8
-
 Flags = npt.NDArray[np.bool_]
 
 
@@ -50,13 +47,21 @@ class Piece:
         return self.source.read(self.number, wanted)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Found:
-    """Rows of one piece that are in a slice: `here` tells which of `rows`, `numbers` what they are now."""
+    """Rows of one piece that are in a slice, and what numbers they have now; `rising`: in their order."""
 
     rows: pa.Table
-    here: Flags
     numbers: RowNumbers
+    rising: bool
+
+    def between(self, begin: int, end: int) -> tuple[pa.Table, RowNumbers]:
+        """Those that get these numbers. Of a sorted piece that is a stretch, which is not copied."""
+        if self.rising:
+            first, last = np.searchsorted(self.numbers, [begin, end])
+            return self.rows.slice(first, last - first), self.numbers[first:last]
+        places = np.flatnonzero((self.numbers >= begin) & (self.numbers < end))
+        return self.rows.take(pa.array(places)), self.numbers[places]
 
 
 def pieces_of(inputs: Sequence[Input]) -> list[Piece]:
@@ -87,12 +92,13 @@ def _repeats(one: Input, field: pa.Field, kind: pa.DataType) -> bool:
 
 
 def arrow_bytes(one: Input, wanted: pa.Schema) -> int:
-    """About what all rows of an input take, decoded."""
+    """About what an input's rows that are kept take, decoded."""
     known = by_id(one.groups.schema)
     have = {field_id(field): known[field_id(field)].name for field in wanted if field_id(field) in known}
     codes = [have[field_id(field)] for field in wanted if pa.types.is_dictionary(field.type) and field_id(field) in have]
     missing = sum(_width(field.type) for field in wanted if field_id(field) not in have)
-    return one.groups.arrow_bytes(set(have.values()), codes) + missing * len(one.kept)
+    whole = one.groups.arrow_bytes(set(have.values()), codes) + missing * len(one.kept)
+    return whole * int(np.count_nonzero(one.kept)) // max(1, len(one.kept))
 
 
 def _width(kind: pa.DataType) -> int:
@@ -112,24 +118,25 @@ def slices(pieces: Sequence[Piece], placing: Placing, wanted: pa.Schema, count: 
     if _is_in_row(ordered, placing):
         yield from _in_row(ordered, placing, wanted)
         return
-    bounds = [placing.row_count * place // count for place in range(count + 1)]
-    for start, stop in itertools.pairwise(bounds):
+    for start, stop in _parts(0, placing.row_count, count):
         found = []
         for piece in pieces:
             numbers = placing.numbers[piece.source.first + piece.start : piece.source.first + piece.stop]
             here = (numbers >= start) & (numbers < stop)
-            wanted_count = int(np.count_nonzero(here))
-            if not wanted_count:
+            if not here.any():
                 continue
-            rows = piece.read(wanted)
+            rows, mine = piece.read(wanted), numbers[here]
             piece.rows = None  # Or it would be held until all slices are made.
-            if wanted_count < _SHARE_MIN * len(here):
-                rows, numbers, here = rows.filter(pa.array(here)), numbers[here], np.ones(wanted_count, np.bool_)
-            found.append(_Found(rows, here, numbers[here]))
+            rows = rows if here.all() else rows.filter(pa.array(here))
+            found.append(_Found(rows, mine, bool(np.all(mine[1:] > mine[:-1]))))
             if count == 1 and piece.is_last:
                 piece.source.groups.release()
-        if found:
-            yield from _gathered(found, start)
+        yield from _gathered(found, start, stop)
+
+
+def _parts(start: int, stop: int, count: int) -> Iterator[tuple[int, int]]:
+    bounds = [start + (stop - start) * place // count for place in range(count + 1)]
+    return ((begin, end) for begin, end in itertools.pairwise(bounds) if begin < end)
 
 
 def _kept_numbers(piece: Piece, placing: Placing) -> RowNumbers:
@@ -162,24 +169,23 @@ def _in_row(ordered: Sequence[Piece], placing: Placing, wanted: pa.Schema) -> It
             done, waiting = done + waiting, 0
 
 
-def _gathered(found: list[_Found], start: int) -> Iterator[tuple[int, pa.Table]]:
-    """Rows of all of a slice, taken step by step: that needs the room of one row group, and that room again and again."""
-    schema = found[0].rows.schema
-    places = np.empty(sum(len(one.numbers) for one in found), np.int64)
-    offset = 0
-    for one in found:
-        places[one.numbers - start] = np.flatnonzero(one.here) + offset
-        offset += len(one.here)
-    columns = [[one.rows.column(place) for one in found] for place in range(len(schema))]
-    found.clear()
-    together = []
-    while columns:  # Each lets go of what it was made of before the next is made.
-        column = pa.chunked_array([chunk for part in columns.pop() for chunk in part.chunks]).unify_dictionaries()
-        together.append(pa.concat_arrays(column.chunks))
-        del column
-    together.reverse()
-    count = math.ceil(len(places) / rows_a_group(pa.table(together, schema=schema)))
-    bounds = [len(places) * number // count for number in range(count + 1)]
-    for begin, end in itertools.pairwise(bounds):
-        indices = pa.array(places[begin:end])
-        yield start + begin, pa.table([pc.take(column, indices, boundscheck=False) for column in together], schema=schema)
+def _gathered(found: Sequence[_Found], start: int, stop: int) -> Iterator[tuple[int, pa.Table]]:
+    """All of a slice, as many rows at a time as make a row group: what they are gathered in is needed again for the next."""
+    if not found:
+        return
+    count = math.ceil((stop - start) / rows_a_group(found[0].rows, stop - start))
+    for begin, end in _parts(start, stop, count):
+        parts: list[pa.Table] = []
+        places = np.empty(end - begin, np.int64)
+        done = 0
+        for one in found:
+            rows, numbers = one.between(begin, end)
+            if len(numbers):
+                places[numbers - begin] = np.arange(done, done + len(numbers))
+                done += len(numbers)
+                parts.append(rows)
+        together = pa.concat_tables(parts).unify_dictionaries()
+        del parts
+        indices = pa.array(places)
+        columns = [pc.take(pa.concat_arrays(column.chunks), indices, boundscheck=False) for column in together.columns]
+        yield begin, pa.table(columns, schema=together.schema)

@@ -77,7 +77,7 @@ def _sorted(words: Words) -> tuple[Places, Words]:
     count_bits = len(words).bit_length()
     lowest = int(words.min())
     if (int(words.max()) - lowest).bit_length() + count_bits <= 64:
-        whole = words if words.dtype == np.uint64 else words.astype(np.int64).view(np.uint64)
+        whole = words if words.dtype == np.uint64 else words.astype(np.int64, copy=False).view(np.uint64)
         packed = whole - np.uint64(lowest & 0xFFFFFFFFFFFFFFFF)
         packed <<= np.uint64(count_bits)
         packed |= np.arange(len(words), dtype=np.uint64)
