@@ -87,6 +87,19 @@ def test_no_flipped_bit_of_a_page_gets_through_a_file_without_digest(tmp_path: P
     table.rewrite((1,)).check()
 
 
+def test_a_page_that_only_the_last_of_several_files_needs_is_looked_at_before_the_first_is_put(tmp_path: Path) -> None:
+    table = Table(tmp_path, SCHEMA)
+    table.add(rows(0, 3000))
+    file = table.add_foreign(rows(3000, 6000), use_dictionary=False, compression="none", write_statistics=False)
+    data = bytearray(table.store.get(file.location))
+    data[data.rindex(b"name-")] ^= 1
+    table.store.put(file.location, bytes(data))
+    there = objects(table)
+    with pytest.raises(RewriteRefused, match=r"(?i)crc|checksum"):
+        table.rewrite((1,), memory_bytes=5000, target_bytes=5000)
+    assert objects(table) == there
+
+
 def test_deletes_without_digest_are_held_against_their_checksums(tmp_path: Path) -> None:
     table = Table(tmp_path, SCHEMA)
     file = table.add(rows(0, 300))
