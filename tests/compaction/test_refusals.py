@@ -89,8 +89,9 @@ def test_no_flipped_bit_of_a_page_gets_through_a_file_without_digest(tmp_path: P
 
 def test_a_page_that_only_the_last_of_several_files_needs_is_looked_at_before_the_first_is_put(tmp_path: Path) -> None:
     table = Table(tmp_path, SCHEMA)
-    table.add(rows(0, 3000))
-    file = table.add_foreign(rows(3000, 6000), use_dictionary=False, compression="none", write_statistics=False)
+    falling = pa.array(range(2999, -1, -1))  # Rows that have to be moved are made slice by slice, and the first needs the first file only.
+    table.add(rows(0, 3000).take(falling))
+    file = table.add_foreign(rows(3000, 6000).take(falling), use_dictionary=False, compression="none", write_statistics=False)
     data = bytearray(table.store.get(file.location))
     data[data.rindex(b"name-")] ^= 1
     table.store.put(file.location, bytes(data))
