@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.baseline import baseline
 from bench.commits import commits
+from bench.compaction import compaction
 from bench.directories import directories
 from bench.fairness import fairness
 from bench.machine import machine_id, use_cores
@@ -38,6 +39,7 @@ class Size:
     hour: tuple[int, int, int]  # rows before, flushes, events of each
     pyiceberg: tuple[int, int, int]  # rows before, batches, events of each
     rest_commits: int
+    compaction: tuple[int, int, int, int, int]  # files, rows of each, target and memory in bytes, files that PyIceberg gets
 
 
 FULL = Size(
@@ -53,6 +55,7 @@ FULL = Size(
     hour=(1_000_000, 720, 2_000),
     pyiceberg=(1_000_000, 4, 10_000),
     rest_commits=10_000,
+    compaction=(1000, 50_000, 128 << 20, 192 << 20, 64),
 )
 SMALL = Size(
     events=40_000,
@@ -67,8 +70,9 @@ SMALL = Size(
     hour=(5_000, 5, 1_000),
     pyiceberg=(5_000, 1, 1_000),
     rest_commits=20,
+    compaction=(12, 2_000, 200_000, 400_000, 4),
 )
-BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories", "fairness", "mirrors", "rest")
+BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories", "fairness", "mirrors", "rest", "compaction")
 
 
 def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -92,6 +96,8 @@ def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str],
             results[name] = mirrors(directory, size.mirror_rows, size.mirror_events, size.hour, size.pyiceberg)
         elif name == "rest":
             results[name] = rest(directory, size.rest_commits)
+        elif name == "compaction":
+            results[name] = compaction(directory, *size.compaction)
     if "throughput" in results and "baseline" in results:
         results["times_the_baseline"] = round(
             results["throughput"]["committed_events_per_s"] / results["baseline"]["committed_events_per_s"], 1

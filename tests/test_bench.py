@@ -42,6 +42,14 @@ def test_every_benchmark_runs_and_leaves_its_figures(tmp_path: Path) -> None:
     assert results["mirrors"]["times_pyiceberg"] > 0
     assert results["mirrors"]["read cost"]["delete_files"] == 5
     assert (results["rest"]["commits"], results["rest"]["all_kept"]["snapshots"]) == (20, 20)
+    for layout in ("in key order", "each sorted", "unsorted"):
+        compacted = results["compaction"][layout]
+        assert compacted["jobs"] > 1
+        assert 12 * 2_000 * 0.8 < compacted["dolake"]["rows"] == compacted["duckdb_same_work"]["rows"] < 12 * 2_000
+        assert compacted["dolake"]["output_files"] < compacted["input_files"] == 12
+        assert 0 < compacted["dolake"]["rss_mib_max"] < 4096
+        assert compacted["times_duckdb_plain_copy"] > 0
+    assert results["compaction"]["times_pyiceberg"] > 0
     assert "committed events per s" in done.stdout
     assert list(tmp_path.iterdir()) == [tmp_path / "bench.json"]  # The data is gone with the run.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,10 +15,8 @@ import pyarrow.compute as pc
 from dolake.compaction.job import RowNumbers
 from dolake.compaction.placing import Placing
 from dolake.compaction.reading import Input
+from dolake.parquet.encode import rows_a_group
 from dolake.parquet.recast import by_id, field_id
-
-# A row group of which less than this share is in a slice is not held whole until the slice is put together.
-_SHARE_MIN = 0.8
 
 Flags = npt.NDArray[np.bool_]
 
@@ -33,6 +32,11 @@ class Piece:
     rows: pa.Table | None = None
 
     @property
+    def is_last(self) -> bool:
+        """Whether no row group of its input comes after it."""
+        return self.number == len(self.source.groups.row_counts) - 1
+
+    @property
     def kept(self) -> Flags:
         return self.source.kept[self.start : self.stop]
 
@@ -43,13 +47,21 @@ class Piece:
         return self.source.read(self.number, wanted)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Found:
-    """Rows of one piece that are in a slice: `here` tells which of `rows`, `numbers` what they are now."""
+    """Rows of one piece that are in a slice, and what numbers they have now; `rising`: in their order."""
 
     rows: pa.Table
-    here: Flags
     numbers: RowNumbers
+    rising: bool
+
+    def between(self, begin: int, end: int) -> tuple[pa.Table, RowNumbers]:
+        """Those that get these numbers. Of a sorted piece that is a stretch, which is not copied."""
+        if self.rising:
+            first, last = np.searchsorted(self.numbers, [begin, end])
+            return self.rows.slice(first, last - first), self.numbers[first:last]
+        places = np.flatnonzero((self.numbers >= begin) & (self.numbers < end))
+        return self.rows.take(pa.array(places)), self.numbers[places]
 
 
 def pieces_of(inputs: Sequence[Input]) -> list[Piece]:
@@ -80,12 +92,13 @@ def _repeats(one: Input, field: pa.Field, kind: pa.DataType) -> bool:
 
 
 def arrow_bytes(one: Input, wanted: pa.Schema) -> int:
-    """About what all rows of an input take, decoded."""
+    """About what an input's rows that are kept take, decoded."""
     known = by_id(one.groups.schema)
     have = {field_id(field): known[field_id(field)].name for field in wanted if field_id(field) in known}
     codes = [have[field_id(field)] for field in wanted if pa.types.is_dictionary(field.type) and field_id(field) in have]
     missing = sum(_width(field.type) for field in wanted if field_id(field) not in have)
-    return one.groups.arrow_bytes(set(have.values()), codes) + missing * len(one.kept)
+    whole = one.groups.arrow_bytes(set(have.values()), codes) + missing * len(one.kept)
+    return whole * int(np.count_nonzero(one.kept)) // max(1, len(one.kept))
 
 
 def _width(kind: pa.DataType) -> int:
@@ -96,45 +109,83 @@ def _width(kind: pa.DataType) -> int:
 
 
 def slices(pieces: Sequence[Piece], placing: Placing, wanted: pa.Schema, count: int) -> Iterator[tuple[int, pa.Table]]:
-    """All rows in their new order, in so many slices: the number of each one's first row, and its rows.
+    """All rows in their new order, in parts: the number of each one's first row, and its rows.
 
-    What pieces hold they give away.
+    Where rows stay in the order that they have, a few pieces after the other; else in `count` slices of the order, for each of which
+    all pieces that have rows in it are decoded. What pieces hold, and inputs that are not read again, are given away.
     """
-    bounds = [placing.row_count * place // count for place in range(count + 1)]
-    for start, stop in itertools.pairwise(bounds):
+    ordered = sorted(pieces, key=lambda piece: int(_kept_numbers(piece, placing)[0]))
+    if _is_in_row(ordered, placing):
+        yield from _in_row(ordered, placing, wanted)
+        return
+    for start, stop in _parts(0, placing.row_count, count):
         found = []
         for piece in pieces:
             numbers = placing.numbers[piece.source.first + piece.start : piece.source.first + piece.stop]
             here = (numbers >= start) & (numbers < stop)
-            wanted_count = int(np.count_nonzero(here))
-            if not wanted_count:
+            if not here.any():
                 continue
-            rows = piece.read(wanted)
-            piece.rows = None
-            if wanted_count < _SHARE_MIN * len(here):
-                rows, numbers, here = rows.filter(pa.array(here)), numbers[here], np.ones(wanted_count, np.bool_)
-            found.append(_Found(rows, here, numbers[here]))
-        if found:
-            yield start, _gathered(found, start)
+            rows, mine = piece.read(wanted), numbers[here]
+            piece.rows = None  # Or it would be held until all slices are made.
+            rows = rows if here.all() else rows.filter(pa.array(here))
+            found.append(_Found(rows, mine, bool(np.all(mine[1:] > mine[:-1]))))
+            if count == 1 and piece.is_last:
+                piece.source.groups.release()
+        yield from _gathered(found, start, stop)
 
 
-def _gathered(found: list[_Found], start: int) -> pa.Table:
-    found.sort(key=lambda one: int(one.numbers[0]))
-    numbers = np.concatenate([one.numbers for one in found])
-    if np.all(numbers[1:] > numbers[:-1]):
-        return pa.concat_tables([one.rows if one.here.all() else one.rows.filter(pa.array(one.here)) for one in found])
-    places = np.empty(len(numbers), np.int64)
-    offset = 0
-    for one in found:
-        places[one.numbers - start] = np.flatnonzero(one.here) + offset
-        offset += len(one.here)
-    schema = found[0].rows.schema
-    columns = [[one.rows.column(place) for one in found] for place in range(len(schema))]
-    found.clear()
-    taken = []
-    indices = pa.array(places)
-    while columns:  # Each lets go of what it was made of before the next is made.
-        column = pa.chunked_array([chunk for part in columns.pop() for chunk in part.chunks]).unify_dictionaries()
-        taken.append(pc.take(pa.concat_arrays(column.chunks), indices, boundscheck=False))
-        del column
-    return pa.table(taken[::-1], schema=schema)
+def _parts(start: int, stop: int, count: int) -> Iterator[tuple[int, int]]:
+    bounds = [start + (stop - start) * place // count for place in range(count + 1)]
+    return ((begin, end) for begin, end in itertools.pairwise(bounds) if begin < end)
+
+
+def _kept_numbers(piece: Piece, placing: Placing) -> RowNumbers:
+    return placing.numbers[piece.source.first + piece.start : piece.source.first + piece.stop][piece.kept]
+
+
+def _is_in_row(ordered: Sequence[Piece], placing: Placing) -> bool:
+    done = 0
+    for piece in ordered:
+        numbers = _kept_numbers(piece, placing)
+        if int(numbers[0]) != done or int(numbers[-1]) != done + len(numbers) - 1 or not np.all(numbers[1:] > numbers[:-1]):
+            return False
+        done += len(numbers)
+    return True
+
+
+def _in_row(ordered: Sequence[Piece], placing: Placing, wanted: pa.Schema) -> Iterator[tuple[int, pa.Table]]:
+    """Rows that need not be moved, only filtered: of as many pieces as make a row group."""
+    parts: list[pa.Table] = []
+    step = done = waiting = 0
+    for piece in ordered:
+        rows = piece.read(wanted)
+        piece.rows = None
+        step = step or rows_a_group(rows, placing.row_count)
+        parts.append(rows if piece.kept.all() else rows.filter(pa.array(piece.kept)))
+        waiting += parts[-1].num_rows
+        if waiting >= step or piece is ordered[-1]:
+            yield done, pa.concat_tables(parts)
+            parts.clear()
+            done, waiting = done + waiting, 0
+
+
+def _gathered(found: Sequence[_Found], start: int, stop: int) -> Iterator[tuple[int, pa.Table]]:
+    """All of a slice, as many rows at a time as make a row group: what they are gathered in is needed again for the next."""
+    if not found:
+        return
+    count = math.ceil((stop - start) / rows_a_group(found[0].rows, stop - start))
+    for begin, end in _parts(start, stop, count):
+        parts: list[pa.Table] = []
+        places = np.empty(end - begin, np.int64)
+        done = 0
+        for one in found:
+            rows, numbers = one.between(begin, end)
+            if len(numbers):
+                places[numbers - begin] = np.arange(done, done + len(numbers))
+                done += len(numbers)
+                parts.append(rows)
+        together = pa.concat_tables(parts).unify_dictionaries()
+        del parts
+        indices = pa.array(places)
+        columns = [pc.take(pa.concat_arrays(column.chunks), indices, boundscheck=False) for column in together.columns]
+        yield begin, pa.table(columns, schema=together.schema)

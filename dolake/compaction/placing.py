@@ -60,13 +60,12 @@ def place_rows(inputs: Sequence[Input], keys: Sequence[pa.ChunkedArray], partiti
     places, fresh = order.places, order.fresh if keys else np.ones(len(live), np.bool_)
     rows_a_file = target_bytes * _TOLERANCE / _bytes_a_row(inputs)
     names, owners = _owners(inputs)
+    wrote = owners[live] if len(names) > 1 else owners
     files = []
     for code, start, stop in _runs(None if codes is None else codes[places], len(live)):
         for begin, end in _cuts(start, stop, rows_a_file, fresh):
-            sources: Sources = ()
-            if names != [""]:
-                sources = _by_source(places[begin:end], owners[live], names)
-            files.append(PlacedFile(begin, end, partitions.values[code], sources))
+            sources = _by_source(places[begin:end], wrote, names) if len(names) > 1 else ((0, names[0]),)
+            files.append(PlacedFile(begin, end, partitions.values[code], () if sources == ((0, ""),) else sources))
     numbers = np.full(len(kept), GONE, np.int64)
     numbers[live[places]] = np.arange(len(live))
     return Placing(numbers, len(live), tuple(files))
@@ -100,15 +99,22 @@ def _cuts(start: int, stop: int, rows_max: float, fresh: npt.NDArray[np.bool_]) 
 
 def _owners(inputs: Sequence[Input]) -> tuple[list[str], npt.NDArray[np.int32]]:
     """The names of all sources, and which of them wrote each row; "" wrote what nobody is known to have written."""
-    codes = {"": 0}
-    parts = [np.zeros(0, np.int32)]
-    for one in inputs:
-        starts = [(first, name) for first, name in sorted(one.sources) if 0 <= first < len(one.kept)]
+    ranges = [_ranges(one) for one in inputs]
+    names = list(dict.fromkeys(name for one in ranges for _, name in one)) or [""]
+    if len(names) == 1:
+        return names, np.zeros(0, np.int32)
+    parts = []
+    for one, known in zip(inputs, ranges, strict=True):
         owners = np.zeros(len(one.kept), np.int32)
-        for first, name in starts:
-            owners[first:] = codes.setdefault(name, len(codes))
+        for first, name in known:
+            owners[first:] = names.index(name)
         parts.append(owners)
-    return list(codes), np.concatenate(parts)
+    return names, np.concatenate(parts)
+
+
+def _ranges(one: Input) -> Sources:
+    known = tuple((first, name) for first, name in sorted(one.sources) if 0 <= first < len(one.kept))
+    return known if not len(one.kept) or (known and known[0][0] == 0) else ((0, ""), *known)
 
 
 def _by_source(places: npt.NDArray[np.int64], owners: npt.NDArray[np.int32], names: Sequence[str]) -> Sources:
@@ -118,6 +124,5 @@ def _by_source(places: npt.NDArray[np.int64], owners: npt.NDArray[np.int32], nam
         order = np.argsort(mine, kind="stable")
         places[:] = places[order]
         mine = mine[order]
-    begins = np.flatnonzero(np.diff(mine, prepend=-1))
-    sources = tuple((int(begin), names[mine[begin]]) for begin in begins)
-    return () if sources == ((0, ""),) else sources
+    begins = [0, *(np.flatnonzero(mine[1:] != mine[:-1]) + 1).tolist()]
+    return tuple((begin, names[mine[begin]]) for begin in begins)

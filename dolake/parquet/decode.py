@@ -78,6 +78,10 @@ class RowGroups:
         if names:
             self._open(names)
 
+    def release(self) -> None:
+        """Lets go of the file's bytes: nothing more is read."""
+        del self._data, self._file
+
     def read(self, number: int, names: Sequence[str]) -> pa.Table:
         """Some columns of one row group, in the file's order. By the calling thread alone."""
         return self._file.read_row_group(number, list(names), use_threads=False)

@@ -6,6 +6,7 @@ bit), and the Parquet types Iceberg asks for: microseconds, uuid in 16 bytes, de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,7 @@ class Encoding:
             first.schema,
             version="2.6",
             **COMPRESSION,
-            use_dictionary=_dictionary_columns(first.unify_dictionaries()),
+            use_dictionary=_dictionary_columns(first),
             write_page_checksum=True,
             write_statistics=True,
             store_decimal_as_integer=True,
@@ -65,7 +66,7 @@ class Encoding:
         )
 
     def write(self, table: pa.Table) -> None:
-        self._writer.write_table(table.unify_dictionaries(), row_group_size=_rows_a_group(table))
+        self._writer.write_table(table.unify_dictionaries(), row_group_size=rows_a_group(table))
         self._row_count += table.num_rows
 
     def finish(self, metadata: Mapping[str, str] | None = None) -> EncodedFile:
@@ -76,19 +77,20 @@ class Encoding:
         return EncodedFile(memoryview(data), pq.read_metadata(pa.BufferReader(data)), self._row_count)
 
 
-def _rows_a_group(table: pa.Table) -> int:
+def rows_a_group(table: pa.Table, count: int | None = None) -> int:
+    """How many rows are a row group where there are `count` like the table's (its own otherwise), so that all are of about one size."""
+    count = table.num_rows if count is None else count
     bytes_a_row: int = max(1, table.nbytes // max(1, table.num_rows))
-    return max(1, min(_GROUP_ROWS_MAX, _GROUP_BYTES // bytes_a_row))
+    rows = max(1, min(_GROUP_ROWS_MAX, _GROUP_BYTES // bytes_a_row))
+    return math.ceil(count / math.ceil(count / rows)) if count else rows
 
 
 def _dictionary_columns(table: pa.Table) -> list[str]:
     """Parquet paths of the columns worth a dictionary: those that are one in Arrow, and those whose sample repeats itself."""
-    step = max(1, table.num_rows // _SAMPLE_ROWS)
-    sample = table.take(pa.arange(0, table.num_rows, step)) if table.num_rows else table
     found = []
     for field in table.schema:
         kind = field.type
-        if pa.types.is_dictionary(kind) or _repeats(sample.column(field.name), kind):
+        if pa.types.is_dictionary(kind) or _repeats(table.column(field.name), kind):
             found.append(field.name)
         elif field.name == "_cdc_unchanged":
             found.append(f"{field.name}.list.element")
@@ -99,9 +101,20 @@ def _repeats(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
     """Whether values of some length repeat often; numbers are as quick and nearly as small without."""
     if not (pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_decimal(kind)):
         return False
-    present = len(column) - column.null_count
-    distinct: int = pc.count_distinct(column).as_py()
+    sample = _sample(column)
+    present = len(sample) - sample.null_count
+    distinct: int = pc.count_distinct(sample).as_py()
     return bool(distinct <= max(1, present * _DISTINCT_SHARE_MAX))
+
+
+def _sample(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values at equal distances. Chunk by chunk: taken from all of them at once they would be copied into one array first."""
+    step = max(1, len(column) // _SAMPLE_ROWS)
+    first, taken = 0, []
+    for chunk in column.chunks:
+        taken.append(chunk.take(pa.arange(-first % step, len(chunk), step)) if -first % step < len(chunk) else chunk.slice(0, 0))
+        first += len(chunk)
+    return pa.chunked_array(taken, column.type)
 
 
 def split_by_partition(table: pa.Table, keys: Sequence[pa.ChunkedArray]) -> list[tuple[tuple[Any, ...], pa.Table]]:

@@ -55,7 +55,7 @@ class Table:
         self.schema, self.spec = schema, spec
         self.data: list[LiveFile] = []
         self.deletes: list[LiveFile] = []
-        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.tables: dict[str, pa.Table] = {}
         self.gone: dict[str, set[int]] = {}
 
     def add(self, rows: pa.Table, sources: tuple[tuple[int, str], ...] = (), partition: tuple[Any, ...] = (), **other: Any) -> LiveFile:
@@ -74,9 +74,13 @@ class Table:
         self.store.put(location, data)
         file = LiveFile(location, "data", len(data), rows.num_rows, **{"spec_id": self.spec["spec-id"], "sequence_number": 1, **other})
         self.data.append(file)
-        self.rows[location] = rows.to_pylist()
+        self.tables[location] = rows
         self.gone[location] = set()
         return file
+
+    @property
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
+        return {location: rows.to_pylist() for location, rows in self.tables.items()}
 
     def delete(self, places: Mapping[str, Iterable[int]], sequence_number: int = 2) -> LiveFile:
         """Position deletes of rows of several files, in one file."""
@@ -141,7 +145,7 @@ class Result:
 
         assert Counter(map(as_now, self.rows)) == Counter(map(as_now, self.table.living()))
         assert self.rewritten.row_count == len(self.rows)
-        assert self.rewritten.moves.keys() == self.table.rows.keys()
+        assert self.rewritten.moves.keys() == self.table.tables.keys()
         taken = []
         for path, rows in self.table.rows.items():
             moves = self.rewritten.moves[path]

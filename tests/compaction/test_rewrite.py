@@ -175,6 +175,21 @@ def test_equal_keys_stay_in_the_order_of_the_inputs_and_later_columns_decide(tmp
     result.check()
 
 
+@pytest.mark.parametrize("memory_bytes", [1 << 30, 2000])
+def test_keys_as_far_apart_as_can_be_are_sorted_and_equal_ones_stay_in_order(tmp_path: Path, memory_bytes: int) -> None:
+    table = Table(tmp_path, PLAIN)
+    random = np.random.default_rng(5)
+    extremes = [-(1 << 63), (1 << 63) - 1, 0, -1, 1]
+    for file in range(3):
+        drawn_ids = [
+            extremes[place] if place < 5 else int(random.integers(-(1 << 63), (1 << 63) - 1)) for place in random.integers(0, 9, 100)
+        ]
+        table.add(rows_of(PLAIN, [{"id": number, "name": f"{file}-{place}"} for place, number in enumerate(drawn_ids)]))
+    result = table.rewrite((1,), memory_bytes=memory_bytes)
+    result.check()
+    assert result.rows == sorted(table.living(), key=lambda row: row["id"])
+
+
 @pytest.mark.parametrize("order", ["rising", "files the other way round", "each file sorted", "none sorted"])
 @pytest.mark.parametrize("passes", [1, 5])
 def test_several_files_have_ranges_of_keys_that_do_not_meet(tmp_path: Path, order: str, passes: int) -> None:
@@ -201,7 +216,7 @@ def test_several_files_have_ranges_of_keys_that_do_not_meet(tmp_path: Path, orde
 def test_rows_of_one_key_are_not_torn_between_files_unless_there_are_very_many(tmp_path: Path) -> None:
     table = Table(tmp_path, PLAIN)
     for _ in range(4):
-        table.add(rows_of(PLAIN, [{"id": place // 10, "name": "x"} for place in range(3000)]))
+        table.add(rows_of(PLAIN, [{"id": place // 7, "name": "x"} for place in range(3000)]))
     total = sum(file.size_bytes for file in table.data)
     result = table.rewrite((1,), target_bytes=total // 4)
     result.check()
@@ -227,7 +242,7 @@ def test_several_passes_write_the_same_rows_into_the_same_files_as_one(tmp_path:
     many.check()
     assert one.files == many.files
     assert [output.indexed.sources for output in one.rewritten.outputs] == [output.indexed.sources for output in many.rewritten.outputs]
-    assert all((one.rewritten.moves[path] == many.rewritten.moves[path]).all() for path in table.rows)
+    assert all((one.rewritten.moves[path] == many.rewritten.moves[path]).all() for path in table.tables)
 
 
 def test_all_rows_deleted_leave_no_file(tmp_path: Path) -> None:
@@ -261,7 +276,7 @@ def owners(table: Table) -> dict[int, str]:
     """Source of each row, by its id."""
     found: dict[int, str] = {}
     for file, sources in zip(table.data, SOURCES, strict=True):
-        for place, row in enumerate(table.rows[file.location]):
+        for place, row in enumerate(table.tables[file.location].to_pylist()):
             found[row["id"]] = next((name for first, name in reversed(sources) if first <= place), "")
     return found
 
