@@ -16,6 +16,7 @@ from bench.commits import commits
 from bench.compaction import compaction
 from bench.directories import directories
 from bench.fairness import fairness
+from bench.hour import hour
 from bench.machine import machine_id, use_cores
 from bench.mirrors import mirrors
 from bench.rest import rest
@@ -37,6 +38,7 @@ class Size:
     mirror_rows: tuple[int, ...]
     mirror_events: int
     hour: tuple[int, int, int]  # rows before, flushes, events of each
+    streamed: tuple[int, int]  # flushes, events of each table in each
     pyiceberg: tuple[int, int, int]  # rows before, batches, events of each
     rest_commits: int
     compaction: tuple[int, int, int, int, int]  # files, rows of each, target and memory in bytes, files that PyIceberg gets
@@ -53,6 +55,7 @@ FULL = Size(
     mirror_rows=(1_000_000, 10_000_000),
     mirror_events=2_000_000,
     hour=(1_000_000, 720, 2_000),
+    streamed=(720, 1_000),
     pyiceberg=(1_000_000, 4, 10_000),
     rest_commits=10_000,
     compaction=(1000, 50_000, 128 << 20, 192 << 20, 64),
@@ -68,11 +71,12 @@ SMALL = Size(
     mirror_rows=(20_000,),
     mirror_events=10_000,
     hour=(5_000, 5, 1_000),
+    streamed=(6, 100),
     pyiceberg=(5_000, 1, 1_000),
     rest_commits=20,
     compaction=(12, 2_000, 200_000, 400_000, 4),
 )
-BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories", "fairness", "mirrors", "rest", "compaction")
+BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories", "fairness", "mirrors", "rest", "compaction", "hour")
 
 
 def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -98,6 +102,8 @@ def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str],
             results[name] = rest(directory, size.rest_commits)
         elif name == "compaction":
             results[name] = compaction(directory, *size.compaction)
+        elif name == "hour":
+            results[name] = hour(directory, *size.streamed)
     if "throughput" in results and "baseline" in results:
         results["times_the_baseline"] = round(
             results["throughput"]["committed_events_per_s"] / results["baseline"]["committed_events_per_s"], 1

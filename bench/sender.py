@@ -50,7 +50,7 @@ class Connection(asyncio.Protocol):
     """One websocket connection to the daemon."""
 
     def __init__(self, url: str, token: str = "") -> None:
-        self._token = token
+        self._token, self._source = token, SOURCE
         self._websocket = ClientProtocol(parse_uri(url))
         self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._progress = asyncio.Event()  # set at every ack, whenever writing may go on, and when all is lost
@@ -116,6 +116,7 @@ class Connection(asyncio.Protocol):
     # -- what benchmarks do
 
     async def greet(self, source: str = SOURCE) -> None:
+        self._source = source
         answer = await self.ask({**CONNECT, "sourceDoId": source})
         if answer["type"] != "status":
             raise Refused(str(answer))
@@ -170,7 +171,7 @@ class Connection(asyncio.Protocol):
         """Until everything acked is committed."""
         answer: dict[str, Any] = {"type": ""}
         while answer.get("result", {}).get("success") is not True:
-            answer = await self.ask({"type": "flush_request", "timestamp": 1, "sourceDoId": SOURCE, "reason": "manual"})
+            answer = await self.ask({"type": "flush_request", "timestamp": 1, "sourceDoId": self._source, "reason": "manual"})
             if answer["type"] != "flush_response":
                 raise Refused(str(answer))
 
