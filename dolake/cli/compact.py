@@ -73,7 +73,8 @@ def _one(settings: Settings, lake: Lake, loaded: LoadedTable, dry_run: bool) -> 
 
     offline = _offline(settings, lake)
     if dry_run:
-        return _described(loaded, asyncio.run(plan_here(offline, loaded.name)), [])
+        by_itself, asked = asyncio.run(plan_here(offline, loaded.name))
+        return {**_described(loaded, asked, []), "next": _choices(by_itself), "last": _last_runs(settings, loaded)}
     try:
         asking = ask_once(settings.control_path, "compact", runtime=real_runtime(), timeout_s=None, table=str(loaded.name))
         result: dict[str, Any] = asyncio.run(asking)["result"]
@@ -81,6 +82,19 @@ def _one(settings: Settings, lake: Lake, loaded: LoadedTable, dry_run: bool) -> 
     except DaemonUnreachable:
         plan, runs = asyncio.run(compact_here(offline, loaded.name))
         return _described(loaded, plan, runs)
+
+
+def _last_runs(settings: Settings, loaded: LoadedTable) -> list[dict[str, Any]]:
+    """Of the daemon, if there is one."""
+    from dolake.clock import real_runtime
+    from dolake.control import ask_once
+
+    try:
+        answer = asyncio.run(ask_once(settings.control_path, "state", runtime=real_runtime()))
+    except (DaemonUnreachable, RequestRefused):
+        return []
+    runs: list[dict[str, Any]] = answer["writer"].get("compaction", {}).get("runs", [])
+    return [run for run in runs if run["table"] == str(loaded.name)]
 
 
 def _offline(settings: Settings, lake: Lake) -> Offline:
@@ -106,7 +120,8 @@ def _say_progress(run: Run) -> None:
 def _described(loaded: LoadedTable, plan: Plan, runs: list[Run]) -> dict[str, Any]:
     return {
         "table": str(loaded.name),
-        "choices": [choice.in_words() for choice in plan.choices],
+        "choices": _choices(plan),
+        "next": [],
         "left": [left.in_words() for left in plan.left],
         "debt_bytes": plan.debt_bytes,
         "runs": [asdict(run) for run in runs],
@@ -114,10 +129,16 @@ def _described(loaded: LoadedTable, plan: Plan, runs: list[Run]) -> dict[str, An
     }
 
 
+def _choices(plan: Plan) -> list[str]:
+    return [choice.in_words() for choice in plan.choices]
+
+
 def _in_words(result: dict[str, Any]) -> str:
     """A paragraph for each table."""
     lines = [f"  {_run_in_words(run)}" for run in result["runs"]]
-    lines += [f"  to do: {choice}" for choice in result["choices"]]
+    lines += [f"  last: {_run_in_words(run)}" for run in result["last"][-3:]]
+    lines += [f"  next, by the daemon itself: {choice}" for choice in result.get("next", ())]
+    lines += [f"  when asked: {choice}" for choice in result["choices"]]
     lines += [f"  {left}" for left in result["left"]]
     if not lines:
         return f"{result['table']}: nothing is worth a rewrite"

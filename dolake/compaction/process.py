@@ -1,10 +1,11 @@
-"""A rewrite in a process of its own, at the lowest priority: its memory goes back when it ends, its crash is nobody else's.
+"""Rewrites in processes of their own, at the lowest priority: their memory goes back when they end, their crash is nobody else's.
 
-    parent → child   8 bytes, big-endian: how many follow; then settings as JSON, job and pace, pickled. The pipe stays open
-    child → parent   what was rewritten, or what went wrong, pickled; then the child ends
+    parent → child   8 bytes, big-endian: how many follow; then settings as JSON and the job, pickled
+    child → parent   8 bytes, and what was rewritten, or what went wrong, pickled
 
-Both are the same program and nobody else's pipe: that is why values are pickled here and nowhere else. The child ends at once when the
-parent's end of the pipe closes: files that it has put by then are named by nobody.
+Both are the same program and nobody else's pipe: that is why values are pickled here and nowhere else. To start one costs more than a
+small job does, so a process that was given small ones waits for the next for a while; after a large one it ends, and its memory with
+it. A child ends at once when the parent's end of the pipe closes: files that it has put by then are named by nobody.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import struct
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from dolake.clock import SystemClock, real_runtime
 from dolake.compaction.job import Job, Rewritten
@@ -27,29 +29,85 @@ from dolake.iceberg.lake import open_warehouse
 _HEADER = struct.Struct(">Q")
 # Ingest and flushes first: a rewrite takes what they leave.
 _NICENESS = 15
+_IDLE_S = 60.0
+_SMALL_BYTES_MAX = 32 << 20
 
 
-async def rewrite_apart(settings: Settings, job: Job) -> Rewritten:
-    """Raises RewriteRefused, StoreUnreachable, RewriteFailed for a process that ended before it was done."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "dolake.compaction.process"), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
+class RewriteProcesses:
+    """As many processes as there are rewrites at once; none while nothing is rewritten."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._idle: dict[asyncio.subprocess.Process, asyncio.TimerHandle] = {}
+
+    async def rewrite(self, job: Job) -> Rewritten:
+        """Raises RewriteRefused, StoreUnreachable, RewriteFailed for a process that ended before it was done."""
+        process = self._take() or await _started()
+        answer = b""
+        try:
+            answer = await _ask(process, pickle.dumps((self._settings.to_json(), job)))
+        finally:
+            if answer and sum(file.size_bytes for file in job.data) <= _SMALL_BYTES_MAX:
+                self._idle[process] = asyncio.get_running_loop().call_later(_IDLE_S, self._let_go, process)
+            else:
+                await _ended(process)
+        if not answer:
+            code = process.returncode
+            killed = " (it was killed, perhaps for want of memory: lower compaction.memory_bytes)" if code is not None and code < 0 else ""
+            raise RewriteFailed(f"the process that rewrites files of {job.table} ended with {code}{killed}")
+        return _unpacked(answer)
+
+    def _take(self) -> asyncio.subprocess.Process | None:
+        """One that waits, if it is still there."""
+        while self._idle:
+            process, timer = self._idle.popitem()
+            timer.cancel()
+            if process.returncode is None:
+                return process
+        return None
+
+    def _let_go(self, process: asyncio.subprocess.Process) -> None:
+        self._idle.pop(process, None)
+        _close(process)
+
+    def close(self) -> None:
+        """Those that wait end."""
+        for process, timer in self._idle.items():
+            timer.cancel()
+            _close(process)
+        self._idle.clear()
+
+
+async def _started() -> asyncio.subprocess.Process:
+    command = (sys.executable, "-m", "dolake.compaction.process")
+    return await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+
+
+async def _ask(process: asyncio.subprocess.Process, task: bytes) -> bytes:
+    """The answer; nothing from one that has ended."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        task = pickle.dumps((settings.to_json(), job))
         process.stdin.write(_HEADER.pack(len(task)) + task)
-        answer = await process.stdout.read()
+        await process.stdin.drain()
+        (size,) = _HEADER.unpack(await process.stdout.readexactly(_HEADER.size))
+        return await process.stdout.readexactly(size)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        await process.wait()
+        return b""
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """By its pipe; one that is in the middle of a job nobody waits for is killed."""
+    if process.returncode is None:
+        process.kill()
+    _close(process)
+    await process.wait()
+
+
+def _close(process: asyncio.subprocess.Process) -> None:
+    if process.stdin is not None:
         process.stdin.close()
-        code = await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if not answer:
-        killed = " (it was killed, perhaps for want of memory: lower compaction.memory_bytes)" if code < 0 else ""
-        raise RewriteFailed(f"the process that rewrites files of {job.table} ended with {code}{killed}")
-    return _unpacked(answer)
 
 
 def _unpacked(answer: bytes) -> Rewritten:
@@ -95,18 +153,27 @@ def _do(settings: Settings, job: Job) -> tuple[str, object]:
 
 
 async def _main() -> None:
-    loop = asyncio.get_running_loop()
+    loop, runtime = asyncio.get_running_loop(), real_runtime()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    (size,) = _HEADER.unpack(await reader.readexactly(_HEADER.size))
-    text, job = pickle.loads(await reader.readexactly(size))
-    working = loop.create_task(real_runtime().tasks.run(partial(_do, Settings.from_json(text), job)))
-    ending = loop.create_task(reader.read(1))
-    await asyncio.wait([working, ending], return_when=asyncio.FIRST_COMPLETED)
-    if working.done():
-        sys.stdout.buffer.write(pickle.dumps(working.result()))
+    waiting: asyncio.Task[Any] = loop.create_task(_task(reader))
+    while True:
+        text, job = await waiting
+        # While it is done the next one is waited for already: so the pipe's end is noticed at once.
+        waiting = loop.create_task(_task(reader))
+        answer = pickle.dumps(await runtime.tasks.run(partial(_do, Settings.from_json(text), job)))
+        sys.stdout.buffer.write(_HEADER.pack(len(answer)) + answer)
         sys.stdout.buffer.flush()
-    os._exit(0)  # Without waiting for a thread that nobody waits for.
+
+
+async def _task(reader: asyncio.StreamReader) -> tuple[str, Job]:
+    """Ends the process where there is none any more, whatever its threads are at."""
+    try:
+        (size,) = _HEADER.unpack(await reader.readexactly(_HEADER.size))
+        task: tuple[str, Job] = pickle.loads(await reader.readexactly(size))
+    except asyncio.IncompleteReadError:
+        os._exit(0)
+    return task
 
 
 if __name__ == "__main__":

@@ -49,10 +49,10 @@ class Offline:
         return base
 
 
-async def plan_here(offline: Offline, name: TableName) -> Plan:
-    """What is worth it now, of a table that nobody waits for. Reads only. Raises RequestRefused, DolakeError."""
-    compactor = offline.compactor()
-    return await compactor.plan(offline.load(name), policy_of_request(compactor.policy))
+async def plan_here(offline: Offline, name: TableName) -> tuple[Plan, Plan]:
+    """What a daemon would do by itself now, and what there is for who does not wait. Reads only. Raises RequestRefused, DolakeError."""
+    compactor, base = offline.compactor(), offline.load(name)
+    return await compactor.plan(base, compactor.policy), await compactor.plan(base, policy_of_request(compactor.policy))
 
 
 async def compact_here(offline: Offline, name: TableName) -> tuple[Plan, list[Run]]:

@@ -309,6 +309,7 @@ def described(name: TableName, plan: Plan, runs: list[Run], last: list[Run]) -> 
     return {
         "table": str(name),
         "choices": [choice.in_words() for choice in plan.choices],
+        "next": [],
         "left": [left.in_words() for left in plan.left],
         "debt_bytes": plan.debt_bytes,
         "runs": [asdict(run) for run in runs],

@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import structlog
 
 from dolake.clock import Runtime, real_runtime
 from dolake.compaction.compactor import Rewriter, rewriter_here
-from dolake.compaction.process import rewrite_apart
+from dolake.compaction.process import RewriteProcesses
 from dolake.config import Settings
 from dolake.control import ControlClient, Message, asking
 from dolake.errors import DolakeError
@@ -54,8 +53,8 @@ async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asy
         except DolakeError as error:
             await _leave_trouble(runtime, settings, error)
             raise
-        rewriter = partial(rewrite_apart, settings)
-        service = make_service(runtime, disk, catalog, store, commit_policy(settings), settings, rewriter=rewriter)
+        processes = RewriteProcesses(settings)
+        service = make_service(runtime, disk, catalog, store, commit_policy(settings), settings, rewriter=processes.rewrite)
         service.metrics.set("dolake_process_started_seconds", runtime.clock.now_ms() / 1000, process="writer")
         link = _Link(runtime, settings, service)
         link.client.start()
@@ -70,6 +69,7 @@ async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asy
         finally:
             for task in beside:
                 task.cancel()
+            processes.close()
             await asyncio.gather(*beside, return_exceptions=True)
             link.report()
             await link.client.close()
