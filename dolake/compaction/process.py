@@ -70,12 +70,13 @@ class RewriteProcesses:
         self._idle.pop(process, None)
         _close(process)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Those that wait end."""
-        for process, timer in self._idle.items():
+        while self._idle:
+            process, timer = self._idle.popitem()
             timer.cancel()
             _close(process)
-        self._idle.clear()
+            await process.wait()
 
 
 async def _started() -> asyncio.subprocess.Process:

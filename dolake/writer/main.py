@@ -69,7 +69,7 @@ async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asy
         finally:
             for task in beside:
                 task.cancel()
-            processes.close()
+            await processes.close()
             await asyncio.gather(*beside, return_exceptions=True)
             link.report()
             await link.client.close()
