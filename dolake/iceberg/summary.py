@@ -98,6 +98,11 @@ def count_rows(summary: Mapping[str, str]) -> RowCounts:
     )
 
 
+def changes_rows(summary: Mapping[str, str]) -> bool:
+    """Whether rows came or went with a snapshot: not with an empty one, nor with one that only has them in other files."""
+    return summary.get("operation") != "replace" and any(key.startswith(("added-", "deleted-", "removed-")) for key in summary)
+
+
 def _operation(added: FileCounts, removed: FileCounts) -> str:
     takes_out = bool(added.delete_files or removed.data_files or removed.delete_files)
     if not takes_out:

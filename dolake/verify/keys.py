@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dolake.datafiles import sources_in
 from dolake.iceberg.contents import LiveFile
 from dolake.iceberg.metadata import LoadedTable
 from dolake.iceberg.objects import read_file
 from dolake.model import ROW_ID_COLUMN, TableName
-from dolake.parquet.decode import read_fields
+from dolake.parquet.decode import file_metadata, read_fields
 from dolake.parquet.keys import KeyHashes, key_hashes
 from dolake.storage.store import ObjectStore
+from dolake.verify.strangers import is_foreign
 
 MODE = "dolake.mode"
 _SCHEMA_PREFIX = "dolake.schema."
@@ -80,12 +83,16 @@ def _declared(table: LoadedTable, names: Mapping[int, str], set_key: Sequence[st
 
 @dataclass(frozen=True)
 class KeyedFile:
-    """A data file's live rows: where each stands in it, and the hash of its key; `keyless` are the rows with a null in theirs."""
+    """A data file's live rows: where each stands in it, and the hash of its key; `keyless` are the rows with a null in theirs.
+
+    `foreign`: of every row of the file, whether somebody else has written it, though the file may be a rewrite of dolake's.
+    """
 
     file: LiveFile
     positions: Places
     hashes: KeyHashes
     keyless: Places
+    foreign: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, file: LiveFile, data: bytes, kept: Places, key: TableKey) -> KeyedFile:
@@ -93,14 +100,14 @@ class KeyedFile:
         columns = read_fields(data, key.ids)
         none = np.zeros(0, np.int64)
         if any(field_id not in columns for field_id in key.ids):
-            return cls(file, none, KeyHashes.joined(()), kept)
+            return cls(file, none, KeyHashes.joined(()), kept, _of_strangers(file, data))
         arrays = [_one(columns[field_id]) for field_id in key.ids]
         keyless = np.zeros(file.row_count, np.bool_)
         for array in arrays:
             keyless |= np.asarray(array.is_null())
         whole = kept[~keyless[kept]]
         hashes = hashes_of([array.take(pa.array(whole)) for array in arrays])
-        return cls(file, whole, hashes, kept[keyless[kept]])
+        return cls(file, whole, hashes, kept[keyless[kept]], _of_strangers(file, data))
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,7 @@ class KeyedRows:
     hashes: KeyHashes
     codes: Places
     positions: Places
+    foreign: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, files: Sequence[KeyedFile]) -> KeyedRows:
@@ -118,7 +126,8 @@ class KeyedRows:
         codes = np.repeat(np.arange(len(files)), [len(file.positions) for file in files])
         positions = np.concatenate([np.zeros(0, np.int64), *(file.positions for file in files)])
         order = np.lexsort((positions, codes, hashes.low, hashes.high))
-        return cls(tuple(files), hashes.take(order), codes[order], positions[order])
+        foreign = np.concatenate([np.zeros(0, np.bool_), *(file.foreign[file.positions] for file in files)])
+        return cls(tuple(files), hashes.take(order), codes[order], positions[order], foreign[order])
 
     @property
     def live_count(self) -> int:
@@ -155,6 +164,17 @@ def key_text(store: ObjectStore, file: LiveFile, position: int, key: TableKey) -
     columns = read_fields(read_file(store, file.location, file.size_bytes), key.ids)
     values = {name: columns[field_id][int(position)].as_py() for field_id, name in zip(key.ids, key.names, strict=True)}
     return json.dumps(values, ensure_ascii=False, default=str)
+
+
+def _of_strangers(file: LiveFile, data: bytes) -> npt.NDArray[np.bool_]:
+    """Of each row of a file. A rewrite says of rows whose source nobody knew that they have none."""
+    if is_foreign(file):
+        return np.ones(file.row_count, np.bool_)
+    found = np.zeros(file.row_count, np.bool_)
+    sources = sources_in(file_metadata(data))
+    for (first, source), (stop, _) in pairwise([*sources, (file.row_count, "")]):
+        found[first:stop] = not source
+    return found
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from dolake.iceberg.metadata import LoadedTable
 from dolake.storage.store import ObjectStore
 from dolake.verify.breach import Breach, Note
 from dolake.verify.keys import KeyedRows, TableKey, key_text
 from dolake.verify.letters import DEAD_COUNT
 from dolake.verify.rows import ACCEPTED, ROLLED_BACK_COUNT, SHOWN_MAX
-from dolake.verify.strangers import FOREIGN_COUNT, Strangers, is_foreign
+from dolake.verify.strangers import FOREIGN_COUNT, Strangers
 
 FOLDED_COUNT, REMOVED_COUNT = "dolake.count.folded", "dolake.count.removed"
 
@@ -24,12 +22,11 @@ def verify_keys(table: LoadedTable, store: ObjectStore, rows: KeyedRows, key: Ta
         if not len(one.keyless):
             continue
         sentence = f"{one.file.location}: {len(one.keyless)} rows have no value in their key ({', '.join(key.names)}), row {one.keyless[0]}"
-        apart = is_foreign(one.file) or key.moved
+        apart = one.foreign[one.keyless].all() or key.moved
         yield Note(subject, f"{sentence}: nothing will replace them") if apart else Breach("I8", subject, sentence)
-    foreign = np.array([is_foreign(one.file) for one in rows.files], np.bool_)
     shown, foreign_keys, older_keys = 0, 0, 0
     for double in rows.doubles():
-        if foreign[rows.codes[double]].any():
+        if rows.foreign[double].any():
             foreign_keys += 1
         elif key.moved:
             older_keys += 1

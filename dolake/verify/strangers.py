@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dolake.iceberg.contents import LiveFile
 from dolake.iceberg.metadata import EPOCH, LoadedTable, ancestry
 from dolake.iceberg.names import parse_data_file_location
-from dolake.iceberg.summary import count_rows
+from dolake.iceberg.summary import changes_rows, count_rows
 
 FOREIGN_COUNT = "dolake.count.foreign"
-_CHANGES = ("added-", "deleted-", "removed-")
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Strangers:
         total = 0 if head is None else count_rows(head["summary"]).total
         for snapshot in ancestry(table.metadata, table.head_id):
             summary = snapshot.get("summary") or {}
-            if not _changes_rows(summary):
+            if not changes_rows(summary):
                 continue
             if EPOCH not in summary:
                 commits.append(int(snapshot["snapshot-id"]))
@@ -47,7 +45,3 @@ class Strangers:
 def is_foreign(file: LiveFile) -> bool:
     """Whether somebody else has written the file, by its name."""
     return parse_data_file_location(file.location) is None
-
-
-def _changes_rows(summary: Mapping[str, Any]) -> bool:
-    return any(key.startswith(_CHANGES) for key in summary)

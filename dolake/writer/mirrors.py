@@ -13,6 +13,7 @@ from dolake.datafiles import EncodedDataFile, EncodedDeletes
 from dolake.iceberg.access import STORE
 from dolake.iceberg.metadata import COMMIT_ID, EPOCH, LoadedTable, ancestry
 from dolake.iceberg.partition import Spec, same_spec
+from dolake.iceberg.summary import changes_rows
 from dolake.metrics import Metrics
 from dolake.model import TableName
 from dolake.parquet.layout import EventChunk
@@ -157,7 +158,7 @@ def _letter(refusal: Refusal, place: Place, chunk: EventChunk) -> Letter:
 
 
 def _is_foreign(base: LoadedTable) -> bool:
-    """Whether others have committed since the last snapshot of dolake's that changed rows: empty ones only claim.
+    """Whether others have committed since the last snapshot of dolake's that changed rows: empty ones only claim, others only rewrite.
 
     They may have where snapshots in between have expired.
     """
@@ -166,6 +167,6 @@ def _is_foreign(base: LoadedTable) -> bool:
         parent_id = snapshot.get("parent-snapshot-id")
         if EPOCH not in snapshot["summary"]:
             return True
-        if any(key.startswith(("added-", "deleted-", "removed-")) for key in snapshot["summary"]):
+        if changes_rows(snapshot["summary"]):
             return False
     return parent_id is not None

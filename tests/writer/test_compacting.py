@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from dolake.compaction.compactor import Rewriter
@@ -288,7 +291,12 @@ def test_nothing_is_lost_where_it_is_broken_off(point: str, tmp_path: Path) -> N
     run(second())
 
 
-@pytest.mark.parametrize("seed", range(25))
+SEEDS = int(os.environ.get("COMPACTION_SEEDS", "8"))
+COMMITS = int(os.environ.get("COMPACTION_COMMITS", "60"))
+
+
+@pytest.mark.acceptance("AT-64")
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_a_writer_of_the_very_keys_that_are_rewritten_loses_and_doubles_nothing(seed: int, tmp_path: Path) -> None:
     """AT-64. Flushes land before a rewrite reads, when it has read, and just before it lands; no rewrite is thrown away for one."""
     chance = random.Random(seed)
@@ -339,3 +347,90 @@ def test_a_writer_of_the_very_keys_that_are_rewritten_loses_and_doubles_nothing(
 
     run(main())
     assert [str(breach) for breach in verified(tmp_path).breaches] == []
+
+
+@pytest.mark.acceptance("AT-55")
+def test_an_outside_writer_a_flusher_and_compaction_come_out_even(tmp_path: Path) -> None:
+    """Some 200 commits to one table: everybody's rows are there once, and nobody's commit fails."""
+    chance = random.Random(55)
+    model: dict[int, str] = {}
+    outside = itertools.count(1_000_000)
+
+    def append(h: Half) -> None:
+        key = next(outside)
+        rows = pa.table(
+            {"id": pa.array([key], pa.int64()), "note": pa.array(["theirs"])},
+            schema=pa.schema([("id", pa.int64(), False), ("note", pa.string())]),
+        )
+        h.catalog().load_table("default.t").append(rows)
+        model[key] = "theirs"
+
+    async def some(h: Half) -> None:
+        for _ in range(chance.randrange(1, 4)):
+            if chance.random() < 0.4:
+                await asyncio.to_thread(append, h)
+                continue
+            events: list[Event] = []
+            for key in {chance.randrange(40) for _ in range(5)}:
+                model[key] = f"{chance.random()}"
+                events.append(update(key, model[key]))
+            await flushed(h, *events)
+
+    def around(h: Half, rewriter: Rewriter) -> Rewriter:
+        async def rewrite(job: Job) -> Rewritten:
+            await some(h)
+            rewritten = await rewriter(job)
+            await some(h)
+            return rewritten
+
+        return rewrite
+
+    async def main() -> None:
+        async with half(tmp_path, mode="mirror", around=around, snapshots_kept=1000, **OFF) as h:
+            h.hand.declare()
+            await flushed(h, insert(0, "first"))
+            model[0] = "first"
+            states: list[str] = []
+            while len(h.catalog().load_table("default.t").metadata.snapshots) < COMMITS:
+                await some(h)
+                if chance.random() < 0.5:
+                    states += [one["state"] for one in (await compact(h))["runs"]]
+            assert set(states) == {"done"}
+            assert len(states) > 10
+            assert notes(h) == model
+            assert breaches(h) == []
+
+    run(main())
+
+
+@pytest.mark.acceptance("AT-67")
+def test_it_runs_again_and_again_and_never_more_at_once_than_may_be(tmp_path: Path) -> None:
+    at_once: list[int] = []
+    running: set[str] = set()
+
+    def around(h: Half, rewriter: Rewriter) -> Rewriter:
+        async def rewrite(job: Job) -> Rewritten:
+            assert job.table not in running
+            running.add(job.table)
+            at_once.append(len(running))
+            rewritten = await rewriter(job)
+            await flushed(h, insert(len(at_once), "meanwhile"))
+            running.discard(job.table)
+            return rewritten
+
+        return rewrite
+
+    async def main() -> None:
+        compaction = {"interval_s": 0.02, "inputs_min": 2, "jobs": 2}
+        async with half(tmp_path, mode="mirror", around=around, compaction=compaction) as h:
+            tables = ["t", "u", "v"]
+            for table in tables:
+                h.hand.declare(table)
+            while len(at_once) < 8:
+                for table in tables:
+                    h.hand.change(insert(next(numbers), "x"), table=table)
+                assert (await h.flush())["success"]
+
+    numbers = itertools.count(100)
+    run(main())
+    assert max(at_once) == 2
