@@ -179,6 +179,16 @@ class RewriteFailed(DolakeError):
     exit_code = 6
 
 
+class SparkMissing(DolakeError):
+    """No Spark can be called from here, whatever is tried again: something has to be installed first, as `remedy` says."""
+
+    exit_code = 5
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"Spark cannot be called: {reason}; {remedy}")
+        self.reason, self.remedy = reason, remedy
+
+
 def unreadable(error: Exception) -> str:
     """Why a table stops at a file of it that is gone, or is not what was written."""
     return f"a file of it cannot be read: {error}; `dolake verify` says more"
