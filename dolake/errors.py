@@ -174,7 +174,7 @@ class RewriteRefused(DolakeError):
 
 
 class RewriteFailed(DolakeError):
-    """A rewrite ended before it was done; what it has put by then is named by nobody. It may be tried again."""
+    """A rewrite ended before it was done. What it has put is named by nobody, unless Spark has committed it; it may be tried again."""
 
     exit_code = 6
 

@@ -33,6 +33,7 @@ _RUN_S_MAX = 6 * 3600.0
 _SAID_BYTES_MAX = 4096
 _REASON_LENGTH_MAX = 600
 _EXTENSIONS = "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions"
+_CAUSE = "Caused by: "
 _REMEDY = "install the version of your Spark where dolake is: pip install 'pyspark[connect]==…'"
 
 
@@ -126,11 +127,12 @@ def _session(compaction: CompactionSettings) -> Any:
 
 
 def _in_short(compaction: CompactionSettings, said: str) -> str:
-    """Without Java's frames, on one line, and without what is secret."""
+    """On one line without Java's frames, its last cause first, and without what is secret."""
     for secret in compaction.spark_secrets:
         said = said.replace(secret, "…")
-    lines = [line.strip() for line in said.splitlines() if not line.startswith(("\tat ", "\t..."))]
-    text = " ".join(line for line in lines if line)
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith(("\tat ", "\t..."))]
+    causes = [line.removeprefix(_CAUSE) for line in lines if line.startswith(_CAUSE)]
+    text = " ".join([*causes[-1:], *(line for line in lines if not line.startswith(_CAUSE))])
     return text if len(text) <= _REASON_LENGTH_MAX else f"{text[:_REASON_LENGTH_MAX]}…"
 
 
