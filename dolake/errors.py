@@ -174,9 +174,19 @@ class RewriteRefused(DolakeError):
 
 
 class RewriteFailed(DolakeError):
-    """A rewrite ended before it was done; what it has put by then is named by nobody. It may be tried again."""
+    """A rewrite ended before it was done. What it has put is named by nobody, unless Spark has committed it; it may be tried again."""
 
     exit_code = 6
+
+
+class SparkMissing(DolakeError):
+    """No Spark can be called from here, whatever is tried again: something has to be installed first, as `remedy` says."""
+
+    exit_code = 5
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"Spark cannot be called: {reason}; {remedy}")
+        self.reason, self.remedy = reason, remedy
 
 
 def unreadable(error: Exception) -> str:

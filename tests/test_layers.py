@@ -67,6 +67,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "random": ("clock.py", "failpoints.py"),
     "secrets": ("clock.py",),
     "uuid": ("clock.py", "iceberg/index_files.py"),  # The second knows uuids as values, and makes none.
+    "pyspark": ("compaction/spark_process.py",),  # No dependency: whoever has Spark rewrite installs it.
     "pickle": ("compaction/process.py",),
     "unittest": (),
 }
@@ -94,7 +95,7 @@ PURE_FILES = (
     *("iceberg/structure.py", "iceberg/table_change.py", "iceberg/updates.py", "http/catalog_routes.py"),
     *("compaction/unreferenced.py", "compaction/grace.py"),
     *("cdc/admission.py", "cdc/frames.py", "cdc/rates.py", "ingest/pressure.py"),
-    *("compaction/choice.py", "compaction/reach.py", "compaction/sizes.py"),
+    *("compaction/choice.py", "compaction/reach.py", "compaction/sizes.py", "compaction/spark.py"),
 )
 IMPURE_IMPORTS = {
     *("asyncio", "boto3", "duckdb", "logging", "os", "pathlib", "random", "secrets", "shutil", "socket", "subprocess", "threading", "time"),

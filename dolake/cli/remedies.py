@@ -118,7 +118,9 @@ ERRORS: dict[str, str] = {
     "TableStopped": "see *A table has stopped*",
     "RewriteRefused": "nothing was changed and other files are compacted: restore the file that is named, or have the program that wrote "
     "it rewrite it; `dolake verify` says more",
-    "RewriteFailed": "nothing: it is tried again; where it was killed for want of memory, lower `compaction.memory_bytes`",
+    "RewriteFailed": "nothing: it is tried again; where it was killed for want of memory, lower `compaction.memory_bytes`; of Spark see "
+    "*Spark rewrites*",
+    "SparkMissing": "install PySpark, in the version of your Spark, where dolake is; or set `compaction.engine` to local",
     "NoSuchPoint": "choose a point that is there: `dolake snapshots TABLE` lists them; `commit.snapshots_kept` and tags keep more",
     "RefRefused": "choose another name: `dolake tags list TABLE` and `dolake branches list TABLE` say which there are",
     "Diverged": "make a branch from `main` as it is now, write the rows to it, and publish that",

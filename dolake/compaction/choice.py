@@ -66,6 +66,11 @@ class Choice:
         opens = len(self.data) + len(self.deletes) + 1
         return _OPEN_S * opens + (self.bytes_read + self.bytes_written) / _REWRITE_BYTES_PER_S
 
+    @property
+    def worth(self) -> float:
+        """Seconds that readers save for each that it costs."""
+        return self.read_s_saved / self.cost_s
+
     def in_words(self) -> str:
         """One sentence: what, why, at what cost, for what gain."""
         files = f"{in_numbers(len(self.rewritten), 'data file' if self.data else 'delete file')} of {self.place}"

@@ -6,7 +6,7 @@ two flushes.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from dolake.compaction.job import Job, Rewritten
 from dolake.compaction.landing import GivenUp, Lander, Landing, ToLand
 from dolake.compaction.plan import Choice, CompactionPolicy, Plan, plan_compaction
 from dolake.compaction.rewrite import rewrite
+from dolake.compaction.spark import SparkRewrite, plan_for_spark, spark_rewrite
 from dolake.datafiles import EncodedDeletes, encode_delete_file
 from dolake.iceberg.access import STORE
 from dolake.iceberg.commit import Committer, Landed
@@ -25,6 +26,7 @@ from dolake.iceberg.metadata import LoadedTable
 from dolake.storage.store import ObjectStore
 
 Rewriter = Callable[[Job], Awaitable[Rewritten]]
+SparkCaller = Callable[[Sequence[str]], Awaitable[None]]  # Runs statements one after the other. Raises SparkMissing, RewriteFailed.
 # A partition that nothing has come to for so long has come to rest: its small files are put together, though they are few.
 REST_S = 900.0
 _UNSORTED = 0
@@ -50,7 +52,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Compactor:
-    """`rewriter` does a job somewhere. `until_answered(part, work, *arguments)` calls the store until it answers."""
+    """`rewriter` does a job somewhere. With a `spark_catalog` Spark does it, which knows the tables' catalog by that name, and commits."""
 
     runtime: Runtime
     store: ObjectStore
@@ -58,18 +60,30 @@ class Compactor:
     rewriter: Rewriter
     policy: CompactionPolicy
     memory_bytes: int
+    spark_catalog: str | None = None
 
     async def plan(
         self, base: LoadedTable, policy: CompactionPolicy, busy: Collection[str] = (), reader: ContentsReader | None = None
     ) -> Plan:
         """What of the table's head is worth it. Raises ObjectMissing, ObjectDamaged."""
         failpoints.hit("compact.plan")
-        files: tuple[LiveFile, ...] = ()
-        if base.head is not None:
-            contents = await self._until_answered((reader or ContentsReader(self.store)).read, base.head)
-            files = contents.files
+        files = await self.files(base, reader)
         resting = at_rest(base, files, self.runtime.clock.now_ms())
-        return await self.runtime.tasks.run(_planned, files, policy, base.spec["spec-id"], resting, busy)
+        plan = await self.runtime.tasks.run(_planned, files, policy, base.spec["spec-id"], resting, busy)
+        return plan if self.spark_catalog is None else plan_for_spark(plan, policy)
+
+    async def files(self, base: LoadedTable, reader: ContentsReader | None = None) -> tuple[LiveFile, ...]:
+        """The live files of the table's head. Raises ObjectMissing, ObjectDamaged."""
+        if base.head is None:
+            return ()
+        contents = await self._until_answered((reader or ContentsReader(self.store)).read, base.head)
+        return tuple(contents.files)
+
+    def works(self, base: LoadedTable, choices: Sequence[Choice], policy: CompactionPolicy) -> Sequence[Choice | SparkRewrite]:
+        """What is carried out at once: one choice after the other, or all of them by Spark. `choices` are of a plan of `base`."""
+        if self.spark_catalog is None or not choices:
+            return choices
+        return [spark_rewrite(self.spark_catalog, base, choices, policy)]
 
     async def rewrite(self, base: LoadedTable, choice: Choice, epoch: int) -> ToLand:
         """Does the choice's job, with files named for `epoch`. Raises RewriteRefused where an input cannot be read."""

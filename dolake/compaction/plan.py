@@ -87,7 +87,7 @@ def plan_compaction(
         found, left_here = _Planning(partition, policy, eager, busy).plan()
         choices += found
         left += left_here
-    choices.sort(key=lambda choice: (-choice.read_s_saved / choice.cost_s, by_age(choice.rewritten[0])))
+    choices.sort(key=lambda choice: (-choice.worth, by_age(choice.rewritten[0])))
     left.sort(key=lambda one: (by_age(one.files[0]), one.why))
     return Plan(tuple(choices), tuple(left))
 

@@ -5,6 +5,7 @@
 
 from dolake.config.catalog import CatalogSettings
 from dolake.config.limits import LimitSettings
+from dolake.config.maintenance import CompactionSettings
 from dolake.config.namespaces import TableNames, mapped_name
 from dolake.config.settings import (
     CommitSettings,
@@ -21,6 +22,7 @@ from dolake.config.tables import TableSettings
 __all__ = [
     "CatalogSettings",
     "CommitSettings",
+    "CompactionSettings",
     "FlushSettings",
     "LimitSettings",
     "LogSettings",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from dolake.config.section import Section
 from dolake.config.values import GIB, KIB, MIB, Bytes, Seconds, a_number
+
+_SPARK_OURS = {"spark.master": "compaction.spark_master", "spark.remote": "compaction.spark_remote"}
+_SECRET = re.compile(r"token|secret|passw|credential|key|authorization", re.IGNORECASE)
 
 
 class MaintenanceSettings(Section):
@@ -46,4 +53,85 @@ class CompactionSettings(Section):
     lag_s_max: Seconds = Field(
         default=30.0, description="no rewrite begins while rows wait longer than this for their flush, or memory is short of room for them"
     )
-    engine: Literal["local"] = Field(default="local", description="who rewrites: local, processes on this machine")
+    engine: Literal["local", "spark"] = Field(
+        default="local", description="who rewrites: `local`, processes on this machine; `spark`, a cluster, by Iceberg's own procedures"
+    )
+    spark_catalog: str | None = Field(
+        default=None, description="what Spark calls the catalog that the tables are in, as in spark.sql.catalog.NAME; required by `spark`"
+    )
+    spark_remote: str | None = Field(
+        default=None,
+        repr=False,
+        description="Spark Connect server, as sc://host:15002 (its parameters may follow, as in /;token=…); a session that lives in the "
+        "rewriting process unless set",
+    )
+    spark_master: str | None = Field(default=None, description="master of such a session of its own; local[*] unless set")
+    spark: Mapping[str, Any] = Field(
+        default={},
+        repr=False,
+        description="`spark.*` settings of the session, names in quotes: its catalog, and for one of its own its jars; in the environment "
+        "a JSON object",
+    )
+
+    @field_validator("spark_catalog")
+    @classmethod
+    def _one_word(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", value):
+            raise ValueError("must be one name of letters, digits and `_`, as in lake of spark.sql.catalog.lake")
+        return value
+
+    @field_validator("spark_remote")
+    @classmethod
+    def _connect_address(cls, value: str | None) -> str | None:
+        if value is not None and not _is_connect_address(value):
+            raise ValueError("must be sc://host:port, perhaps with parameters as in sc://host:15002/;use_ssl=true;token=…")
+        return value
+
+    @field_validator("spark_master")
+    @classmethod
+    def _a_master(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"local(\[[^\]\s]+\])?|yarn|(spark|k8s)://\S+", value):
+            raise ValueError("must be what Spark takes as its master: local[2], spark://host:7077, yarn, k8s://https://host")
+        return value
+
+    @field_validator("spark", mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                value = None
+            if not isinstance(value, dict):
+                raise ValueError('must be a JSON object in the environment, as in {"spark.jars": "…"}')
+        return value
+
+    @field_validator("spark")
+    @classmethod
+    def _as_spark_takes_them(cls, value: Mapping[str, Any]) -> Mapping[str, str]:
+        for name, one in value.items():
+            if isinstance(one, dict):
+                raise ValueError(f'{name} must be text; a dotted name is written in quotes, as in "{name}.{next(iter(one), "x")}" = …')
+            if name in _SPARK_OURS:
+                raise ValueError(f"{name} must not be set: it is {_SPARK_OURS[name]}")
+            if not name.startswith("spark.") or not isinstance(one, str | int | float | bool):
+                raise ValueError(f"{name} must be a setting of Spark, with a name that begins with `spark.`, and text")
+        return {name: str(one).lower() if isinstance(one, bool) else str(one) for name, one in value.items()}
+
+    @property
+    def spark_secrets(self) -> tuple[str, ...]:
+        """What must not be seen in a message: values of settings that are secret going by their names, the server's parameters."""
+        found = {str(value) for name, value in self.spark.items() if _SECRET.search(name) and value}
+        parameters = urlsplit(self.spark_remote or "").path.split(";")
+        found |= {part.partition("=")[2] for part in parameters if _SECRET.search(part.partition("=")[0])} - {""}
+        return tuple(sorted(found, key=len, reverse=True))
+
+
+def _is_connect_address(value: str) -> bool:
+    try:
+        address = urlsplit(value)
+        port_stands = address.port is None or address.port > 0
+    except ValueError:  # A port that is no number, half of an IPv6 address.
+        return False
+    plain = value.isprintable() and " " not in value and not address.query and not address.fragment and address.username is None
+    return address.scheme == "sc" and bool(address.hostname) and port_stands and plain and address.path[:2] in ("", "/", "/;")

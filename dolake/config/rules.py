@@ -37,6 +37,7 @@ def breaches(settings: Settings, *, writing: bool, tokens_known: bool = True) ->
     yield from _sizes(settings)
     yield from _credentials(settings)
     yield from _catalog(settings)
+    yield from _compaction(settings)
     yield from _tls(settings)
     yield from _tokens(settings, tokens_known)
     yield from _patterns(settings)
@@ -139,6 +140,16 @@ def _catalog(settings: Settings) -> Iterator[Breach]:
         if name not in catalog.properties:
             rule = f"is required where catalog.type is {catalog.type}"
             yield _breach(f"catalog.properties.{name}", "nothing", rule, "catalog.type", "catalog.properties")
+
+
+def _compaction(settings: Settings) -> Iterator[Breach]:
+    compaction = settings.compaction
+    if compaction.engine == "spark" and compaction.spark_catalog is None:
+        rule = "is required where compaction.engine is spark: what Spark calls the catalog that the tables are in"
+        yield _breach("compaction.spark_catalog", "nothing", rule, "compaction.engine")
+    if compaction.spark_remote is not None and compaction.spark_master is not None:
+        rule = "must not be given together with compaction.spark_remote: that server has a master already"
+        yield _breach("compaction.spark_master", compaction.spark_master, rule, "compaction.spark_remote")
 
 
 def _tls(settings: Settings) -> Iterator[Breach]:

@@ -44,7 +44,10 @@ _AWS_VARIABLES = {
     "AWS_SESSION_TOKEN": "s3.session_token",
 }
 _KEYS_TOGETHER = ("s3.access_key", "s3.secret_key", "s3.session_token")
-_SECRETS = ("s3.secret_key", "s3.session_token", "mask_key", "catalog.uri", "catalog.properties", "catalog.secret_key")
+_SECRETS = (
+    *("s3.secret_key", "s3.session_token", "mask_key", "catalog.uri", "catalog.properties", "catalog.secret_key"),
+    *("compaction.spark.", "compaction.spark_remote"),
+)
 _SECTIONS_BY_NAME: dict[str, type[BaseModel]] = {"tables": TableOverrides, "sources": SourceOverrides, "tokens": TokenSettings}
 _PATHS = ("data", "s3.credentials_file", "auth.tokens_file", "tls.certificate", "tls.key", "tls.client_ca")
 _VALUE_LENGTH_MAX = 200
@@ -75,7 +78,9 @@ class _Draft:
         return place
 
     def mistake(self, key: str, value: object, rule: str, origin: str | None = None) -> None:
-        secret = key.startswith(_SECRETS) or (key.startswith("tokens.") and key.endswith(".hash"))  # Who errs there gives the token itself.
+        secret = f"{key}.".startswith(_SECRETS) or (
+            key.startswith("tokens.") and key.endswith(".hash")
+        )  # Who errs there gives the token itself.
         shown = "a secret, not shown" if secret and value not in (None, "nothing", "something", "the same") else _shown(value)
         origin = origin or self.origins.get(key)
         self.mistakes.append(Mistake(_shown(key), shown + (f" from {origin}" if origin else ""), rule))

@@ -9,8 +9,10 @@ from dolake.clock import Runtime
 from dolake.compaction.compactor import Compactor, rewriter_here
 from dolake.compaction.landing import GivenUp, Lander
 from dolake.compaction.plan import Choice, CompactionPolicy, Plan
+from dolake.compaction.spark import SparkRewrite
+from dolake.compaction.spark_process import call_spark
 from dolake.config import Settings
-from dolake.errors import RequestRefused, RewriteRefused
+from dolake.errors import RequestRefused, RewriteFailed, RewriteRefused
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.commit import Committer, Trouble
 from dolake.iceberg.metadata import LoadedTable
@@ -18,8 +20,8 @@ from dolake.iceberg.plan import CommitPolicy
 from dolake.model import TableName
 from dolake.storage.disk import Disk
 from dolake.storage.store import ObjectStore
-from dolake.writer.compacting import policy_of, policy_of_request
 from dolake.writer.compaction_runs import Run, RunState
+from dolake.writer.compaction_works import NOTHING_BY_SPARK, next_work, policy_of, policy_of_request, spark_catalog_of
 from dolake.writer.lock import lock_writer
 
 
@@ -40,7 +42,8 @@ class Offline:
         committer = Committer(self.runtime, self.catalog, self.store, self.commit_policy, self.on_trouble)
         rewriter = rewriter_here(self.runtime, self.store)
         policy = policy_of(self.settings)
-        return Compactor(self.runtime, self.store, committer, rewriter, policy, memory_bytes=self.settings.compaction.memory_bytes)
+        memory_bytes = self.settings.compaction.memory_bytes
+        return Compactor(self.runtime, self.store, committer, rewriter, policy, memory_bytes, spark_catalog_of(self.settings))
 
     def load(self, name: TableName) -> LoadedTable:
         base = self.catalog.load(name)
@@ -58,7 +61,7 @@ async def plan_here(offline: Offline, name: TableName) -> tuple[Plan, Plan]:
 async def compact_here(offline: Offline, name: TableName) -> tuple[Plan, list[Run]]:
     """Rewrites everything that is worth it, one after the other; what is left then, and what was done.
 
-    Raises LogRefused (a writer runs), RequestRefused, TableStopped, DolakeError.
+    Raises LogRefused (a writer runs), RequestRefused, TableStopped, SparkMissing, DolakeError.
     """
     lock = lock_writer(offline.disk, offline.settings.data)
     try:
@@ -71,11 +74,13 @@ async def compact_here(offline: Offline, name: TableName) -> tuple[Plan, list[Ru
         runs: list[Run] = []
         while True:
             plan = await compactor.plan(base, policy)
-            tried = {run.what for run in runs}
-            choice = next((choice for choice in plan.choices if choice.in_words() not in tried), None)
-            if choice is None:
+            work = next_work(compactor, base, plan, policy, runs)
+            if work is None:
                 return plan, runs
-            base = await _carry_out(offline, compactor, choice, base, runs, epoch=epoch, instance=instance)
+            if isinstance(work, SparkRewrite):
+                base = await _by_spark(offline, compactor, work, base, runs)
+            else:
+                base = await _carry_out(offline, compactor, work, base, runs, epoch=epoch, instance=instance)
     finally:
         lock.release()
 
@@ -103,3 +108,24 @@ async def _carry_out(
         run.end(RunState.DONE, runtime.clock.monotonic_s() - began_s)
     offline.progress(run)
     return offline.load(base.name) if isinstance(found, GivenUp) else found.base
+
+
+async def _by_spark(offline: Offline, compactor: Compactor, work: SparkRewrite, base: LoadedTable, runs: list[Run]) -> LoadedTable:
+    """The table after it. Spark claims nothing, and neither is anything claimed for it: it changes files only."""
+    runtime = offline.runtime
+    run = Run(str(base.name), work.in_words(), runtime.clock.now_ms(), RunState.RUNNING)
+    runs.append(run)
+    offline.progress(run)
+    began_s = runtime.clock.monotonic_s()
+    before = await compactor.files(base)
+    state, reason = RunState.DONE, ""
+    try:
+        await call_spark(offline.settings, work.statements)
+    except RewriteFailed as failed:
+        state, reason = RunState.FAILED, str(failed)
+    after = offline.load(base.name)
+    if not run.count_foreign(before, await compactor.files(after)) and state is RunState.DONE:
+        state, reason = RunState.GIVEN_UP, NOTHING_BY_SPARK
+    run.end(state, runtime.clock.monotonic_s() - began_s, reason)
+    offline.progress(run)
+    return after

@@ -18,15 +18,18 @@ import structlog
 
 from dolake import failpoints
 from dolake.clock import Runtime
-from dolake.compaction.compactor import Compactor, Done, Rewriter
+from dolake.compaction.compactor import Compactor, Done, Rewriter, SparkCaller
 from dolake.compaction.landing import GivenUp, Lander, ToLand
-from dolake.compaction.plan import Choice, CompactionPolicy, Plan
+from dolake.compaction.plan import Choice, Plan
+from dolake.compaction.spark import SparkRewrite
 from dolake.config import Settings
 from dolake.errors import DolakeError, ObjectDamaged, ObjectMissing, RequestRefused, RewriteRefused, TableStopped
 from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import DEAD_LETTERS_TABLE, TableName
+from dolake.retry import RetryPolicy
 from dolake.writer.compaction_runs import Run, RunState
+from dolake.writer.compaction_works import NOTHING_BY_SPARK, described, next_work, policy_of, policy_of_request, spark_catalog_of
 from dolake.writer.flight import stopped_by
 from dolake.writer.indexes import ReplacedFiles
 from dolake.writer.table import Table
@@ -40,6 +43,8 @@ _IDLE_S = 60.0
 _RUNS_KEPT = 20
 # A group whose rewrite failed is tried again after so long.
 _FAILED_S = 60.0
+# Spark is handed a whole table, at once: where it fails (rows were deleted meanwhile), or finds nothing to do, ever later.
+_SPARK_AGAIN = RetryPolicy(first_s=60.0, longest_s=3600.0, jitter=0.0)
 
 logger = structlog.get_logger("dolake.writer")
 
@@ -54,18 +59,21 @@ class _Looked:
     reader: ContentsReader
     failed_until_s: dict[str, float] = field(default_factory=dict)  # by location
     refused: dict[str, str] = field(default_factory=dict)
+    spark_failed_count: int = 0
+    spark_until_s: float = 0.0
 
 
 class Compacting:
-    """Of one writer half, the `host`. `rewriter` does a job somewhere."""
+    """Of one writer half, the `host`. `rewriter` does a job somewhere; with the engine spark it is `spark` that is called."""
 
-    def __init__(self, runtime: Runtime, settings: Settings, host: WriterService, rewriter: Rewriter) -> None:
+    def __init__(self, runtime: Runtime, settings: Settings, host: WriterService, rewriter: Rewriter, spark: SparkCaller) -> None:
         self._runtime, self._settings, self._host = runtime, settings.compaction, host
         self._memory_bytes_max = settings.flush.memory_bytes
         self.policy = policy_of(settings)
         flusher = host.flusher
+        self._spark, memory_bytes = spark, settings.compaction.memory_bytes
         self._compactor = Compactor(
-            runtime, flusher.store, flusher.committer, rewriter, self.policy, memory_bytes=settings.compaction.memory_bytes
+            runtime, flusher.store, flusher.committer, rewriter, self.policy, memory_bytes, spark_catalog_of(settings)
         )
         self._looked: dict[TableName, _Looked] = {}
         self.runs: deque[Run] = deque(maxlen=_RUNS_KEPT)
@@ -93,19 +101,20 @@ class Compacting:
 
     async def _look_round(self) -> None:
         """Starts what is worth it most, as much as may run at once."""
-        found: list[tuple[float, TableName, Choice, LoadedTable]] = []
+        found: list[tuple[float, TableName, Choice | SparkRewrite, LoadedTable]] = []
         for name in sorted(await self._host.flusher.names(), key=str):
             if self.lock(name).locked() or name == DEAD_LETTERS_TABLE:
                 continue
             looked = await self._look(name)
             if looked is not None:
-                found += [(choice.read_s_saved / choice.cost_s, name, choice, looked.base) for choice in self._open(looked)]
+                works = self._compactor.works(looked.base, self._open(looked), self.policy)
+                found += [(work.worth, name, work, looked.base) for work in works]
         found.sort(key=lambda one: (-one[0], str(one[1])))
-        for _, name, choice, base in found:
+        for _, name, work, base in found:
             if len(self._running) >= self._settings.jobs:
                 return
             if not self.lock(name).locked():
-                task = self._runtime.tasks.spawn(f"compact {name}", self._run_one(name, choice, base))
+                task = self._runtime.tasks.spawn(f"compact {name}", self._run_one(name, work, base))
                 self._running.add(task)
                 task.add_done_callback(self._ended)
                 await self._runtime.clock.sleep(0)  # It takes the table's lock.
@@ -117,6 +126,8 @@ class Compacting:
     def _open(self, looked: _Looked) -> list[Choice]:
         """Without those that a file is in whose rewrite has failed not long ago, or cannot be."""
         now_s = self._runtime.clock.monotonic_s()
+        if now_s < looked.spark_until_s:
+            return []
         shut = {location for location, until_s in looked.failed_until_s.items() if now_s < until_s} | looked.refused.keys()
         return [choice for choice in looked.plan.choices if shut.isdisjoint(file.location for file in (*choice.data, *choice.deletes))]
 
@@ -154,6 +165,7 @@ class Compacting:
         looked = _Looked(base, plan, self._runtime.clock.monotonic_s(), reader)
         if known is not None and same:
             looked.failed_until_s, looked.refused = known.failed_until_s, known.refused
+            looked.spark_failed_count, looked.spark_until_s = known.spark_failed_count, known.spark_until_s
         self._looked[name] = looked
         self._host.metrics.set("dolake_compaction_debt_bytes", plan.debt_bytes, table=str(name))
         self._host.metrics.set("dolake_compaction_left_files_count", sum(len(left.files) for left in plan.left), table=str(name))
@@ -164,29 +176,42 @@ class Compacting:
 
     # -- one rewrite
 
-    async def _run_one(self, name: TableName, choice: Choice, base: LoadedTable) -> None:
+    async def _run_one(self, name: TableName, work: Choice | SparkRewrite, base: LoadedTable) -> None:
         async with self.lock(name):
-            await self.carry_out(name, choice, base)
+            await self.carry_out(name, work, base)
 
-    async def carry_out(self, name: TableName, choice: Choice, base: LoadedTable) -> Run:
+    async def carry_out(self, name: TableName, work: Choice | SparkRewrite, base: LoadedTable) -> Run:
         """Rewrites and lands, by who holds the table's lock. What goes wrong is noted in what it returns, and raised by nobody."""
-        run = Run(str(name), choice.in_words(), self._runtime.clock.now_ms(), RunState.RUNNING)
+        run = Run(str(name), work.in_words(), self._runtime.clock.now_ms(), RunState.RUNNING)
         self.runs.append(run)
         began_s = self._runtime.clock.monotonic_s()
         self._note_running()
         try:
-            found = await self._rewrite_and_land(name, choice, base, run)
+            if isinstance(work, SparkRewrite):
+                found: Done | GivenUp | None = await self._by_spark(name, work, base, run)
+            else:
+                found = await self._rewrite_and_land(name, work, base, run)
         except RewriteRefused as refused:
             self._shut_out(name, {refused.file: None})
             self._end(run, began_s, RunState.FAILED, str(refused))
         except (DolakeError, OSError, ValueError) as error:
             until_s = self._runtime.clock.monotonic_s() + _FAILED_S
-            self._shut_out(name, {file.location: until_s for file in choice.data or choice.deletes})
+            self._shut_out(name, {file.location: until_s for file in work.rewritten})
             self._end(run, began_s, RunState.FAILED, str(error))
         else:
             state = RunState.GIVEN_UP if isinstance(found, GivenUp) else RunState.DONE
             self._end(run, began_s, state, found.reason if isinstance(found, GivenUp) else "")
+        if isinstance(work, SparkRewrite):
+            self._note_spark(name, run)
         return run
+
+    def _note_spark(self, name: TableName, run: Run) -> None:
+        """When Spark may be handed the table again."""
+        looked = self._looked.get(name)
+        if looked is not None:
+            looked.spark_failed_count = 0 if run.state is RunState.DONE else looked.spark_failed_count + 1
+            wait_s = _SPARK_AGAIN.delay_s(looked.spark_failed_count, 0.0) if looked.spark_failed_count else 0.0
+            looked.spark_until_s = self._runtime.clock.monotonic_s() + wait_s
 
     def _shut_out(self, name: TableName, files: dict[str, float | None]) -> None:
         """For ever where no time is given."""
@@ -230,6 +255,37 @@ class Compacting:
             run.count(work, found)
             self._count(run, work)
         return found
+
+    async def _by_spark(self, name: TableName, work: SparkRewrite, base: LoadedTable, run: Run) -> GivenUp | None:
+        """Spark commits by itself, while the table goes on being flushed: here it is only looked at what became of it."""
+        table = await self._host.tables.named(name)
+        before = await self._compactor.files(base)
+        failpoints.hit("compact.before_rewrite")
+        try:
+            await self._spark(work.statements)
+        except DolakeError:
+            await self._take_head(table)  # Some of the statements may have been done.
+            raise
+        failpoints.hit("compact.after_rewrite")
+        head = await self._take_head(table)
+        if head is None or head.uuid != base.uuid:
+            return GivenUp("the table was dropped")
+        if not run.count_foreign(before, await self._compactor.files(head)):
+            return GivenUp(NOTHING_BY_SPARK)
+        self._host.metrics.add("dolake_compaction_written_bytes_total", run.bytes_after)
+        self._host.metrics.add("dolake_compaction_files_removed_total", max(0, run.files_before - run.files_after))
+        return None
+
+    async def _take_head(self, table: Table) -> LoadedTable | None:
+        """What the catalog has is what the next flush goes on top of, where others have changed its files and nothing else.
+
+        Or what is worth a rewrite would be judged by the head before, until something is flushed. The key index follows with that flush.
+        """
+        async with self.held(table):
+            head = await self._host.flusher.load(table.name)
+            if head is not None and table.base is not None and _is_where(table.base, head):
+                table.base = head
+            return head
 
     @contextlib.asynccontextmanager
     async def held(self, table: Table) -> AsyncIterator[None]:
@@ -284,11 +340,10 @@ class Compacting:
             while True:
                 base = table.base
                 plan = await self._compactor.plan(base, policy)
-                done = {run.what for run in runs}
-                choice = next((choice for choice in plan.choices if choice.in_words() not in done), None)
-                if dry_run or choice is None:
+                work = next_work(self._compactor, base, plan, policy, runs)
+                if dry_run or work is None:
                     return described(name, plan, runs, self.last_runs(name))
-                runs.append(await self.carry_out(name, choice, base))
+                runs.append(await self.carry_out(name, work, base))
                 progress(runs[-1])
 
     def last_runs(self, name: TableName) -> list[Run]:
@@ -304,29 +359,10 @@ class Compacting:
         }
 
 
-def described(name: TableName, plan: Plan, runs: list[Run], last: list[Run]) -> dict[str, Any]:
-    """For whoever asked: what is (still) worth it, what is left alone, what was done now and what before."""
-    return {
-        "table": str(name),
-        "choices": [choice.in_words() for choice in plan.choices],
-        "next": [],
-        "left": [left.in_words() for left in plan.left],
-        "debt_bytes": plan.debt_bytes,
-        "runs": [asdict(run) for run in runs],
-        "last": [asdict(run) for run in last if run not in runs],
-    }
-
-
-def policy_of(settings: Settings) -> CompactionPolicy:
-    compaction = settings.compaction
-    return CompactionPolicy(
-        target_bytes=compaction.target_bytes, inputs_min=compaction.inputs_min, deleted_share_max=compaction.deleted_share_max
-    )
-
-
-def policy_of_request(policy: CompactionPolicy) -> CompactionPolicy:
-    """Who asks does not wait for more files."""
-    return CompactionPolicy(policy.target_bytes, policy.inputs_min, policy.deleted_share_max, policy.input_bytes_max, wait_for_more=False)
+def _is_where(base: LoadedTable, head: LoadedTable) -> bool:
+    """Whether the table is at the same offsets, in the same hands, with the same columns."""
+    same_owner = (head.uuid, head.owner_epoch, head.instance) == (base.uuid, base.owner_epoch, base.instance)
+    return same_owner and head.offsets() == base.offsets() and head.schema["schema-id"] == base.schema["schema-id"]
 
 
 def _replaced(work: ToLand, done: Done) -> ReplacedFiles:

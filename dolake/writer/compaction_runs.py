@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from dolake.compaction.compactor import Done
 from dolake.compaction.landing import ToLand
+from dolake.iceberg.contents import LiveFile
+from dolake.iceberg.names import parse_data_file_location
 
 
 class RunState(StrEnum):
@@ -41,3 +44,12 @@ class Run:
         self.bytes_before = sum(file.size_bytes for file in gone)
         self.bytes_after = sum(output.file.size_bytes for output in outputs) + sum(len(file.data) for file in done.deletes)
         self.rows_carried = done.landing.carried_count
+
+    def count_foreign(self, before: Iterable[LiveFile], after: Iterable[LiveFile]) -> bool:
+        """What somebody else made of a table's files, as far as names tell: new ones that are not dolake's. Whether there is anything."""
+        old, new = {file.location: file for file in before}, {file.location: file for file in after}
+        gone = [file for location, file in old.items() if location not in new]
+        came = [file for location, file in new.items() if location not in old and parse_data_file_location(location) is None]
+        self.files_before, self.files_after = len(gone), len(came)
+        self.bytes_before, self.bytes_after = sum(file.size_bytes for file in gone), sum(file.size_bytes for file in came)
+        return bool(gone or came)

@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
 
 from dolake.clock import Runtime, real_runtime
-from dolake.compaction.compactor import Rewriter, rewriter_here
+from dolake.compaction.compactor import Rewriter, SparkCaller, rewriter_here
 from dolake.compaction.process import RewriteProcesses
+from dolake.compaction.spark_process import call_spark
 from dolake.config import Settings
 from dolake.control import ControlClient, Message, asking
 from dolake.errors import DolakeError
@@ -99,17 +101,24 @@ def make_service(
     policy: CommitPolicy,
     settings: Settings,
     rewriter: Rewriter | None = None,
+    spark: SparkCaller | None = None,
 ) -> WriterService:
     """A writer half over the doors it is handed; a new instance, which claims each table that it writes.
 
-    Files are rewritten by `rewriter`, or in this process.
+    Files are rewritten by `rewriter`, or in this process; where the settings say so by `spark`, or the one that they name.
     """
     metrics = Metrics()
     committer = Committer(runtime, catalog, store, policy, on_trouble=lambda trouble: flusher.note_trouble(trouble))
     indexes = Indexes(runtime, disk, settings.data, store, metrics)
     flusher = Flusher(runtime, catalog, store, committer, instance=runtime.random.uuid(), indexes=indexes, metrics=metrics)
     return WriterService(
-        runtime, disk=disk, flusher=flusher, settings=settings, rewriter=rewriter or rewriter_here(runtime, store), metrics=metrics
+        runtime,
+        disk=disk,
+        flusher=flusher,
+        settings=settings,
+        rewriter=rewriter or rewriter_here(runtime, store),
+        spark=spark or partial(call_spark, settings),
+        metrics=metrics,
     )
 
 

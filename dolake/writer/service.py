@@ -17,7 +17,7 @@ from dolake.buffer.memtable import PendingRecord
 from dolake.buffer.plan import Pin
 from dolake.buffer.tail import LogReader
 from dolake.clock import Runtime
-from dolake.compaction.compactor import Rewriter
+from dolake.compaction.compactor import Rewriter, SparkCaller
 from dolake.config import Settings, TableNames
 from dolake.errors import DolakeError, ObjectDamaged, ObjectMissing, TableStopped
 from dolake.metrics import Metrics
@@ -60,6 +60,7 @@ class WriterService:
         flusher: Flusher,
         settings: Settings,
         rewriter: Rewriter,
+        spark: SparkCaller,
         metrics: Metrics | None = None,
         report: Callable[[dict[str, Any]], object] = lambda state: None,
     ) -> None:
@@ -78,7 +79,7 @@ class WriterService:
         self.rolling_back = RollingBack(runtime, disk, settings, self)
         self.tables = Tables(settings, flusher, self.dropping.note_of)
         self.schedule = Schedule(runtime, settings.flush.memory_bytes, self)
-        self.compacting = Compacting(runtime, settings, self, rewriter)
+        self.compacting = Compacting(runtime, settings, self, rewriter, spark)
         self.maintaining = Maintaining(runtime, settings, self)
         self.flusher.mirrors.recall = Recaller(runtime, disk, self).recall
 

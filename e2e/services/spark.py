@@ -20,26 +20,32 @@ class SparkError(Exception):
     """What Spark said of a statement, in its own words."""
 
 
-def install_spark() -> Path:
+def install_spark(script: str = "install_spark.sh") -> Path:
     """Its directory. Raises RuntimeError with what is missing."""
-    done = subprocess.run(
-        [SCRIPTS / "install_spark.sh"], env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([SCRIPTS / script], env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"Spark could not be installed:\n{done.stderr}")
     return Path(done.stdout.strip())
 
 
 class Spark:
-    """One session. `attach` names a catalog, `sql` runs a statement; both wait for the answer."""
+    """One session. `attach` names a catalog, `sql` runs a statement; both wait for the answer.
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    With a `connect_port` it is a Spark Connect server too: clients get sessions of their own there.
+    """
+
+    def __init__(self, directory: Path, connect_port: int | None = None) -> None:
+        self.directory, self.connect_port = directory, connect_port
         self._numbers = itertools.count()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Spark:
         spark = install_spark()
+        jars, options = sorted((spark / "jars").glob("*.jar")), []
+        if self.connect_port is not None:
+            jars += sorted((install_spark("install_spark_connect.sh") / "jars").glob("*.jar"))
+            plugin = "spark.plugins=org.apache.spark.sql.connect.SparkConnectPlugin"
+            options = [plugin, f"spark.connect.grpc.binding.port={self.connect_port}"]
         self.directory.mkdir(parents=True, exist_ok=True)
         reading, writing = os.pipe()
         environment = {
@@ -52,7 +58,7 @@ class Spark:
         }
         with open(self.directory / "spark.log", "ab") as log:
             self._process = subprocess.Popen(
-                [spark / "venv" / "bin" / "python", SCRIPTS / "spark" / "driver.py", str(writing), spark / "jars"],
+                [spark / "venv" / "bin" / "python", SCRIPTS / "spark" / "driver.py", str(writing), ",".join(map(str, jars)), *options],
                 cwd=self.directory,
                 env=environment,
                 stdin=subprocess.PIPE,

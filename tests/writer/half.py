@@ -17,7 +17,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 
 from dolake.buffer.wal import Log, LogSettings
 from dolake.clock import Runtime, SystemClock, real_runtime
-from dolake.compaction.compactor import Rewriter, rewriter_here
+from dolake.compaction.compactor import Rewriter, SparkCaller, rewriter_here
 from dolake.compaction.job import Job, Rewritten
 from dolake.config import Settings
 from dolake.iceberg.lake import open_catalog, open_warehouse
@@ -158,11 +158,12 @@ async def half(
     clock_ahead_ms: int = 0,
     snapshots_kept: int = 100,
     around: Callable[[Half, Rewriter], Rewriter] | None = None,
+    spark: Callable[[Half], SparkCaller] | None = None,
     **sections: Any,
 ) -> AsyncIterator[Half]:
     """Starts on what is there. Leaves by flushing, or (`stop_cleanly` False) by dropping everything in memory.
 
-    `clock_ahead_ms`: how far its wall clock is off. `around`: what else happens when files are rewritten.
+    `clock_ahead_ms`: how far its wall clock is off. `around`: what else happens when files are rewritten. `spark` is called as Spark.
     `sections`, and `mode` among them, as for `settings_of`.
     """
     settings, runtime = settings_of(path, **sections), replace(real_runtime(), clock=ClockAhead(clock_ahead_ms))
@@ -174,7 +175,12 @@ async def half(
     async def rewrite(job: Job) -> Rewritten:
         return await (rewriter if around is None else around(found, rewriter))(job)
 
-    service = make_service(runtime, LocalDisk(), catalog, store, CommitPolicy(snapshots_kept=snapshots_kept), settings, rewrite)
+    async def call(statements: Sequence[str]) -> None:
+        assert spark is not None
+        await spark(found)(statements)
+
+    policy = CommitPolicy(snapshots_kept=snapshots_kept)
+    service = make_service(runtime, LocalDisk(), catalog, store, policy, settings, rewrite, call if spark else None)
     reports: list[dict[str, Any]] = []
     service.report = reports.append
     stop = asyncio.Event()

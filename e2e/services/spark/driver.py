@@ -1,11 +1,11 @@
 """Answers SQL statements that come as JSON lines with pickled rows: the Spark of the end-to-end tests, in an environment of its own.
 
 A line in: `{"sql": …}` or `{"settings": {…}}`. A line out, on the descriptor that the first argument names:
-`{"columns": […], "rows": base64 of a pickled list of tuples}` or `{"error": …}`. The second argument is the folder of jars.
+`{"columns": […], "rows": base64 of a pickled list of tuples}` or `{"error": …}`. The second argument are the jars; settings may follow,
+each as name=value.
 """
 
 import base64
-import glob
 import json
 import os
 import pickle
@@ -26,9 +26,9 @@ _SETTINGS = {
 }
 
 
-def main(answers, jars):
-    builder = SparkSession.builder.master("local[2]").config("spark.jars", ",".join(sorted(glob.glob(f"{jars}/*.jar"))))
-    for name, value in _SETTINGS.items():
+def main(answers, jars, *options):
+    builder = SparkSession.builder.master("local[2]").config("spark.jars", jars)
+    for name, value in {**_SETTINGS, **dict(option.split("=", 1) for option in options)}.items():
         builder = builder.config(name, value)
     spark = builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
@@ -73,4 +73,4 @@ def _packed(rows):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), *sys.argv[2:])
