@@ -93,7 +93,8 @@ def count_rows(summary: Mapping[str, str]) -> RowCounts:
     gone_with_files = number["deleted-records"] - number["removed-position-deletes"]
     return RowCounts(
         added=number["added-records"],
-        deleted=number["added-position-deletes"] + max(0, gone_with_files),
+        # Delete files that are taken apart go, and what they say of other files comes again: the one is taken off from the other.
+        deleted=max(0, number["added-position-deletes"] + gone_with_files),
         total=max(0, number["total-records"] - number["total-position-deletes"]),
     )
 

@@ -50,4 +50,6 @@ def is_foreign(file: LiveFile) -> bool:
 
 
 def _changes_rows(summary: Mapping[str, Any]) -> bool:
+    if EPOCH in summary and summary.get("operation") == "replace":
+        return False  # A compaction of ours; others' rewrites may be anything.
     return any(key.startswith(_CHANGES) for key in summary)
