@@ -18,8 +18,9 @@ from dolake.iceberg.access import STORE
 from dolake.iceberg.commit import Committer, Landed
 from dolake.iceberg.contents import ContentsReader, LiveFile
 from dolake.iceberg.expired import with_cutoff
-from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.metadata import EPOCH, LoadedTable, ancestry
 from dolake.iceberg.objects import read_file
+from dolake.iceberg.points import ROLLBACK
 from dolake.parquet.decode import read_fields
 from dolake.storage.store import ObjectStore
 
@@ -59,6 +60,7 @@ class Looker:
     store: ObjectStore
     _uuid: str = ""
     _field_id: int = -1
+    _head_id: int | None = None
     _contents: ContentsReader | None = None
     _deletes: dict[str, dict[str, Positions]] = field(default_factory=dict)
     _read: dict[str, _Read] = field(default_factory=dict)
@@ -76,6 +78,9 @@ class Looker:
             self._lowest_us, self._read, self._deletes = {}, {}, {}
         if base.head is None:
             return None
+        if not _follows(base, self._head_id):  # Rows that had been deleted may live again.
+            self._lowest_us = {}
+        self._head_id = base.head_id
         self._contents = self._contents or ContentsReader(self.store)
         contents = self._contents.read(base.head)
         self._contents.keep_only(contents)
@@ -130,6 +135,16 @@ class Looker:
         for known in (self._deletes, self._read, self._lowest_us):
             for location in known.keys() - live:
                 del known[location]
+
+
+def _follows(base: LoadedTable, head_id: int | None) -> bool:
+    """Whether nothing but dolake's own has come upon that snapshot, and no rollback among it."""
+    for snapshot in ancestry(base.metadata, base.head_id):
+        if snapshot["snapshot-id"] == head_id:
+            return True
+        if EPOCH not in snapshot["summary"] or ROLLBACK in snapshot["summary"]:
+            return False
+    return False
 
 
 @dataclass(frozen=True)

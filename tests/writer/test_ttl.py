@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from dolake.clock import SystemClock
+from dolake.cli.maintenance import _in_words
+from dolake.clock import SystemClock, real_runtime
 from dolake.failpoints import REGISTRY, FailpointRaised
 from dolake.iceberg.lake import open_warehouse
+from dolake.iceberg.plan import CommitPolicy
 from dolake.model import TableName
+from dolake.storage.disk import LocalDisk
 from dolake.verify import Compared
+from dolake.writer.maintain_here import Cleaning, look_here, purge_here
 from tests.iceberg.lake import duckdb_with_iceberg
 from tests.verify.damage import Hands, opened, verified
-from tests.writer.half import Half, half, letters
+from tests.writer.half import Half, half, letters, settings_of, until
 from tests.writer.test_compacting import T, compact, flushed
 from tests.writer.test_dead_letters import breaches
 from tests.writer.test_maintaining import QUIET, on_disk
@@ -355,6 +360,153 @@ def test_cut_short_anywhere_it_goes_on_and_every_row_is_counted_once(tmp_path: P
             ids = sorted(one["id"] for one in h.catalog().load_table("default.t").scan().to_arrow().to_pylist())
             assert ids == [6, 8, 10, 12, 14, 100, 101]
             sound(h, mode)
+
+    run(main())
+
+
+@pytest.mark.parametrize("mode", ["mirror", "changelog"])
+def test_rows_of_others_expire_too_and_are_accounted_for(tmp_path: Path, mode: str) -> None:
+    async def main() -> None:
+        clock = Passing()
+        clock.passed_s = 0.0  # Theirs is the real one.
+        async with half(tmp_path, clock=clock, **ttl(mode=mode)) as h:
+            h.hand.declare(columns=COLUMNS)
+            await flushed(h, *(row(key, moment(clock, 0 if key % 2 else -600)) for key in range(6)))
+            theirs = h.catalog().load_table("default.t")
+            like = {**theirs.scan().to_arrow().to_pylist()[0], **({"_cdc_log": "of others"} if mode == "changelog" else {})}
+            times = {key: moment(clock, 0 if key % 2 else -600) for key in range(100, 106)}
+            rows = [{**like, "id": key, "at": at, "note": "theirs"} for key, at in times.items()]
+            theirs.append(pa.Table.from_pylist(rows, schema=theirs.schema().as_arrow()))
+            clock.passed_s += 70
+            assert (await expire(h))["rows"] == 6
+            assert found(h) == {key: "theirs" if key > 99 else "x" for key in (0, 2, 4, 100, 102, 104)}
+            if mode == "mirror":
+                assert (counts(h)["expired"], counts(h)["foreign"]) == (6, 6)
+            assert breaches(h) == []
+            await flushed(h, *([row(0, moment(clock, -600), "again")] if mode == "mirror" else []), row(7, moment(clock, -600)))
+            assert breaches(h) == []
+
+    run(main())
+
+
+def test_what_others_did_before_a_compaction_is_counted_by_the_flush_after_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        clock = Passing()
+        clock.passed_s = 0.0  # Theirs is the real one.
+        async with half(tmp_path, clock=clock, **ttl()) as h:
+            h.hand.declare(columns=COLUMNS)
+            for key in range(4):
+                await flushed(h, row(key, moment(clock, 0)))
+            theirs = h.catalog().load_table("default.t")
+            rows = [{"id": 100, "at": moment(clock, 0), "note": "theirs"}]
+            theirs.append(pa.Table.from_pylist(rows, schema=theirs.schema().as_arrow()))
+            await h.service.compacting.compact(T, dry_run=False)
+            assert breaches(h) == []
+            await flushed(h, row(5, moment(clock, 0)))
+            await compact(h)
+            assert counts(h)["foreign"] == 1
+            assert breaches(h) == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("rewind", [False, True])
+@pytest.mark.parametrize("mode", ["mirror", "changelog"])
+def test_a_rollback_brings_expired_rows_back_and_they_expire_again(tmp_path: Path, mode: str, rewind: bool) -> None:
+    async def main() -> None:
+        clock = Passing()
+        async with half(tmp_path, clock=clock, **ttl(mode=mode)) as h:
+            h.hand.declare(columns=COLUMNS)
+            await flushed(h, *(row(key, moment(clock, 0)) for key in range(5)), row(50, moment(clock, -600)))
+            before = h.catalog().load_table("default.t").current_snapshot()
+            assert before is not None
+            await flushed(h, row(51, moment(clock, -600)))
+            clock.passed_s += 70
+            assert (await expire(h))["rows"] == 5
+            await flushed(h, row(52, moment(clock, -600)))
+            await h.service.rolling_back.roll_back(T, before.snapshot_id, rewind, h.until())
+            assert (await h.flush())["success"]
+            assert found(h).keys() == ({0, 1, 2, 3, 4, 50, 51, 52} if rewind else {0, 1, 2, 3, 4, 50})
+            sound(h, mode)
+            assert (await expire(h))["rows"] == 5
+            assert counts(h)["expired"] == (5 if rewind else 10)
+            sound(h, mode)
+            await flushed(h, row(53, moment(clock, -600)))
+            assert found(h).keys() == ({50, 51, 52, 53} if rewind else {50, 53})
+            sound(h, mode)
+
+    run(main())
+
+
+def test_without_a_daemon_it_is_shown_and_goes_before_the_purge(tmp_path: Path) -> None:
+    async def main() -> None:
+        clock = Passing()
+        sections = ttl()
+        async with half(tmp_path, clock=clock, **sections) as h:
+            h.hand.declare(columns=COLUMNS)
+            await flushed(h, *(row(key, moment(clock, 0)) for key in range(5)))
+            await flushed(h, *(row(key, moment(clock, 0 if key % 2 else -600)) for key in range(5, 15)))
+        clock.passed_s += 70
+        with opened(tmp_path) as (store, catalog):
+            runtime = replace(real_runtime(), clock=clock)
+            settings = settings_of(tmp_path, **sections)
+            cleaning = Cleaning(runtime, LocalDisk(), settings, catalog, store, CommitPolicy(snapshots_kept=1), on_trouble=print)
+            looked = await look_here(cleaning, T)
+            assert looked["expired"] == {"rows": 10, "files": 1, "put_off": ""}
+            assert "10 rows would expire, 1 files with all of theirs; " in _in_words(looked)
+            assert len(found(h)) == 15
+            done = await purge_here(cleaning, T)
+            assert done["expired"] == {"rows": 10, "files": 1, "put_off": ""}
+            assert found(h).keys() == {6, 8, 10, 12, 14}
+            clock.passed_s += 3 * DAY_S
+            put_off = await purge_here(cleaning, T)
+            assert "nothing was committed to it since" in put_off["expired"]["put_off"]
+            sound(h)
+        async with half(tmp_path, clock=clock, **sections) as h:  # The index that it saved is brought to what is there now.
+            await flushed(h, delete(6), row(0, moment(clock, -600), "again"), source="s2")
+            assert found(h) == {0: "again", **dict.fromkeys((8, 10, 12, 14), "x")}
+            sound(h)
+
+    run(main())
+
+
+def test_it_runs_by_itself(tmp_path: Path) -> None:
+    async def main() -> None:
+        clock = Passing()
+        sections = {**ttl(), "maintenance": {"ttl_interval_s": 0.02, "interval_s": 3600}}
+        async with half(tmp_path, clock=clock, **sections) as h:
+            h.hand.declare(columns=COLUMNS)
+            await flushed(h, row(1, moment(clock, 0)), row(2, moment(clock, -600)))
+            clock.passed_s += 70
+            await until(lambda: "dolake_ttl_expired_rows_total" in h.service.metrics.values())
+            assert found(h) == {2: "x"}
+            clock.passed_s += 10_000
+            await until(lambda: h.service.metrics.values()["dolake_ttl_removed_files_total"] == [[["default.t"], 1]])
+            assert found(h) == {}
+            sound(h)
+
+    run(main())
+
+
+def test_a_file_that_has_been_looked_into_is_not_read_again_while_nothing_of_it_can_expire(tmp_path: Path) -> None:
+    async def main() -> None:
+        clock = Passing()
+        async with half(tmp_path, clock=clock, **ttl()) as h:
+            h.hand.declare(columns=COLUMNS)
+            await flushed(h, row(1, moment(clock, 0)), row(2, moment(clock, -600)), row(3, None))
+            clock.passed_s += 70
+            assert (await expire(h))["rows"] == 1
+            REGISTRY.arm("ttl.read", "raise")
+            try:
+                for _ in range(5):
+                    clock.passed_s += 30
+                    assert (await expire(h))["rows"] == 0
+            finally:
+                REGISTRY.disarm()
+            clock.passed_s += 600
+            assert (await expire(h))["rows"] == 1
+            assert found(h) == {3: "x"}
+            sound(h)
 
     run(main())
 
