@@ -247,6 +247,19 @@ class RequestRefused(DolakeError):
         self.exit_code = exit_code
 
 
+class TtlRefused(DolakeError):
+    """Rows of a table cannot expire as the settings want it: nothing is removed until the setting or the table is another.
+
+    `field` is the setting, `value` what it says, `rule` what it breaks.
+    """
+
+    exit_code = 5
+
+    def __init__(self, table: str, value: str, rule: str, *, field: str = "ttl.column") -> None:
+        super().__init__(f"{table}: {field} {rule} (got {value!r}); change it in [tables], or the column")
+        self.table, self.field, self.value, self.rule = table, field, value, rule
+
+
 class SchemaRejected(DolakeError):
     """A declared column cannot be brought together with its table's: the table goes on with the column it has."""
 

@@ -151,6 +151,18 @@ def test_the_order_of_patterns_in_the_file_does_not_matter(tmp_path: Path) -> No
     assert one.settings_for("a.xzy") == other.settings_for("a.xzy")
 
 
+def test_a_ttl_is_that_of_the_most_specific_pattern_whole_and_may_be_taken_away(tmp_path: Path) -> None:
+    text = (
+        '[tables."*.*"]\nttl = {column = "at", age = "30 d"}\n[tables."a.*"]\nttl = {column = "seen", age = "90 min"}\n'
+        '[tables."a.kept"]\nttl = {column = ""}\n[tables."b.*"]\nttl = {column = "on", age = 5}\n'
+    )
+    settings = load(tmp_path, text)
+    found = {name: settings.settings_for(name) for name in ("z.t", "a.t", "a.t__changes", "a.kept", "b.t")}
+    assert {name: (one.ttl_column, one.ttl_age_s) for name, one in found.items()} == {
+        "z.t": ("at", 30 * 86_400), "a.t": ("seen", 5400), "a.t__changes": ("seen", 5400), "a.kept": ("", 0), "b.t": ("on", 5),
+    }  # fmt: skip
+
+
 def test_columns_left_out_and_masked_add_up_over_all_patterns(tmp_path: Path) -> None:
     toml = """
     mask_key = "sixteen letters!"
@@ -223,6 +235,15 @@ WRONG: dict[str, tuple[str, dict[str, str], dict[str, object], str, str, str]] =
     "mask key too short": ("", {"DOLAKE_MASK_KEY": "short"}, {}, "mask_key", "a secret, not shown", "at least 16 characters"),
     "a column of dolake's dropped": ('[tables."x"]\ndrop = ["_CDC_lsn"]', {}, {}, "tables.x.drop", "_CDC_lsn", "columns of the source"),
     "row ids dropped": ('[tables."x"]\ndrop = ["_cdc_row_id"]', {}, {}, "tables.x.drop", "_cdc_row_id", "only _cdc_row_id may be masked"),
+    "ttl's age of no unit": ('[tables."x"]\nttl = {column = "a", age = "3 moons"}', {}, {}, "tables.x.ttl.age", "3 moons", "min, h or d"),
+    "ttl's age too short": ('[tables."x"]\nttl = {column = "at", age = "0.5 s"}', {}, {}, "tables.x.ttl.age", "0.5 s", "at least 1"),
+    "ttl's age negative": ('[tables."x"]\nttl = {column = "at", age = "-3 d"}', {}, {}, "tables.x.ttl.age", "-3 d", "s, min, h or d"),
+    "ttl without age": ('[tables."x"]\nttl = {column = "at"}', {}, {}, "tables.x.ttl.age", "nothing", "together with tables.x.ttl.column"),
+    "ttl without column": ('[tables."x"]\nttl = {age = "3 d"}', {}, {}, "tables.x.ttl.column", "nothing", "together with tables.x.ttl.age"),
+    "ttl by what is dropped": (
+        '[tables."x"]\ndrop = ["at"]\nttl = {column = "at", age = "3 d"}', {}, {}, "tables.x.ttl.column", "at", "tables.x.drop",
+    ),
+    "ttl's interval": ("[maintenance]\nttl_interval_s = 0", {}, {}, "maintenance.ttl_interval_s", "0", "more than 0"),
     "log level unknown": ('log_level = "loud"', {}, {}, "log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
     "log format unknown": ("", {"DOLAKE_LOG_FORMAT": "xml"}, {}, "log_format", "xml", "'auto', 'console' or 'json'"),
     "namespace with a dot": ('[sources.x]\nnamespace = "a.b"', {}, {}, "sources.x.namespace", "a.b", "letters, digits and `_`"),

@@ -39,7 +39,9 @@ def test_a_session_has_the_settings_of_spark_as_they_are(tmp_path: Path) -> None
     assert TOKEN not in repr(settings)
 
 
-@pytest.mark.parametrize("remote", ["sc://spark:15002", "sc://spark", "sc://[2001:db8::1]:15002/", f"sc://h:443/;use_ssl=true;token={TOKEN}"])
+@pytest.mark.parametrize(
+    "remote", ["sc://spark:15002", "sc://spark", "sc://[2001:db8::1]:15002/", f"sc://h:443/;use_ssl=true;token={TOKEN}"]
+)
 def test_a_server_is_named_by_its_address(tmp_path: Path, remote: str) -> None:
     settings = load(tmp_path, SPARK, {"DOLAKE_COMPACTION_SPARK_REMOTE": remote, "DOLAKE_COMPACTION_SPARK": '{"spark.a": "b"}'})
     assert (settings.compaction.spark_remote, settings.compaction.spark) == (remote, {"spark.a": "b"})

@@ -32,7 +32,7 @@ def maintenance(
     config: Config = None,
     as_json: Json = False,
 ) -> int:
-    """Say what could be deleted: files of snapshots that have expired, of commits that failed, old metadata.
+    """Say what could be deleted: rows that have expired by their table's ttl, files of old snapshots, of commits that failed, old metadata.
 
     Only what dolake named, what no snapshot that is left needs, and what no commit under way can name: age alone decides nothing.
     The daemon does the same by itself, with a time of grace for queries that are still reading; --purge gives none. With a daemon on
@@ -101,6 +101,7 @@ def _in_words(result: dict[str, Any]) -> str:
 
     if "error" in result:
         return f"{result['table']}: {result['error']}"
+    expired = _expired_in_words(result.get("expired"), result["purged"] is not None)
     kinds = ", ".join(f"{one['objects']:,} {kind} ({byte_size(one['bytes'])})" for kind, one in result["unreferenced"].items())
     stays = f"{result['reachable']:,} needed"
     stays += "".join(
@@ -110,5 +111,13 @@ def _in_words(result: dict[str, Any]) -> str:
     )
     if result["purged"] is not None:
         gone = f"{result['purged']['objects']:,} objects deleted ({byte_size(result['purged']['bytes'])})"
-        return f"{result['table']}: {gone}; {stays}"
-    return f"{result['table']}: {kinds or 'nothing'} could be deleted; {stays}"
+        return f"{result['table']}: {expired}{gone}; {stays}"
+    return f"{result['table']}: {expired}{kinds or 'nothing'} could be deleted; {stays}"
+
+
+def _expired_in_words(expired: dict[str, Any] | None, is_done: bool) -> str:
+    if expired is None:
+        return ""
+    if expired["put_off"]:
+        return f"no rows expire for now ({expired['put_off']}); "
+    return f"{expired['rows']:,} rows {'have expired' if is_done else 'would expire'}, {expired['files']:,} files with all of theirs; "

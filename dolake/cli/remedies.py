@@ -116,6 +116,7 @@ ERRORS: dict[str, str] = {
     "have the source send the table again",
     "CommitConflict": "nothing: the table is loaded again and looked at",
     "TableStopped": "see *A table has stopped*",
+    "TtlRefused": "see *Rows that expire*: change `ttl` for this table in [tables], or give it the column; its rows stay meanwhile",
     "RewriteRefused": "nothing was changed and other files are compacted: restore the file that is named, or have the program that wrote "
     "it rewrite it; `dolake verify` says more",
     "RewriteFailed": "nothing: it is tried again; where it was killed for want of memory, lower `compaction.memory_bytes`; of Spark see "

@@ -115,6 +115,7 @@ _LEFT_OUT = {
     "foreign_keys": "keys in files of others",
     "unsure_keys": "keys from before their declaration",
     "unknown_values": "values from before the log begins",
+    "expired_rows": "rows that have expired",
 }
 
 

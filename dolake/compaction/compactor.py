@@ -119,24 +119,31 @@ class Compactor:
             found: Landing | GivenUp = await self._until_answered(lander.prepare, base)
             if isinstance(found, GivenUp):
                 return found
-            deletes = []
-            for group in found.deletes:
-                unique = self.runtime.random.uuid()
-                encoded = await self.runtime.tasks.run(encode_delete_file, base.location, group, epoch, unique)
-                await self._until_answered(self.store.put, encoded.location, encoded.data)
-                deletes.append(encoded)
+            deletes = await put_deletes(self.runtime, self.store, self.committer, base, found, epoch)
             delta = found.delta(deletes, epoch=epoch, instance=instance, commit_id=self.runtime.random.uuid(), maintenance="compaction")
             failpoints.hit("compact.before_commit")
             outcome = await self.committer.commit(delta)
             if isinstance(outcome, Landed):
                 failpoints.hit("compact.after_commit")
-                return Done(outcome.base, found, tuple(deletes))
+                return Done(outcome.base, found, deletes)
             if not outcome.moved:
                 return GivenUp(outcome.reason)
             base = outcome.base  # Somebody else has committed: what has been deleted by now is looked up again.
 
     async def _until_answered(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await self.committer.access.until_answered(STORE, work, *arguments)
+
+
+async def put_deletes(
+    runtime: Runtime, store: ObjectStore, committer: Committer, base: LoadedTable, landing: Landing, epoch: int
+) -> tuple[EncodedDeletes, ...]:
+    """What a landing deletes, encoded and put, until the store answers."""
+    put = []
+    for group in landing.deletes:
+        encoded = await runtime.tasks.run(encode_delete_file, base.location, group, epoch, runtime.random.uuid())
+        await committer.access.until_answered(STORE, store.put, encoded.location, encoded.data)
+        put.append(encoded)
+    return tuple(put)
 
 
 def _planned(files: tuple[LiveFile, ...], policy: CompactionPolicy, spec_id: int, resting: Collection[Any], busy: Collection[str]) -> Plan:

@@ -189,3 +189,22 @@ def _gathered(found: Sequence[_Found], start: int, stop: int) -> Iterator[tuple[
         indices = pa.array(places)
         columns = [pc.take(pa.concat_arrays(column.chunks), indices, boundscheck=False) for column in together.columns]
         yield begin, pa.table(columns, schema=together.schema)
+
+
+def without_unused(rows: pa.Table) -> pa.Table:
+    """Dictionaries of texts with those alone that rows have: what was deleted must not stay in the file for nobody to see."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_dictionary(field.type):
+            chunks = [_used(chunk) for chunk in rows.column(place).chunks]
+            rows = rows.set_column(place, field, pa.chunked_array(chunks, field.type))
+    return rows
+
+
+def _used(texts: pa.DictionaryArray) -> pa.DictionaryArray:
+    is_used = np.zeros(len(texts.dictionary), np.bool_)
+    is_used[np.asarray(texts.indices.drop_null())] = True
+    if is_used.all():
+        return texts
+    codes = np.maximum(np.cumsum(is_used) - 1, 0).astype(np.int32)  # One that is not used may come first; no row has its code.
+    indices = pa.array(codes).take(texts.indices)
+    return pa.DictionaryArray.from_arrays(indices, texts.dictionary.filter(pa.array(is_used)))

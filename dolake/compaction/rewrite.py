@@ -19,7 +19,7 @@ import pyarrow as pa
 from pyiceberg.schema import Schema
 
 from dolake import failpoints
-from dolake.compaction.gathering import Piece, arrow_bytes, pieces_of, slices, with_dictionaries
+from dolake.compaction.gathering import Piece, arrow_bytes, pieces_of, slices, with_dictionaries, without_unused
 from dolake.compaction.job import Job, OutputFile, Rewritten
 from dolake.compaction.placing import Partitions, PlacedFile, Placing, place_rows
 from dolake.compaction.reading import open_inputs
@@ -165,7 +165,7 @@ def _encoded(parts: Iterator[tuple[int, pa.Table]], placing: Placing) -> Iterato
             part = rows.slice(done, placed.stop - start - done)
             done += part.num_rows
             encoding = encoding or Encoding(part)
-            encoding.write(part)
+            encoding.write(without_unused(part))
             if start + done == placed.stop:
                 yield placed, encoding.finish(sources_metadata(placed.sources) if placed.sources else None)
                 placed, encoding = next(files, None), None

@@ -25,6 +25,7 @@ class MaintenanceSettings(Section):
     grace_s: Annotated[float, BeforeValidator(a_number), Field(ge=0, le=30 * 86_400, allow_inf_nan=False)] = Field(
         default=900.0, description="so long an object stays after nothing needs it any more: a query may still be reading it"
     )
+    ttl_interval_s: Seconds = Field(default=60.0, description="how often rows that have expired by their table's ttl are removed")
 
 
 class CompactionSettings(Section):

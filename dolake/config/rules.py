@@ -41,6 +41,7 @@ def breaches(settings: Settings, *, writing: bool, tokens_known: bool = True) ->
     yield from _tls(settings)
     yield from _tokens(settings, tokens_known)
     yield from _patterns(settings)
+    yield from _ttls(settings)
     yield from _sources(settings)
     yield from _places(settings, writing)
     yield from _apart(settings)
@@ -199,6 +200,19 @@ def _patterns(settings: Settings) -> Iterator[Breach]:
             rule_text = f"must not be given beside tables.{seen[normal]}: both mean {normal}"
             yield Breach((), Mistake(f"tables.{pattern}", pattern, rule_text))
         seen.setdefault(normal, pattern)
+
+
+def _ttls(settings: Settings) -> Iterator[Breach]:
+    for pattern, table in settings.tables.items():
+        key, ttl = f"tables.{pattern}.ttl", table.ttl
+        if ttl.column and ttl.age is None:
+            yield _breach(f"{key}.age", "nothing", f"must be given together with {key}.column", f"{key}.column")
+        elif ttl.age is not None and ttl.column is None:
+            yield _breach(f"{key}.column", "nothing", f"must be given together with {key}.age", f"{key}.age")
+        for said, columns in (("drop", table.drop), ("mask", table.mask)):
+            if ttl.column in columns:
+                rule = f"must not be a column that tables.{pattern}.{said} takes its values from"
+                yield _breach(f"{key}.column", ttl.column, rule, f"tables.{pattern}.{said}")
 
 
 def _sources(settings: Settings) -> Iterator[Breach]:

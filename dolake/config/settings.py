@@ -18,7 +18,7 @@ from dolake.config.catalog import CatalogSettings
 from dolake.config.limits import LimitSettings
 from dolake.config.maintenance import CompactionSettings, MaintenanceSettings
 from dolake.config.section import Section
-from dolake.config.tables import TableOverrides, TableSettings
+from dolake.config.tables import TableOverrides, TableSettings, TtlOverrides
 from dolake.config.values import GIB, KIB, MIB, Bytes, Count, Port, Seconds, a_number, require_address
 from dolake.model import (
     RESERVED_NAMESPACE,
@@ -28,6 +28,7 @@ from dolake.model import (
     pattern_expression,
 )
 
+_NO_TTL = TtlOverrides()
 _PATTERN_PART = re.compile(r"[A-Za-z0-9_*]{1,128}")
 MASK_KEY_LENGTH_MIN = 16
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -258,6 +259,8 @@ class Settings(Section):
             mask=tuple(dict.fromkeys(name for table in chosen for name in table.mask)),
             columns={name: kind for table in reversed(chosen) for name, kind in table.columns.items()},
             primary_key=_first((), *(table.primary_key for table in chosen)),
+            ttl_column=(ttl := _first(_NO_TTL, *(table.ttl for table in chosen if table.ttl.column is not None))).column or "",
+            ttl_age_s=ttl.age or 0.0,
         )
 
     def source_settings_for(self, source: str) -> SourceSettings:

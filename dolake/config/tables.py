@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from dolake.column_types import parse_type
 from dolake.config.section import Section
-from dolake.config.values import Bytes, Count, Seconds
+from dolake.config.values import Age, Bytes, Count, Seconds
 from dolake.model import COLUMN_NAME_RULE, RESERVED_COLUMN_PREFIX, ROW_ID_COLUMN, is_column_name
 from dolake.partitioning import PARTITION_FORMS, parse_partition, parse_partition_by
 
@@ -26,6 +26,15 @@ class FlushOverrides(Section):
     age_s: Seconds | None = Field(default=None, description="a row of this table waits at most this long for its flush to begin")
     bytes: Bytes | None = Field(default=None, description="this table is flushed when it holds this many bytes")
     rows: Count | None = Field(default=None, description="this table is flushed when it holds this many rows")
+
+
+class TtlOverrides(Section):
+    column: str | None = Field(
+        default=None,
+        description="rows of which this column (a date, timestamp or timestamptz) is older than `age` are removed; a row with nothing "
+        "in it stays. One of dolake's own, as _cdc_timestamp, concerns changelogs alone. empty takes a table out of a wider pattern's ttl",
+    )
+    age: Age | None = Field(default=None, description='how old: a number of s, min, h or d, as in "30 d"; required with `column`')
 
 
 ColumnName = Annotated[str, Field(min_length=1)]
@@ -51,6 +60,7 @@ class TableOverrides(Section):
         "otherwise; `table`: any. source unless set",
     )
     flush: FlushOverrides = FlushOverrides()
+    ttl: TtlOverrides = TtlOverrides()
     partition_by: tuple[Annotated[str, AfterValidator(_partition)], ...] | None = Field(
         default=None,
         description=f"by what files are kept apart, anew when it changes; as the table itself says unless set: {PARTITION_FORMS}",
@@ -121,3 +131,5 @@ class TableSettings(Section):
     mask: tuple[str, ...]
     columns: Mapping[str, str]
     primary_key: tuple[str, ...]
+    ttl_column: str = ""  # empty: its rows stay
+    ttl_age_s: float = 0.0

@@ -1,4 +1,4 @@
-"""Kinds of values that settings have: sizes with units, counts, seconds, ports."""
+"""Kinds of values that settings have: sizes and ages with units, counts, seconds, ports."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pydantic import BeforeValidator, Field
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 _UNITS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 1024 * GIB, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)")
+_AGE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*([a-z]+)")
+_AGE_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
+_AGE_S_MAX = 1000 * 365 * 86_400
 
 
 def require_address(value: str | None) -> str | None:
@@ -35,7 +38,18 @@ def a_size(value: object) -> object:
     return a_number(value)
 
 
+def an_age(value: object) -> object:
+    """Seconds, of a number with its unit."""
+    if isinstance(value, str):
+        match = _AGE.fullmatch(value.strip())
+        if match is None or match[2] not in _AGE_UNITS:
+            raise ValueError('must be a number of s, min, h or d, as in "30 d"')
+        return float(match[1]) * _AGE_UNITS[match[2]]
+    return a_number(value)
+
+
 Port = Annotated[int, BeforeValidator(a_number), Field(ge=0, le=65535)]
 Count = Annotated[int, BeforeValidator(a_number), Field(ge=1, le=2**53)]
 Bytes = Annotated[int, BeforeValidator(a_size), Field(ge=1, le=2**53)]
 Seconds = Annotated[float, BeforeValidator(a_number), Field(gt=0, le=86_400, allow_inf_nan=False)]
+Age = Annotated[float, BeforeValidator(an_age), Field(ge=1, le=_AGE_S_MAX, allow_inf_nan=False)]

@@ -22,6 +22,7 @@ class LiveFile:
 
     `partition`, in the order of the fields of spec `spec_id`, and bounds (by field id) are as stored. `sequence_number` is that
     of its data: position deletes speak of data files whose number is theirs or lower, equality deletes of lower ones only.
+    `null_counts`, by field id: how many of its rows have nothing there, of the columns of which the manifest says so.
     """
 
     location: str
@@ -33,6 +34,7 @@ class LiveFile:
     upper_bounds: Mapping[int, bytes] = field(default_factory=dict)
     spec_id: int = 0
     sequence_number: int = 0
+    null_counts: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class ContentsReader:
             removed += gone
         return Contents(metadata, tuple(files), tuple(removed))
 
+    def keep_only(self, contents: Contents) -> None:
+        """Lets go of manifests that a snapshot does not name, for who goes on to newer ones."""
+        self._manifests = {location: found for location, found in self._manifests.items() if location in contents.metadata}
+
 
 def check_metadata(table: LoadedTable) -> None:
     """Against PyIceberg's model of it: closer than everybody looks who loads a table, and slower. Raises ObjectDamaged."""
@@ -105,4 +111,5 @@ def _live_file(entry: ManifestEntry) -> LiveFile:
         upper_bounds=file.upper_bounds or {},
         spec_id=file.spec_id,
         sequence_number=entry.sequence_number or 0,
+        null_counts=file.null_value_counts or {},
     )

@@ -64,7 +64,7 @@ class NewDeletes:
 
 @dataclass(frozen=True)
 class Replacement:
-    """Files that leave the table for others with the very same rows (compaction).
+    """Files that leave the table for others with the very same rows (compaction), or with fewer (`same_rows` False: a TTL).
 
     `removed` are locations of data and delete files that are live in the base, none with a higher data sequence number than
     `removed_sequence_max`. The data files that come have the number `sequence_number`, that of the snapshot they were read from:
@@ -76,6 +76,7 @@ class Replacement:
     sequence_number: int
     schema: Mapping[str, Any]
     spec_id: int
+    same_rows: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Delta:
     `deletes` come in with `files`, in one snapshot. `removes_all`: whatever is live in the base leaves the table with it.
     `restores`: the snapshot becomes what that one was, file by file, and nothing else comes with it; `offsets` are then what the
     table's are set to, lower ones too.
-    `replaces`: the rows stay as they are, in other files; with `on_head_only`.
+    `replaces`: some files go and others come in their place; with `on_head_only`.
     `tag`: what else names the snapshot, a tag of that name; empty for none.
     `expires`: older snapshots go with it, if there are more than are kept; their age counts in any case.
     `on_head_only`: what is deleted was looked up in snapshot `head_id` (None: in a table without one), and is right on top of
@@ -285,7 +286,7 @@ def _counts(base: LoadedTable, delta: Delta, removed: FileCounts, restored: File
     if base.head is None or delta.removes_all:  # What is removed is all that there was, whatever the snapshot before says.
         return summarize(added, removed, removed.totals())
     counts = summarize(added + restored, removed, base.head["summary"])
-    if delta.replaces is not None:
+    if delta.replaces is not None and delta.replaces.same_rows:
         return {**counts, "operation": "replace"}
     # Whatever came and went: files that come back are old ones, which nobody finds who looks for what was appended.
     return counts if delta.restores is None else {**counts, "operation": "overwrite"}

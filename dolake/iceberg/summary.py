@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dolake.iceberg.metadata import EPOCH
+
 # Field of FileCounts → what it is called where files come in, where they go, and as a running total.
 _NAMES = {
     "data_files": ("added-data-files", "deleted-data-files", "total-data-files"),
@@ -93,14 +95,17 @@ def count_rows(summary: Mapping[str, str]) -> RowCounts:
     gone_with_files = number["deleted-records"] - number["removed-position-deletes"]
     return RowCounts(
         added=number["added-records"],
-        deleted=number["added-position-deletes"] + max(0, gone_with_files),
+        # Delete files that are taken apart go, and what they say of other files comes again: the one is taken off from the other.
+        deleted=max(0, number["added-position-deletes"] + gone_with_files),
         total=max(0, number["total-records"] - number["total-position-deletes"]),
     )
 
 
 def changes_rows(summary: Mapping[str, str]) -> bool:
-    """Whether rows came or went with a snapshot: not with an empty one, nor with one that only has them in other files."""
-    return summary.get("operation") != "replace" and any(key.startswith(("added-", "deleted-", "removed-")) for key in summary)
+    """Whether rows came or went with a snapshot: not with an empty one, nor with a rewrite of ours; others' may be anything."""
+    if EPOCH in summary and summary.get("operation") == "replace":
+        return False
+    return any(key.startswith(("added-", "deleted-", "removed-")) for key in summary)
 
 
 def _operation(added: FileCounts, removed: FileCounts) -> str:

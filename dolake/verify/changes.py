@@ -19,7 +19,7 @@ from dolake.verify.compare import MirrorComparison
 from dolake.verify.events import EventReader, plain_values
 from dolake.verify.fold import Event, Fold
 from dolake.verify.keys import TableKey
-from dolake.verify.rows import ACCEPTED
+from dolake.verify.rows import ACCEPTED, expired_count
 from dolake.verify.tables import Surroundings, TableRows
 from dolake.verify.values import RowLoader, no_rows
 
@@ -41,6 +41,10 @@ def verify_mirror_of(mirror: TableRows, changes: TableRows, around: Surroundings
     assert mirror.key is not None
     assert mirror.keyed is not None
     assert mirror.strangers is not None
+    if gone := expired_count(changes.table):
+        sentence = f"{gone} of its rows have expired, and what they made of a key is not known any more"
+        yield Note(str(mirror.table.name), f"not compared with {changes.table.name}: {sentence}")
+        return
     names = {column["name"] for column in changes.table.schema["fields"]}
     if not names >= {*mirror.key.names, *_NEEDED}:
         return

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from dolake.iceberg.contents import LiveFile
+from dolake.iceberg.expired import ExpiredBelow
 from dolake.iceberg.metadata import LoadedTable
 from dolake.verify.breach import Breach, Note
-from dolake.verify.events import EventReader, column_of
+from dolake.verify.events import EventReader, column_of, plain_values
 from dolake.verify.fold import UNKNOWN, Entry, Fold
 from dolake.verify.keys import KeyedRows, TableKey, hashes_of
-from dolake.verify.rows import SHOWN_MAX
+from dolake.verify.rows import SHOWN_MAX, expired_count
 from dolake.verify.strangers import Strangers, is_foreign
 from dolake.verify.values import RowLoader, differing
 
@@ -38,6 +39,7 @@ class Compared:
     foreign_keys: int = 0
     unsure_keys: int = 0
     unknown_values: int = 0
+    expired_rows: int = 0
 
     def __iadd__(self, other: Compared) -> Compared:
         for name, count in vars(other).items():
@@ -89,6 +91,7 @@ class MirrorComparison:
 
     def _compare(self, entries: Sequence[Entry], found: Sequence[Sequence[int]], rows_of: RowsOf) -> Iterator[Breach | Note]:
         pairs: list[tuple[Entry, int]] = []
+        absent: list[Entry] = []
         for entry, rows in zip(entries, found, strict=True):
             if any(is_foreign(self.rows.file_of(row)) for row in rows):
                 self.counts.foreign_keys += 1
@@ -97,10 +100,28 @@ class MirrorComparison:
             if entry.row is None and rows:
                 yield from self._breach(f"key {self._text(entry)} has a row, and {self.said_by} has none left of it")
             elif entry.row is not None and not rows:
-                yield from self._absent(entry)
+                absent.append(entry)
             elif entry.row is not None:
                 pairs.append((entry, rows[0]))
+        for entry in self._not_expired(absent, rows_of):
+            yield from self._absent(entry)
         yield from self._compare_values(pairs, rows_of)
+
+    def _not_expired(self, absent: Sequence[Entry], rows_of: RowsOf) -> Sequence[Entry]:
+        """Those whose rows cannot have expired: by the value that they should have, and there were not as many that did."""
+        below = ExpiredBelow.of(self.table.properties)
+        if not absent or below is None:
+            return absent
+        name = _ttl_column(self.table, below, self.reader)
+        may_have = [True] * len(absent)
+        if name is not None:
+            origins = [_known(entry.origin(name)) for entry in absent]
+            values = plain_values(rows_of([name], {name: origins})[name])
+            may_have = [origin is None or below.may_have(value) for origin, value in zip(origins, values, strict=True)]
+        left = expired_count(self.table) - self.counts.expired_rows
+        gone = set([number for number, may in enumerate(may_have) if may][: max(0, left)])
+        self.counts.expired_rows += len(gone)
+        return [entry for number, entry in enumerate(absent) if number not in gone]
 
     def _absent(self, entry: Entry) -> Iterator[Breach]:
         if self.strangers.been_here:
@@ -165,10 +186,25 @@ class ChangelogComparison:
     def take(self, row: Mapping[str, Any], place: tuple[str, int, int], sure: bool) -> Iterator[Breach]:
         """`row` as the reader gives it, with the columns of its record; `sure` is false where its old key may not have been known."""
         if place not in self.places:
-            return  # That one is missing is told by the counts of its record.
+            yield from self._absent(row, place)
+            return
         self._waiting.append({**row, "\0sure": sure, "\0at": place})
         if len(self._waiting) >= _SLICE_ROWS:
             yield from self.finish()
+
+    def _absent(self, row: Mapping[str, Any], place: tuple[str, int, int]) -> Iterator[Breach]:
+        """Where rows have expired one may be missing by its value alone; where none has, the counts of its record tell."""
+        below = ExpiredBelow.of(self.table.properties)
+        if below is None:
+            return
+        name = _ttl_column(self.table, below, self.reader)
+        if name is None or below.may_have(plain_values(self.reader.table_of([row], [name])[name])[0]):
+            self.counts.expired_rows += 1
+            return
+        self._shown += 1
+        if self._shown <= SHOWN_MAX:
+            where = f"event {place[2]} of offset {place[1]} of log {place[0]}"
+            yield Breach("I7", str(self.table.name), f"{where} has no row, and {name} is too young to have expired")
 
     def finish(self) -> Iterator[Breach]:
         """Compares what waits."""
@@ -194,6 +230,12 @@ class ChangelogComparison:
             log, offset, index = rows[number]["\0at"]
             where = f"event {index} of offset {offset} of log {log}"
             yield Breach("I7", str(self.table.name), f"{where}: {', '.join(names)} {_is(names)} not what the log says")
+
+
+def _ttl_column(table: LoadedTable, below: ExpiredBelow, reader: EventReader) -> str | None:
+    """The column whose values tell whether a row may have expired; None where any may have."""
+    name = next((column["name"] for column in table.schema["fields"] if column["id"] == below.field_id), None)
+    return None if name in reader.unsure_columns or name in reader.defaulted else name
 
 
 def once_floats(table: LoadedTable) -> set[str]:

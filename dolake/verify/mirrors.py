@@ -9,7 +9,7 @@ from dolake.storage.store import ObjectStore
 from dolake.verify.breach import Breach, Note
 from dolake.verify.keys import KeyedRows, TableKey, key_text
 from dolake.verify.letters import DEAD_COUNT
-from dolake.verify.rows import ACCEPTED, ROLLED_BACK_COUNT, SHOWN_MAX
+from dolake.verify.rows import ACCEPTED, ROLLED_BACK_COUNT, SHOWN_MAX, expired_count
 from dolake.verify.strangers import FOREIGN_COUNT, Strangers
 
 FOLDED_COUNT, REMOVED_COUNT = "dolake.count.folded", "dolake.count.removed"
@@ -44,14 +44,15 @@ def verify_keys(table: LoadedTable, store: ObjectStore, rows: KeyedRows, key: Ta
 
 
 def verify_counts(table: LoadedTable, live_count: int, strangers: Strangers) -> Iterator[Breach | Note]:
-    """Accepted = rows + dead letters + folded + removed + rolled back - rows of others."""
+    """Accepted = rows + dead letters + folded + removed + rolled back + expired - rows of others."""
     accepted = table.properties.get(ACCEPTED)
     if accepted is None:
         return
     dead, folded, removed, rolled_back, foreign = (
         int(table.properties.get(name, "0")) for name in (DEAD_COUNT, FOLDED_COUNT, REMOVED_COUNT, ROLLED_BACK_COUNT, FOREIGN_COUNT)
     )
-    stated = int(accepted) - dead - folded - removed - rolled_back + foreign
+    expired = expired_count(table)
+    stated = int(accepted) - dead - folded - removed - rolled_back - expired + foreign
     since = strangers.rows_since
     if since:
         yield Note(str(table.name), f"others have changed it since dolake did: {since:+,} rows")
@@ -62,6 +63,8 @@ def verify_counts(table: LoadedTable, live_count: int, strangers: Strangers) -> 
     parts.append(f"{removed} rows removed again")
     if rolled_back:
         parts.append(f"{rolled_back} rows rolled back")
+    if expired:
+        parts.append(f"{expired} rows expired")
     if foreign or since:
         parts.append(f"{foreign + since:+} rows by others")
     yield Breach("I13", str(table.name), f"{', '.join(parts)}: that makes {stated + since} rows, and {live_count} are there")

@@ -9,17 +9,22 @@ import pyarrow.compute as pc
 
 from dolake.iceberg.metadata import LoadedTable
 from dolake.iceberg.skipped import is_skipped, skipped_in
-from dolake.verify.breach import Breach
+from dolake.verify.breach import Breach, Note
 
 PLACE = ["_cdc_log", "_cdc_offset", "_cdc_index"]
 PLACE_COLUMNS = [*PLACE, "_cdc_source", "_cdc_epoch", "_cdc_sequence"]
-ACCEPTED, ROLLED_BACK_COUNT = "dolake.count.accepted", "dolake.count.rolled-back"
+ACCEPTED, ROLLED_BACK_COUNT, EXPIRED_COUNT = "dolake.count.accepted", "dolake.count.rolled-back", "dolake.count.expired"
 SHOWN_MAX = 5  # A broken table breaks everywhere: the first few places say it.
 
 
 def verify_rows(
-    table: LoadedTable, rows: pa.Table, dead_count: int = 0, replayed: Collection[tuple[str, int, int]] = ()
-) -> Iterator[Breach]:
+    table: LoadedTable,
+    rows: pa.Table,
+    dead_count: int = 0,
+    replayed: Collection[tuple[str, int, int]] = (),
+    *,
+    others_were_here: bool = False,
+) -> Iterator[Breach | Note]:
     """`rows` holds PLACE_COLUMNS of every row of the head snapshot; `dead_count` events were kept out of it.
 
     `replayed`: places of rows that were dead letters and came again, late, under the numbers they had.
@@ -29,13 +34,20 @@ def verify_rows(
     yield from _verify_below_committed(subject, rows, table.offsets())
     yield from _verify_source_order(subject, _without(rows, replayed))
     accepted = table.properties.get(ACCEPTED)
-    rolled_back = int(table.properties.get(ROLLED_BACK_COUNT, "0"))
-    if accepted is not None and int(accepted) - rolled_back != rows.num_rows + dead_count:
+    rolled_back, expired = int(table.properties.get(ROLLED_BACK_COUNT, "0")), expired_count(table)
+    if accepted is not None and int(accepted) - rolled_back - expired != rows.num_rows + dead_count:
         letters = f" and {dead_count} dead letters" if dead_count else ""
-        less = f", {rolled_back} of them rolled back" if rolled_back else ""
-        yield Breach(
-            "I13", subject, f"{accepted} events were accepted for it up to its offsets{less}, and {rows.num_rows} rows{letters} are there"
-        )
+        less = (f", {rolled_back} of them rolled back" if rolled_back else "") + (f", {expired} rows of it expired" if expired else "")
+        sentence = f"{accepted} events were accepted for it up to its offsets{less}, and {rows.num_rows} rows{letters} are there"
+        if expired and others_were_here:  # Rows of theirs have expired with its own, and both are counted as one.
+            yield Note(subject, f"{sentence}; others have written it too: whose rows have expired is not known")
+        else:
+            yield Breach("I13", subject, sentence)
+
+
+def expired_count(table: LoadedTable) -> int:
+    """Rows that its TTL has removed."""
+    return int(table.properties.get(EXPIRED_COUNT, "0"))
 
 
 def _without(rows: pa.Table, places: Collection[tuple[str, int, int]]) -> pa.Table:
@@ -84,16 +96,17 @@ def _verify_source_order(subject: str, rows: pa.Table) -> Iterator[Breach]:
 
 def verify_against_log(
     table: LoadedTable, rows: pa.Table, logged: pa.Table, dead: Mapping[tuple[str, int], int] | None = None
-) -> Iterator[Breach]:
+) -> Iterator[Breach | Note]:
     """`logged` counts this table's events by `log`, `offset` for every record that the logs still hold; `dead` its letters.
 
-    Of a record that a rollback has taken out nothing but its letters is there.
+    Of a record that a rollback has taken out nothing but its letters is there. As many rows may be missing as have expired.
     """
     subject, offsets, begins = str(table.name), table.offsets(), table.begins()
     here = rows.group_by(["_cdc_log", "_cdc_offset"]).aggregate([([], "count_all")])
     found = {(row["_cdc_log"], row["_cdc_offset"]): row["count_all"] for row in here.to_pylist()}
     skipped = skipped_in(table.properties)
-    shown = 0
+    shown = missing = 0
+    expired = expired_count(table)
     for record in logged.to_pylist():
         if not begins.get(record["log"], 0) <= record["offset"] < offsets.get(record["log"], 0) or shown == SHOWN_MAX:
             continue
@@ -103,6 +116,8 @@ def verify_against_log(
             if count > letters and (shown := shown + 1) <= SHOWN_MAX:
                 sentence = f"offset {record['offset']} of log {record['log']} was rolled back, and {count - letters} rows of it are there"
                 yield Breach("I7", subject, sentence)
+        elif count < record["events"] and expired:
+            missing += record["events"] - count
         elif count != record["events"]:
             shown += 1
             yield Breach(
@@ -110,6 +125,10 @@ def verify_against_log(
                 subject,
                 f"offset {record['offset']} of log {record['log']} holds {record['events']} events of it, committed are {count}",
             )
+    if missing > expired:
+        yield Breach("I7", subject, f"{missing} events of it in the logs have no row, and {expired} rows of it have expired")
+    elif missing:
+        yield Note(subject, f"{missing} events of it in the logs have no row: as many rows may have expired, which --against log tells")
 
 
 def _where(place: Mapping[str, object]) -> str:

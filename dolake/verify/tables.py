@@ -149,7 +149,8 @@ def _verify_rows(found: TableRows, around: Surroundings) -> Iterator[Breach | No
     # Files of others may hold texts as large texts, or dictionaries.
     rows = pa.concat_tables([piece.select(PLACE_COLUMNS).cast(_NO_ROWS.schema) for piece in pieces]) if pieces else _NO_ROWS
     kept_out = judged.kept_out(table)
-    yield from verify_rows(table, rows, len(kept_out), judged.replayed(table))
+    been_here = found.strangers is not None and found.strangers.been_here
+    yield from verify_rows(table, rows, len(kept_out), judged.replayed(table), others_were_here=been_here)
     yield from verify_against_letters(table, rows, judged)
     yield from verify_against_log(table, rows, _logged(table, around.views), count_by_record(kept_out))
 

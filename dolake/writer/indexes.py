@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -63,12 +63,17 @@ class _Open:
 
 @dataclass(frozen=True)
 class ReplacedFiles:
-    """What a compaction made of a table's files: where the rows of each old one are now (`KeyIndex.move`), and the delete files."""
+    """What maintenance made of a table's files: where the rows of each old one are now (`KeyIndex.move`), and the delete files.
+
+    `removed`: files that left with their rows; `dead`: rows that were deleted in files that stay.
+    """
 
     moves: Mapping[str, RowNumbers]
     files: tuple[IndexedFile, ...]
     deletes_gone: frozenset[str]
     deletes_new: frozenset[str]
+    removed: frozenset[str] = frozenset()
+    dead: Mapping[str, Positions] = field(default_factory=dict)
 
 
 class Indexes:
@@ -102,7 +107,7 @@ class Indexes:
             opened.index.snapshot_id = base.head_id
 
     def move(self, base: LoadedTable, replaced: ReplacedFiles) -> None:
-        """The head has the rows of the snapshot before it in other files: the index of that one is brought to it without reading any."""
+        """The head has rows of the snapshot before it in other files, or fewer: the index of that one follows without reading any."""
         opened = self._open.get(base.name)
         if opened is None or base.head is None or opened.index.table_uuid != base.uuid:
             return
@@ -111,6 +116,9 @@ class Indexes:
             return
         index.snapshot_id = None
         index.move(replaced.moves, replaced.files)
+        index.remove(location for location in replaced.removed if location in index.files)
+        for location, places in replaced.dead.items():
+            index.delete(index.numbers_of(location, places))
         index.delete_files = (index.delete_files - replaced.deletes_gone) | replaced.deletes_new
         index.snapshot_id = base.head_id
 

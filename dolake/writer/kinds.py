@@ -58,7 +58,7 @@ def wanted_mode(name: TableName, mode: str, said: bool) -> WantedMode:
 
 def kind_of(table: str, wanted: WantedMode, base: LoadedTable | None) -> Kind:
     """Raises TableStopped where the table cannot become what is wanted, and somebody has said so."""
-    there = _kind_there(base)
+    there = kind_there(base)
     if there is Kind.UNDECIDED:
         return Kind.UNDECIDED if wanted.kind is Kind.MIRROR else Kind.CHANGELOG
     if there is wanted.kind or not wanted.said:
@@ -79,7 +79,8 @@ def kind_of(table: str, wanted: WantedMode, base: LoadedTable | None) -> Kind:
     raise TableStopped(table, reason, field="mode")
 
 
-def _kind_there(base: LoadedTable | None) -> Kind:
+def kind_there(base: LoadedTable | None) -> Kind:
+    """What a table is, as it says itself; undecided where there is none."""
     if base is None:
         return Kind.UNDECIDED
     stated = base.properties.get(MODE_PROPERTY, "")
@@ -90,11 +91,12 @@ def _kind_there(base: LoadedTable | None) -> Kind:
 
 @dataclass(frozen=True)
 class Counts:
-    """Of a table's events since it was made. Accepted ones are rows, dead letters, or folded away; of a mirror's rows some were removed.
+    """Of a table's events since it was made. Accepted ones are rows, dead letters, or folded away; some rows were removed.
 
     `folded`: events that left no row (a later one of their key did, or they are deletes); `removed`: rows taken out again;
     `foreign`: rows that others put in, less those they took out; `contested`: keys that were found written by two sources;
-    `rolled_back`: rows that rollbacks took out without taking the offsets back, less those they put in again.
+    `rolled_back`: rows that rollbacks took out without taking the offsets back, less those they put in again; `expired`: rows that the
+    table's TTL took out.
     """
 
     accepted: int = 0
@@ -104,6 +106,7 @@ class Counts:
     foreign: int = 0
     contested: int = 0
     rolled_back: int = 0
+    expired: int = 0
 
     @classmethod
     def of(cls, properties: Mapping[str, str]) -> Counts:
@@ -115,11 +118,16 @@ class Counts:
     @property
     def rows(self) -> int:
         """Rows that are in the table."""
-        return self.accepted - self.dead - self.folded - self.removed - self.rolled_back + self.foreign
+        return self.accepted - self.dead - self.folded - self.removed - self.rolled_back - self.expired + self.foreign
 
     def as_properties(self, before: Counts) -> dict[str, str]:
-        """What is nought is left out, unless it was not `before`: what a property said stays until it is said anew."""
+        """What is nought is left out, unless it was not `before`: what a property said stays until it is said anew.
+
+        What has expired is said only by who changes it: a flush that was planned before a TTL's late commit must not take that back.
+        """
         stated = {one.name for one in fields(self) if getattr(self, one.name) or getattr(before, one.name)}
+        if self.expired == before.expired:
+            stated.discard("expired")
         return {_property(name): str(getattr(self, name)) for name in sorted({"accepted", *stated})}
 
 

@@ -1,4 +1,4 @@
-"""Maintenance where no daemon runs: the table is claimed, and then what nobody needs goes."""
+"""Maintenance where no daemon runs: what has expired leaves the table, it is claimed, and then what nobody needs goes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 
 from dolake.clock import Runtime
 from dolake.compaction.cleaner import Cleaner, described
+from dolake.compaction.expirer import Expirer, Looker
+from dolake.compaction.landing import GivenUp
+from dolake.compaction.ttl import Ttl, cutoff_us, why_put_off
 from dolake.config import Settings
-from dolake.errors import RequestRefused
+from dolake.errors import RequestRefused, TtlRefused
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.commit import Committer, Trouble
 from dolake.iceberg.metadata import LoadedTable
@@ -17,6 +20,8 @@ from dolake.iceberg.plan import CommitPolicy
 from dolake.model import TableName
 from dolake.storage.disk import Disk
 from dolake.storage.store import ObjectStore
+from dolake.writer import expiring
+from dolake.writer.kinds import kind_there
 from dolake.writer.lock import lock_writer
 
 
@@ -33,8 +38,13 @@ class Cleaning:
     on_trouble: Callable[[Trouble], None]
 
     def cleaner(self) -> Cleaner:
-        committer = Committer(self.runtime, self.catalog, self.store, self.commit_policy, self.on_trouble)
-        return Cleaner(self.runtime, self.catalog, self.store, committer)
+        return Cleaner(self.runtime, self.catalog, self.store, self._committer())
+
+    def expirer(self) -> Expirer:
+        return Expirer(self.runtime, self.store, self._committer())
+
+    def _committer(self) -> Committer:
+        return Committer(self.runtime, self.catalog, self.store, self.commit_policy, self.on_trouble)
 
     def load(self, name: TableName) -> LoadedTable:
         base = self.catalog.load(name)
@@ -47,7 +57,8 @@ class Cleaning:
 
 async def look_here(cleaning: Cleaning, name: TableName) -> dict[str, Any]:
     """What could go. Reads only, whoever works on the table meanwhile. Raises RequestRefused, DolakeError."""
-    return described(name, await cleaning.cleaner().look(cleaning.load(name)), None)
+    base = cleaning.load(name)
+    return {**described(name, await cleaning.cleaner().look(base), None), "expired": await _look_expired(cleaning, base)}
 
 
 async def purge_here(cleaning: Cleaning, name: TableName) -> dict[str, Any]:
@@ -55,8 +66,43 @@ async def purge_here(cleaning: Cleaning, name: TableName) -> dict[str, Any]:
     lock = lock_writer(cleaning.disk, cleaning.settings.data)
     try:
         cleaner, base = cleaning.cleaner(), cleaning.load(name)
-        claimed = await cleaner.claim(base, epoch=base.owner_epoch + 1, instance=cleaning.runtime.random.uuid())
+        instance = cleaning.runtime.random.uuid()
+        base, expired = await _expire(cleaning, base, instance)
+        claimed = await cleaner.claim(base, epoch=base.owner_epoch + 1, instance=instance)
         found, purged = await cleaner.purge(claimed, None)
-        return described(name, found, purged)
+        return {**described(name, found, purged), "expired": expired}
     finally:
         lock.release()
+
+
+async def _look_expired(cleaning: Cleaning, base: LoadedTable) -> dict[str, Any] | None:
+    """What would expire; None for a table without a TTL."""
+    ttl, now_ms = _ttl_of(cleaning, base), cleaning.runtime.clock.now_ms()
+    if ttl is None:
+        return None
+    try:
+        due = await cleaning.expirer().look(Looker(cleaning.store), base, ttl, cutoff_us(ttl, now_ms, exact=True))
+    except TtlRefused as refused:
+        return expiring.described(None, put_off=str(refused))
+    return expiring.described(due, put_off=why_put_off(base, ttl, now_ms))
+
+
+async def _expire(cleaning: Cleaning, base: LoadedTable, instance: str) -> tuple[LoadedTable, dict[str, Any] | None]:
+    """The table without what has expired, and what that was."""
+    ttl, now_ms = _ttl_of(cleaning, base), cleaning.runtime.clock.now_ms()
+    if ttl is None:
+        return base, None
+    if reason := why_put_off(base, ttl, now_ms):
+        return base, expiring.described(None, put_off=reason)
+    looker, cutoff, epoch = Looker(cleaning.store), cutoff_us(ttl, now_ms, exact=True), base.owner_epoch + 1
+    try:
+        done = await cleaning.expirer().expire(looker, base, ttl, cutoff, epoch=epoch, instance=instance, counted=expiring.counted)
+    except TtlRefused as refused:
+        return base, expiring.described(None, put_off=str(refused))
+    if isinstance(done, GivenUp):
+        return cleaning.load(base.name), expiring.described(None, put_off=done.reason)
+    return base if done is None else done.base, expiring.described(done)
+
+
+def _ttl_of(cleaning: Cleaning, base: LoadedTable) -> Ttl | None:
+    return expiring.ttl_of(cleaning.settings, base.name, kind_there(base))

@@ -104,10 +104,12 @@ class Maintaining:
         self._host.metrics.set("dolake_maintenance_unreferenced_bytes", sum(one.size_bytes for one in left), table=str(name))
 
     async def maintain(self, name: TableName) -> dict[str, Any]:
-        """Everything that nobody needs, at once: whoever asks answers for queries that still read it.
+        """What has expired leaves the table, and everything that nobody needs goes at once: whoever asks answers for queries that
+        still read it.
 
         Raises RequestRefused, DolakeError.
         """
         if name != DEAD_LETTERS_TABLE:
             await self._host.parking.started_table(name)
-        return await self._purge(name, None)
+        expired = await self._host.expiring.expire(name)
+        return {**await self._purge(name, None), "expired": expired}

@@ -91,8 +91,8 @@ class Mirrors:
         plan: MirrorPlan = await run(mirroring.finish, draft, flight, index, committed, base.head_id)
         self._metrics.add("dolake_index_lookups_total", plan.looked_up)
         self._metrics.add("dolake_index_hits_total", len(plan.deleted))
-        if _is_foreign(base):
-            strangers = index.live_count - table.counts.rows
+        if others_since(base):
+            strangers = index.live_count - Counts.of(base.properties).rows
             plan = replace(plan, flight=replace(plan.flight, change=plan.flight.change.plus(Counts(foreign=strangers))))
         refused = await self._letters(table, plan) if plan.refusals else []
         judged = plan.flight.with_letters([*outrun.values(), *refused])
@@ -157,8 +157,9 @@ def _letter(refusal: Refusal, place: Place, chunk: EventChunk) -> Letter:
     )
 
 
-def _is_foreign(base: LoadedTable) -> bool:
-    """Whether others have committed since the last snapshot of dolake's that changed rows: empty ones only claim, others only rewrite.
+def others_since(base: LoadedTable) -> bool:
+    """Whether others have committed since the last snapshot of dolake's that changed rows: empty ones only claim, and a rewrite's
+    have the rows of the one before.
 
     They may have where snapshots in between have expired.
     """

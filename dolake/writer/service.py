@@ -26,6 +26,7 @@ from dolake.parquet.layout import EventChunk
 from dolake.storage.disk import Disk
 from dolake.writer.compacting import Compacting
 from dolake.writer.dropping import Dropping
+from dolake.writer.expiring import Expiring
 from dolake.writer.flight import stopped_by
 from dolake.writer.flush import Flusher, FlushResult
 from dolake.writer.maintaining import Maintaining
@@ -81,6 +82,7 @@ class WriterService:
         self.schedule = Schedule(runtime, settings.flush.memory_bytes, self)
         self.compacting = Compacting(runtime, settings, self, rewriter, spark)
         self.maintaining = Maintaining(runtime, settings, self)
+        self.expiring = Expiring(runtime, settings, self)
         self.flusher.mirrors.recall = Recaller(runtime, disk, self).recall
 
     # -- life
@@ -101,6 +103,8 @@ class WriterService:
                 self.spawn("compaction", self.compacting.run())
             if self._settings.maintenance.enabled:
                 self.spawn("maintenance", self.maintaining.run())
+            if self._settings.maintenance.enabled and self.expiring.is_wanted:
+                self.spawn("ttl", self.expiring.run())
             await self._over
             await self.flush(None, {tail.log_id: tail.reader.synced_end() for tail in self.tails.values()})
             await _cancelled(self._tasks)  # Or another flush begins, and has an index in its hands while it is saved.

@@ -320,3 +320,17 @@ def test_a_file_of_nobody_known_says_nothing_and_of_one_source_its_name(tmp_path
         result = table.rewrite((1,))
         assert result.rewritten.outputs[0].indexed.sources == sources
         assert (b"dolake.sources" in (result.parquet().metadata.metadata or {})) == bool(sources)
+
+
+def test_values_of_deleted_rows_alone_do_not_stay_in_a_dictionary(tmp_path: Path) -> None:
+    """Nobody reads them there, and whoever had them deleted wants their bytes gone."""
+    schema = schema_of(NestedField(1, "id", LongType(), required=True), NestedField(2, "note", StringType()))
+    table = Table(tmp_path, schema)
+    texts = ["secret one", None, "stays", "secret two", "stays too"]
+    first = table.add(rows_of(schema, [{"id": key, "note": texts[key % 5]} for key in range(1000)]))
+    second = table.add(rows_of(schema, [{"id": key, "note": "secret three" if key % 2 else None} for key in range(1000, 2000)]))
+    table.delete({first.location: [key for key in range(1000) if key % 5 in (0, 3)], second.location: range(1, 1000, 2)})
+    result = table.rewrite((1,))
+    result.check()
+    assert b"secret" not in b"".join(table.store.get(output.file.location) for output in result.rewritten.outputs)
+    assert result.parquet().metadata.row_group(0).column(1).has_dictionary_page

@@ -156,6 +156,7 @@ async def half(
     *,
     stop_cleanly: bool = True,
     clock_ahead_ms: int = 0,
+    clock: SystemClock | None = None,
     snapshots_kept: int = 100,
     around: Callable[[Half, Rewriter], Rewriter] | None = None,
     spark: Callable[[Half], SparkCaller] | None = None,
@@ -163,10 +164,10 @@ async def half(
 ) -> AsyncIterator[Half]:
     """Starts on what is there. Leaves by flushing, or (`stop_cleanly` False) by dropping everything in memory.
 
-    `clock_ahead_ms`: how far its wall clock is off. `around`: what else happens when files are rewritten. `spark` is called as Spark.
+    `clock_ahead_ms`: how far its wall clock is off; or `clock` is its clock. `around`: what else happens when files are rewritten.
     `sections`, and `mode` among them, as for `settings_of`.
     """
-    settings, runtime = settings_of(path, **sections), replace(real_runtime(), clock=ClockAhead(clock_ahead_ms))
+    settings, runtime = settings_of(path, **sections), replace(real_runtime(), clock=clock or ClockAhead(clock_ahead_ms))
     log = open_log(path)
     store = open_warehouse(settings)
     catalog = open_catalog(settings, store, runtime)
