@@ -18,7 +18,7 @@ from tests.harness.traffic import drain, url_of
 from tests.harness.waiting import wait_until
 
 MIB = 1 << 20
-NEVER = {"DOLAKE_FLUSH_AGE_S": "3600"}
+NEVER = {"DOLAKE_FLUSH_AGE_S": "3600", "DOLAKE_COMPACTION_ENABLED": "false"}  # Snapshots are counted here.
 
 
 def deliver(daemon: Daemon, source: Source) -> None:

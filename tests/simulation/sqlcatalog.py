@@ -6,7 +6,9 @@ dies around it, that the database does not answer, and that an answer is lost.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import Callable, Sequence
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -46,6 +48,15 @@ class SqlServer:
         self._watch(before, after)
         return after
 
+    def is_current(self, table: LoadedTable) -> bool:
+        """Whether the database says so now: somebody may have swapped it while its metadata was read."""
+        with contextlib.closing(sqlite3.connect(self.uri.removeprefix("sqlite:///"))) as connection:
+            found = connection.execute(
+                "SELECT metadata_location FROM iceberg_tables WHERE table_namespace = ? AND table_name = ?",
+                (table.name.namespace, table.name.name),
+            ).fetchone()
+        return found is not None and found[0] == table.metadata_location
+
     def accept_together(self, afters: Sequence[LoadedTable]) -> list[LoadedTable]:
         changes = [(self.rows.get(after.name), self.accept(after)) for after in afters]
         self._watch_cut(changes)
@@ -69,7 +80,7 @@ class SqlDoor:
             raise CatalogUnreachable("database is locked")
         found = self._catalog.load(table)
         known = self._server.rows.get(table)
-        if found is not None and (known is None or known.metadata_location != found.metadata_location):
+        if found is not None and (known is None or known.metadata_location != found.metadata_location) and self._server.is_current(found):
             self._server.accept(found)  # Whoever has swapped it was killed before its door could tell.
         return found
 
