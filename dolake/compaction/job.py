@@ -15,6 +15,9 @@ from dolake.iceberg.plan import NewFile
 
 RowNumbers = npt.NDArray[np.int64]
 GONE = -1  # where a row went that a delete had taken out
+# Numbers of rows while a job is at work: half of what 64 bits would take, and no job has as many rows as 31 bits count.
+Places = npt.NDArray[np.int32]
+ROWS_MAX = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
