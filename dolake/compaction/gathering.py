@@ -18,6 +18,10 @@ from dolake.compaction.reading import Input
 from dolake.parquet.encode import rows_a_group
 from dolake.parquet.recast import by_id, field_id
 
+# So many rows at a time are gathered: those that they are taken from lie in the processor's cache then, and next to nothing is held
+# twice. Fewer would be more slices of many pieces than it saves (measured).
+_WINDOW_ROWS = 128 << 10
+
 Flags = npt.NDArray[np.bool_]
 
 
@@ -181,17 +185,22 @@ def _gathered(found: Sequence[_Found], start: int, stop: int) -> Iterator[tuple[
         return
     count = math.ceil((stop - start) / rows_a_group(found[0].rows, stop - start))
     for begin, end in _parts(start, stop, count):
-        parts: list[pa.Table] = []
-        taken: list[Places] = []
-        for one in found:
-            rows, numbers = one.between(begin, end)
-            if len(numbers):
-                taken.append(numbers)
-                parts.append(rows)
-        places = np.empty(end - begin, np.int32)
-        places[np.concatenate(taken) - np.int32(begin)] = np.arange(end - begin, dtype=np.int32)
-        together = pa.concat_tables(parts).unify_dictionaries()
-        del parts
-        indices = pa.array(places)
-        columns = [pc.take(pa.concat_arrays(column.chunks), indices, boundscheck=False) for column in together.columns]
-        yield begin, pa.table(columns, schema=together.schema)
+        windows = [_window(found, *bounds) for bounds in _parts(begin, end, math.ceil((end - begin) / _WINDOW_ROWS))]
+        yield begin, pa.concat_tables(windows)
+
+
+def _window(found: Sequence[_Found], begin: int, end: int) -> pa.Table:
+    parts: list[pa.Table] = []
+    taken: list[Places] = []
+    for one in found:
+        rows, numbers = one.between(begin, end)
+        if len(numbers):
+            taken.append(numbers)
+            parts.append(rows)
+    places = np.empty(end - begin, np.int32)
+    places[np.concatenate(taken) - np.int32(begin)] = np.arange(end - begin, dtype=np.int32)
+    together = pa.concat_tables(parts).unify_dictionaries()
+    del parts
+    indices = pa.array(places)
+    columns = [pc.take(pa.concat_arrays(column.chunks), indices, boundscheck=False) for column in together.columns]
+    return pa.table(columns, schema=together.schema)

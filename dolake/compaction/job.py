@@ -26,7 +26,8 @@ class Job:
 
     `schema` and `spec` are the table's own now (Iceberg JSON), in which the rows are written; `sort_by` are field ids, and none
     leaves the rows in the order of the inputs. `deletes` are all that may speak of `data`. New files have names of `epoch`. None of
-    them is larger than about `target_bytes`; the rows that are in memory at once take about `memory_bytes` of Arrow.
+    them is larger than about `target_bytes`; the rows that are in memory at once take about `memory_bytes` of Arrow, or twice that where
+    it is all there are.
     """
 
     table: str

@@ -32,7 +32,7 @@ _TEXT_WORD = 7
 
 @dataclass(frozen=True)
 class Order:
-    """`places[i]`: the row that is i-th; None where each is where it was. `fresh[i]`: whether its key differs from that of the row before."""
+    """`places[i]`: the row that is i-th; None where all stay. `fresh[i]`: whether its key differs from that of the row before."""
 
     places: Places | None
     fresh: npt.NDArray[np.bool_]
