@@ -15,6 +15,9 @@ from dolake.iceberg.plan import NewFile
 
 RowNumbers = npt.NDArray[np.int64]
 GONE = -1  # where a row went that a delete had taken out
+# Numbers of rows while a job is at work: half of what 64 bits would take, and no job has as many rows as 31 bits count.
+Places = npt.NDArray[np.int32]
+ROWS_MAX = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Job:
 
     `schema` and `spec` are the table's own now (Iceberg JSON), in which the rows are written; `sort_by` are field ids, and none
     leaves the rows in the order of the inputs. `deletes` are all that may speak of `data`. New files have names of `epoch`. None of
-    them is larger than about `target_bytes`; the rows that are in memory at once take about `memory_bytes` of Arrow.
+    them is larger than about `target_bytes`; the rows that are in memory at once take about `memory_bytes` of Arrow, or twice that where
+    it is all there are.
     """
 
     table: str

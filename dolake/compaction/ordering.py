@@ -16,57 +16,65 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Places = npt.NDArray[np.int64]
+from dolake.compaction.job import Places
+
+Offsets = npt.NDArray[np.int64]
 Words = npt.NDArray[np.int64] | npt.NDArray[np.uint64] | npt.NDArray[np.int8]
 # The next word of these rows; of all of them where it is None.
 Level = Callable[[Places | None], Words]
 
 _LOW = np.int64(0x7FFFFFFFFFFFFFFF)
+# So many words at a time are put together with their places: what that takes beside them is small.
+_PACKED_WORDS = 64 << 10
 # Bytes of a text in one word; the eighth says how many there are, so that what is shorter comes first.
 _TEXT_WORD = 7
 
 
 @dataclass(frozen=True)
 class Order:
-    """`places[i]`: the row that is i-th. `fresh[i]`: whether its key differs from that of the row before."""
+    """`places[i]`: the row that is i-th; None where all stay. `fresh[i]`: whether its key differs from that of the row before."""
 
-    places: Places
+    places: Places | None
     fresh: npt.NDArray[np.bool_]
 
 
 def order_of(columns: Sequence[pa.ChunkedArray], count: int) -> Order:
     """Rows by these columns, the first first; equal ones stay as they are. Without columns all stay, and each is a key of its own."""
-    places = np.arange(count)
     if not columns or not count:
-        return Order(places, np.ones(count, np.bool_))
+        return Order(None, np.ones(count, np.bool_))
+    places: Places | None = None
     fresh = np.zeros(count, np.bool_)
     fresh[0] = True
     for column in columns:
         for level in _levels(_plain(column)):
-            if not _refine(places, fresh, level):
+            places = _refine(places, fresh, level)
+            if fresh.all():
                 return Order(places, fresh)
     return Order(places, fresh)
 
 
-def _refine(places: Places, fresh: npt.NDArray[np.bool_], level: Level) -> bool:
-    """Sorts rows that were equal so far, in place. Whether any still are."""
+def _refine(places: Places | None, fresh: npt.NDArray[np.bool_], level: Level) -> Places | None:
+    """Sorts rows that were equal so far: where they are then; `fresh` has those that differ now as well."""
     if not fresh[1:].any():  # The first word, or one after words that all rows have in common: none was moved.
         words = level(None)
         if not np.all(words[1:] >= words[:-1]):
-            places[:], words = _sorted(words)
+            places, words = _sorted(words)
         fresh[1:] = words[1:] != words[:-1]
-        return not fresh.all()
+        return places
+    if places is None:
+        places = np.arange(len(fresh), dtype=np.int32)
     equal = ~fresh
     tied = equal.copy()
     tied[:-1] |= equal[1:]
     where = np.flatnonzero(tied)
+    del equal, tied
     rows, groups = places[where], np.cumsum(fresh)[where]
     words = level(rows)
     order = np.lexsort((words, groups))
     places[where] = rows[order]
     words = words[order]
     fresh[where[1:]] |= words[1:] != words[:-1]
-    return not fresh.all()
+    return places
 
 
 def _sorted(words: Words) -> tuple[Places, Words]:
@@ -80,12 +88,15 @@ def _sorted(words: Words) -> tuple[Places, Words]:
         whole = words if words.dtype == np.uint64 else words.astype(np.int64, copy=False).view(np.uint64)
         packed = whole - np.uint64(lowest & 0xFFFFFFFFFFFFFFFF)
         packed <<= np.uint64(count_bits)
-        packed |= np.arange(len(words), dtype=np.uint64)
+        for start in range(0, len(packed), _PACKED_WORDS):
+            stop = min(start + _PACKED_WORDS, len(packed))
+            packed[start:stop] |= np.arange(start, stop, dtype=np.uint64)
         packed.sort()
-        found = (packed & np.uint64((1 << count_bits) - 1)).view(np.int64)
+        found = packed.astype(np.int32)
+        found &= np.int32((1 << count_bits) - 1)
         packed >>= np.uint64(count_bits)
         return found, packed
-    order = np.argsort(words, kind="stable")
+    order = np.argsort(words, kind="stable").astype(np.int32)
     return order, words[order]
 
 
@@ -165,7 +176,7 @@ def _text_levels(array: pa.Array) -> Iterator[Level]:
         yield partial(_text_words, data, offsets[:-1], sizes, start)
 
 
-def _text_words(data: npt.NDArray[np.uint8], offsets: Places, sizes: Places, start: int, rows: Places | None) -> Words:
+def _text_words(data: npt.NDArray[np.uint8], offsets: Offsets, sizes: Offsets, start: int, rows: Places | None) -> Words:
     begins, left = (offsets, sizes) if rows is None else (offsets[rows], sizes[rows])
     begins, left = begins + start, np.clip(left - start, 0, _TEXT_WORD + 1)
     words = left.astype(np.uint64)

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dolake.compaction.job import GONE, RowNumbers
+from dolake.compaction.job import GONE, ROWS_MAX, Places
 from dolake.compaction.ordering import order_of
 from dolake.compaction.reading import Input, Sources
+from dolake.errors import RewriteRefused
 
 # How far above the target a file may be before it becomes two: they are guesses, and one file is better than two small ones.
 _TOLERANCE = 1.1
@@ -35,7 +36,7 @@ class PlacedFile:
 class Placing:
     """`numbers`: for each row of the inputs, one input's after the other's, the number that it gets."""
 
-    numbers: RowNumbers
+    numbers: Places
     row_count: int
     files: tuple[PlacedFile, ...]
 
@@ -51,24 +52,39 @@ class Partitions:
 def place_rows(inputs: Sequence[Input], keys: Sequence[pa.ChunkedArray], partitions: Partitions, target_bytes: int) -> Placing:
     """Rows by partition, then by `keys` (of the rows that are kept), cut into files of equal size; in a file by source, then by key.
 
-    So the files of a partition have ranges of keys that do not meet, and each names its sources in a few words.
+    So the files of a partition have ranges of keys that do not meet, and each names its sources in a few words. Raises RewriteRefused.
     """
     kept = np.concatenate([one.kept for one in inputs]) if inputs else np.zeros(0, np.bool_)
-    live = np.flatnonzero(kept)
+    if len(kept) > ROWS_MAX:
+        raise RewriteRefused(inputs[0].file.location, f"it and the others have {len(kept)} rows together, and a rewrite takes {ROWS_MAX}")
+    count = int(np.count_nonzero(kept))
     codes = partitions.codes
-    order = order_of([*([] if codes is None else [pa.chunked_array([pa.array(codes)])]), *keys], len(live))
-    places, fresh = order.places, order.fresh if keys else np.ones(len(live), np.bool_)
+    order = order_of([*([] if codes is None else [pa.chunked_array([pa.array(codes)])]), *keys], count)
+    places, fresh = order.places, order.fresh if keys else np.ones(count, np.bool_)
     rows_a_file = target_bytes * _TOLERANCE / _bytes_a_row(inputs)
     names, owners = _owners(inputs)
-    wrote = owners[live] if len(names) > 1 else owners
+    if len(names) > 1:
+        owners = owners[kept]
+        places = np.arange(count, dtype=np.int32) if places is None else places
+    if codes is not None and places is not None:
+        codes = codes[places]
     files = []
-    for code, start, stop in _runs(None if codes is None else codes[places], len(live)):
+    for code, start, stop in _runs(codes, count):
         for begin, end in _cuts(start, stop, rows_a_file, fresh):
-            sources = _by_source(places[begin:end], wrote, names) if len(names) > 1 else ((0, names[0]),)
+            sources = ((0, names[0]),) if places is None or len(names) == 1 else _by_source(places[begin:end], owners, names)
             files.append(PlacedFile(begin, end, partitions.values[code], () if sources == ((0, ""),) else sources))
-    numbers = np.full(len(kept), GONE, np.int64)
-    numbers[live[places]] = np.arange(len(live))
-    return Placing(numbers, len(live), tuple(files))
+    return Placing(_numbers(kept, places, count), count, tuple(files))
+
+
+def _numbers(kept: npt.NDArray[np.bool_], places: Places | None, count: int) -> Places:
+    ranks = np.arange(count, dtype=np.int32)
+    if places is not None:
+        ordered, ranks = ranks, np.empty(count, np.int32)
+        ranks[places] = ordered
+        del ordered
+    numbers = np.full(len(kept), GONE, np.int32)
+    numbers[kept] = ranks
+    return numbers
 
 
 def _bytes_a_row(inputs: Sequence[Input]) -> float:
@@ -117,7 +133,7 @@ def _ranges(one: Input) -> Sources:
     return known if not len(one.kept) or (known and known[0][0] == 0) else ((0, ""), *known)
 
 
-def _by_source(places: npt.NDArray[np.int64], owners: npt.NDArray[np.int32], names: Sequence[str]) -> Sources:
+def _by_source(places: Places, owners: npt.NDArray[np.int32], names: Sequence[str]) -> Sources:
     """Sorts a file's rows by source, in place; from which of them on another source's begin."""
     mine = owners[places]
     if np.any(mine[1:] < mine[:-1]):

@@ -33,6 +33,8 @@ from dolake.storage.store import ObjectStore
 
 # Texts in one array of Arrow's have 2 GiB together at most; no slice of the rows comes near that.
 _MEMORY_BYTES_MAX = 1 << 30
+# Where all rows are decoded in one pass, inputs are not held beside them; a second pass would cost a fifth of all time (measured).
+_ONE_PASS_TIMES = 2
 
 
 def rewrite(store: ObjectStore, job: Job, *, uuid: Callable[[], str], spent: Callable[[int], None] = lambda _: None) -> Rewritten:
@@ -66,8 +68,7 @@ def _rewrite(store: ObjectStore, job: Job, uuid: Callable[[], str], spent: Calla
     inputs = open_inputs(store, job, wanted, spent)
     wanted = with_dictionaries(wanted, inputs)
     pieces = pieces_of(inputs)
-    memory_bytes = max(1, min(job.memory_bytes, _MEMORY_BYTES_MAX))
-    passes = max(1, math.ceil(sum(arrow_bytes(one, wanted) for one in inputs) / memory_bytes))
+    passes = _passes(sum(arrow_bytes(one, wanted) for one in inputs), job)
     keys = _read_keys(pieces, wanted, _key_names(job, schema), held=passes == 1)
     sort_by = [_joined(keys, wanted.field(name)) for name in _sort_names(job, schema)]
     placing = place_rows(inputs, sort_by, _partitions(job, schema, pieces, keys), job.target_bytes)
@@ -78,10 +79,16 @@ def _rewrite(store: ObjectStore, job: Job, uuid: Callable[[], str], spent: Calla
         spent(outputs[-1].file.size_bytes)
     return Rewritten(
         outputs=tuple(outputs),
-        moves={one.file.location: placing.numbers[one.first : one.stop] for one in inputs},
+        moves={one.file.location: placing.numbers[one.first : one.stop].astype(np.int64) for one in inputs},
         bytes_read=sum(file.size_bytes for file in (*job.data, *job.deletes)),
         bytes_written=sum(output.file.size_bytes for output in outputs),
     )
+
+
+def _passes(arrow_bytes_all: int, job: Job) -> int:
+    """How often inputs are decoded. Once up to `_ONE_PASS_TIMES` the memory: the inputs' own bytes are given back meanwhile."""
+    memory_bytes = max(1, min(job.memory_bytes, _MEMORY_BYTES_MAX))
+    return 1 if arrow_bytes_all <= _ONE_PASS_TIMES * memory_bytes else math.ceil(arrow_bytes_all / memory_bytes)
 
 
 def _joined(parts: Sequence[pa.Table], field: pa.Field) -> pa.ChunkedArray:

@@ -46,7 +46,8 @@ class CompactionSettings(Section):
         default=1, description="rewrites at once, each in a process of its own at the lowest priority"
     )
     memory_bytes: Annotated[Bytes, Field(ge=8 * MIB)] = Field(
-        default=192 * MIB, description="rows that one rewrite holds at once; a process takes some three times as much"
+        default=192 * MIB,
+        description="rows that one rewrite holds at once, or twice as much where that is all; a process takes up to five times as much",
     )
     bytes_per_s: Annotated[Bytes, Field(ge=64 * KIB)] | None = Field(
         default=None, description="bytes that one rewrite reads and writes in a second at most; as fast as it can unless set"

@@ -74,11 +74,19 @@ def positions_by_file(deletes: Iterable[pa.Table]) -> dict[str, npt.NDArray[np.i
     for table in deletes:
         paths = table.unify_dictionaries().column(_PATH).combine_chunks()
         codes, positions = paths.indices.to_numpy(), table.column(_POSITION).to_numpy()
-        order = np.argsort(codes, kind="stable")
-        bounds = np.searchsorted(codes[order], np.arange(len(paths.dictionary) + 1))
+        if np.any(codes[1:] < codes[:-1]):  # Iceberg wants them by path; only what is not is sorted.
+            order = np.argsort(codes, kind="stable")
+            codes, positions = codes[order], positions[order]
+        bounds = np.searchsorted(codes, np.arange(len(paths.dictionary) + 1))
         for code, path in enumerate(paths.dictionary.to_pylist()):
-            found.setdefault(path, []).append(positions[order[bounds[code] : bounds[code + 1]]])
-    return {path: np.unique(np.concatenate(pieces)) for path, pieces in found.items()}
+            found.setdefault(path, []).append(positions[bounds[code] : bounds[code + 1]])
+    return {path: _rising(pieces) for path, pieces in found.items()}
+
+
+def _rising(pieces: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """All of them in order, each once; mostly they are so already, and sorting them took longer than decoding them."""
+    together = np.concatenate(pieces)
+    return together if np.all(together[1:] > together[:-1]) else np.unique(together)
 
 
 def without_rows(table: pa.Table, positions: npt.NDArray[np.int64]) -> pa.Table:

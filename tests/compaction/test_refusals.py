@@ -57,6 +57,15 @@ def spoil(table: Table, file: LiveFile, how: str) -> None:
     table.store.put(file.location, bytes(data))
 
 
+def test_more_rows_than_can_be_numbered_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = filled(tmp_path)
+    monkeypatch.setattr("dolake.compaction.placing.ROWS_MAX", 1499)
+    before = objects(table)
+    with pytest.raises(RewriteRefused, match="1500 rows together"):
+        table.rewrite((1,))
+    assert objects(table) == before
+
+
 @pytest.mark.parametrize("memory_bytes", [1 << 30, 2000])
 @pytest.mark.parametrize("how", ["missing", "cut short", "a bit flipped", "another file"])
 @pytest.mark.parametrize("which", ["own", "foreign", "last", "deletes"])

@@ -245,6 +245,16 @@ def test_several_passes_write_the_same_rows_into_the_same_files_as_one(tmp_path:
     assert all((one.rewritten.moves[path] == many.rewritten.moves[path]).all() for path in table.tables)
 
 
+def test_row_groups_that_only_change_places_are_read_whatever_place_the_last_one_gets(tmp_path: Path) -> None:
+    table = Table(tmp_path, PLAIN)
+    table.add_foreign(pa.concat_tables([plain(200, 300), plain(0, 100), plain(100, 200)]), row_group_size=100)
+    table.add(plain(300, 400))
+    table.delete({file.location: range(50, 99) for file in table.data})
+    result = table.rewrite((1,))
+    result.check()
+    assert ids(result.rows) == sorted(ids(table.living()))
+
+
 def test_all_rows_deleted_leave_no_file(tmp_path: Path) -> None:
     table = Table(tmp_path, PLAIN)
     for first in (0, 50):
