@@ -30,20 +30,30 @@ from tests.harness.source import Source, batch_message
 from tests.harness.traffic import drain, steady_traffic, url_of
 from tests.harness.waiting import WaitedTooLong, wait_until
 
-PARTS = ("ingest", "wal", "recover", "trim", "flush", "commit", "catalog", "index", "park", "drop")
+PARTS = ("ingest", "wal", "recover", "trim", "flush", "commit", "catalog", "index", "park", "drop", "compact", "purge")
 # Moments of a mirror's own, or that mean something else for it: the others of the log are as they are whoever reads it.
 MIRRORED = ("index", "flush", "commit")
 # A flush that does not land in the middle of what comes back: the simulation's canonical course brings it about.
 UNREACHED = ("park.feed_again",)
-# tests/writer/test_rollback.py and tests/cli/test_rollback.py kill at each of these.
-ELSEWHERE = "rollback."
+# tests/writer/test_rollback.py, tests/cli/test_rollback.py and tests/writer/test_ttl.py break off at each of these.
+ELSEWHERE = ("rollback.", "ttl.")
+# Moments of a process that rewrites: it is the writer's child, which notices and goes on.
+OF_A_REWRITE = ("compact.read", "compact.before_put", "compact.after_put")
 REACHED = sorted(name for name in POINTS if name not in UNREACHED and not name.startswith(ELSEWHERE))
 MATRIX = [
     *((name, "changelog") for name in REACHED if not name.startswith("index.")),
     *((name, "both") for name in REACHED if name.split(".")[0] in MIRRORED),
 ]
 # Small segments and quick flushes: every moment of a log's life comes by a few times a second.
-SETTINGS = {"DOLAKE_FLUSH_AGE_S": "0.1", "DOLAKE_LOG_SEGMENT_BYTES": "16 KiB", "DOLAKE_COMMIT_SNAPSHOTS_KEPT": "20"}
+SETTINGS = {
+    "DOLAKE_FLUSH_AGE_S": "0.1",
+    "DOLAKE_LOG_SEGMENT_BYTES": "16 KiB",
+    "DOLAKE_COMMIT_SNAPSHOTS_KEPT": "20",
+    "DOLAKE_COMPACTION_INTERVAL_S": "0.2",
+    "DOLAKE_COMPACTION_INPUTS_MIN": "3",
+    "DOLAKE_MAINTENANCE_INTERVAL_S": "0.5",
+    "DOLAKE_MAINTENANCE_GRACE_S": "2",  # The reader's queries are quicker.
+}
 # Moments that ordinary traffic does not bring about: another failpoint that does.
 ALSO_ARMED = {"commit.resolve": "catalog.after_swap=50%raise"}
 # AT-53 asks for these twice as often: before a PUT, after it, before the commit, after it, after the bound is stated.
@@ -105,11 +115,14 @@ async def one_round(daemon: Daemon, point: str, trigger: Path, oracle: Oracle, n
     for provoke in provocations(point):
         await provoke(daemon, oracle, number)
         # A recovery begins when the process is up again, which takes longer where many others want to be.
-        if await asyncio.to_thread(went_off, trigger, 30 if point.startswith("recover.") else 3):
+        slow = point.startswith(("recover.", "compact.", "purge."))
+        if await asyncio.to_thread(went_off, trigger, 30 if slow else 3):
             break
     else:
         raise AssertionError(f"the failpoint was never reached\n{daemon.tail()}")
     started = time.monotonic()
+    if point in OF_A_REWRITE:
+        return 0.0
 
     def replaced() -> bool:
         now = daemon.ready()

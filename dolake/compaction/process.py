@@ -19,10 +19,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from dolake import failpoints
 from dolake.clock import SystemClock, real_runtime
 from dolake.compaction.job import Job, Rewritten
 from dolake.compaction.rewrite import rewrite
-from dolake.config import Settings
+from dolake.config import Settings, process_environment
 from dolake.errors import DolakeError, RewriteFailed, RewriteRefused, StoreUnreachable
 from dolake.iceberg.lake import open_warehouse
 
@@ -179,4 +180,5 @@ async def _task(reader: asyncio.StreamReader) -> tuple[str, Job]:
 
 if __name__ == "__main__":
     os.nice(_NICENESS)
+    failpoints.arm_from_environment(process_environment())
     asyncio.run(_main())
