@@ -72,7 +72,7 @@ def place_rows(inputs: Sequence[Input], keys: Sequence[pa.ChunkedArray], partiti
     for code, start, stop in _runs(codes, count):
         for begin, end in _cuts(start, stop, rows_a_file, fresh):
             sources = ((0, names[0]),) if places is None or len(names) == 1 else _by_source(places[begin:end], owners, names)
-            files.append(PlacedFile(begin, end, partitions.values[code], () if sources == ((0, ""),) else sources))
+            files.append(PlacedFile(begin, end, partitions.values[code], sources))
     return Placing(_numbers(kept, places, count), count, tuple(files))
 
 

@@ -174,7 +174,7 @@ def _encoded(parts: Iterator[tuple[int, pa.Table]], placing: Placing) -> Iterato
             encoding = encoding or Encoding(part)
             encoding.write(without_unused(part))
             if start + done == placed.stop:
-                yield placed, encoding.finish(sources_metadata(placed.sources) if placed.sources else None)
+                yield placed, encoding.finish(sources_metadata(placed.sources))
                 placed, encoding = next(files, None), None
         del rows
 

@@ -100,14 +100,14 @@ class KeyedFile:
         columns = read_fields(data, key.ids)
         none = np.zeros(0, np.int64)
         if any(field_id not in columns for field_id in key.ids):
-            return cls(file, none, KeyHashes.joined(()), kept, _of_strangers(file, data))
+            return cls(file, none, KeyHashes.joined(()), kept, of_strangers(file, data))
         arrays = [_one(columns[field_id]) for field_id in key.ids]
         keyless = np.zeros(file.row_count, np.bool_)
         for array in arrays:
             keyless |= np.asarray(array.is_null())
         whole = kept[~keyless[kept]]
         hashes = hashes_of([array.take(pa.array(whole)) for array in arrays])
-        return cls(file, whole, hashes, kept[keyless[kept]], _of_strangers(file, data))
+        return cls(file, whole, hashes, kept[keyless[kept]], of_strangers(file, data))
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ def key_text(store: ObjectStore, file: LiveFile, position: int, key: TableKey) -
     return json.dumps(values, ensure_ascii=False, default=str)
 
 
-def _of_strangers(file: LiveFile, data: bytes) -> npt.NDArray[np.bool_]:
-    """Of each row of a file. A rewrite says of rows whose source nobody knew that they have none."""
+def of_strangers(file: LiveFile, data: bytes) -> npt.NDArray[np.bool_]:
+    """Of each row of a file, whether it may be somebody else's. A rewrite says of rows whose source nobody knew that they have none."""
     if is_foreign(file):
         return np.ones(file.row_count, np.bool_)
     found = np.zeros(file.row_count, np.bool_)

@@ -18,12 +18,12 @@ from dolake.verify.breach import Breach, Note
 from dolake.verify.deletes import DeletedRows
 from dolake.verify.files import verify_file, verify_sizes
 from dolake.verify.history import verify_history
-from dolake.verify.keys import KeyedFile, KeyedRows, KeyOf, TableKey, is_mirror
+from dolake.verify.keys import KeyedFile, KeyedRows, KeyOf, TableKey, is_mirror, of_strangers
 from dolake.verify.letters import JudgedEvents, count_by_record, verify_against_letters, verify_letter_count, verify_letters
 from dolake.verify.logs import LogView
 from dolake.verify.mirrors import verify_counts, verify_keys
 from dolake.verify.rows import PLACE_COLUMNS, verify_against_log, verify_rows
-from dolake.verify.strangers import Strangers, is_foreign
+from dolake.verify.strangers import Strangers
 from dolake.verify.totals import verify_totals
 
 _NUMBERS = ("_cdc_offset", "_cdc_index", "_cdc_sequence")
@@ -132,7 +132,7 @@ def _verify_rows(found: TableRows, around: Surroundings) -> Iterator[Breach | No
         rows = read_columns(data, columns)
         kept = found.deleted.kept(file.location, file.row_count)
         rows = rows if len(kept) == rows.num_rows else rows.take(pa.array(kept))
-        if is_foreign(file) and "_cdc_log" in columns:  # It may hold rows of ours, rewritten, and rows that no log ever held.
+        if "_cdc_log" in columns and of_strangers(file, data).any():  # It may hold rows of ours, rewritten, and rows that no log ever held.
             events = rows.filter(pc.is_in(rows["_cdc_log"].cast(pa.string()), pa.array(table.offsets(), pa.string())))
             others_count += rows.num_rows - events.num_rows
             rows = events

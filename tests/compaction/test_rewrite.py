@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -322,14 +323,14 @@ def test_each_file_says_who_wrote_its_rows_in_a_few_ranges(tmp_path: Path, files
     assert all(max(ids(one)) < min(ids(other)) for one, other in zip(result.files, result.files[1:], strict=False))
 
 
-def test_a_file_of_nobody_known_says_nothing_and_of_one_source_its_name(tmp_path: Path) -> None:
+def test_a_file_says_of_rows_whose_source_nobody_knew_that_they_have_none(tmp_path: Path) -> None:
     for name, sources in {"unknown": (), "one": ((0, "a"),)}.items():
         table = Table(tmp_path / name, PLAIN)
         table.add(plain(0, 10), sources)
         table.add(plain(10, 20), sources)
         result = table.rewrite((1,))
-        assert result.rewritten.outputs[0].indexed.sources == sources
-        assert (b"dolake.sources" in (result.parquet().metadata.metadata or {})) == bool(sources)
+        assert result.rewritten.outputs[0].indexed.sources == (sources or ((0, ""),))
+        assert json.loads((result.parquet().metadata.metadata or {})[b"dolake.sources"]) == [list(sources[0] if sources else (0, ""))]
 
 
 def test_values_of_deleted_rows_alone_do_not_stay_in_a_dictionary(tmp_path: Path) -> None:

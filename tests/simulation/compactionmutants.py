@@ -57,11 +57,6 @@ async def _unclaimed(cleaner: Cleaner, base: LoadedTable, **more: Any) -> Loaded
     return base
 
 
-async def _find_by_nothing(cleaner: Cleaner, base: LoadedTable, epoch: int, *, is_claimed: bool) -> Unreferenced:
-    """Everything that nothing names just now, of whatever epoch it is."""
-    return await _find(cleaner, base, base.owner_epoch + 1000, is_claimed=False)
-
-
 async def _find_with_the_last(cleaner: Cleaner, base: LoadedTable, epoch: int, *, is_claimed: bool) -> Unreferenced:
     """Also what was made under the epoch that a table has, which was not claimed for this."""
     return await _find(cleaner, base, base.owner_epoch + 1, is_claimed=False)
@@ -79,7 +74,6 @@ COMPACTION_MUTANTS: dict[str, Rules] = {
     "a rewrite without the deletes": Rules(
         patches=((dolake.compaction.compactor, "rewrite", _rewritten_without_deletes),), profile=_MIRRORS
     ),
-    "purged whatever may still be committed": Rules(patches=((Cleaner, "_find", _find_by_nothing),), profile=_PURGING),
     "purged without a claim": Rules(
         patches=((Cleaner, "claim", _unclaimed), (Cleaner, "_find", _find_with_the_last)),
         profile={**_PURGING, "strikes": 12, "strike_kinds": ("zombie one", "zombie both", "freeze"), "catalog_s": 0.2, "snapshots_kept": 1},
