@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from dolake.compaction.job import Job, Rewritten
+from dolake.compaction.job import GONE, Job, Rewritten
 from dolake.datafiles import EncodedDeletes, FileDeletes
 from dolake.iceberg.contents import ContentsReader, LiveFile
 from dolake.iceberg.index import IndexedFile
@@ -60,7 +60,10 @@ class ToLand:
 
 @dataclass(frozen=True)
 class GivenUp:
-    """The work does not fit the table any more, as when files it was of have left it: it is planned again if it is still worth it."""
+    """The work does not fit the table any more: files it was of have left it, or rows that it left out for being deleted live again.
+
+    It is planned again if it is still worth it.
+    """
 
     reason: str
 
@@ -153,6 +156,8 @@ class Lander:
             for location, positions in spoken.items():
                 if location in data:
                     moved.add(data[location], positions)
+        if (count := moved.living_again()) > 0:
+            return GivenUp(f"{count} rows live again in its files that were deleted when they were read: the table was taken back")
         removed = tuple(data[location] for location in sorted(self._work.removed))
         living = sum(file.row_count for file in removed) - moved.left_count()
         expired = self._expired(files, data)
@@ -208,6 +213,7 @@ class _Moved:
     carried_count: int = 0
     found: dict[_Place, dict[str, list[Positions]]] = field(default_factory=dict)
     left: dict[str, list[Positions]] = field(default_factory=dict)  # what was deleted of files that leave with their rows
+    dropped: dict[str, list[Positions]] = field(default_factory=dict)  # what is deleted of files that were rewritten
 
     def add(self, file: LiveFile, positions: Positions) -> None:
         """Positions of a live data file, in whatever delete file."""
@@ -218,6 +224,7 @@ class _Moved:
             self.delete(file, positions)
             return
         assert self.work.rewritten is not None  # Or there would be no inputs.
+        self.dropped.setdefault(file.location, []).append(positions)
         numbers = self.work.rewritten.moves[file.location]
         numbers = numbers[positions[positions < len(numbers)]]
         numbers = np.sort(numbers[numbers >= 0])
@@ -225,6 +232,14 @@ class _Moved:
         outputs = [output.indexed for output in self.work.rewritten.outputs]
         for output, places in _by_output(outputs, numbers):
             self._note((output.spec_id, output.partition), output.location, places)
+
+    def living_again(self) -> int:
+        """Rows that the rewrite left out for being deleted, and that are deleted no more."""
+        moves = {} if self.work.rewritten is None else self.work.rewritten.moves
+        left_out = {location: np.flatnonzero(numbers == GONE) for location, numbers in moves.items()}
+        return sum(
+            len(np.setdiff1d(places, np.concatenate([_NONE, *self.dropped.get(location, ())]))) for location, places in left_out.items()
+        )
 
     def delete(self, file: LiveFile, positions: Positions) -> None:
         """Rows of a file that stays."""

@@ -434,3 +434,28 @@ def test_it_runs_again_and_again_and_never_more_at_once_than_may_be(tmp_path: Pa
     numbers = itertools.count(100)
     run(main())
     assert max(at_once) == 2
+
+
+@pytest.mark.parametrize("rewind", [False, True])
+def test_rows_that_a_rollback_brings_back_meanwhile_are_not_dropped(rewind: bool, tmp_path: Path) -> None:
+    """The files are there still, but rows live in them that had been deleted when they were read: the rewrite gives way."""
+
+    async def change(h: Half) -> None:
+        (first, *_) = sorted(h.catalog().load_table("default.t").metadata.snapshots, key=lambda one: one.sequence_number or 0)[1:2]
+        await h.service.rolling_back.roll_back(T, first.snapshot_id, rewind, h.until())
+
+    async def main() -> None:
+        async with half(tmp_path, mode="mirror", around=meanwhile(change), **OFF) as h:
+            h.hand.declare()
+            await flushed(h, *(insert(key, "x") for key in range(5)))
+            await flushed(h, insert(5, "x"))
+            await flushed(h, delete(2))
+            done = await compact(h)
+            assert "given_up" in [one["state"] for one in done["runs"]]
+            if rewind:
+                assert (await h.flush())["success"]
+            wanted = dict.fromkeys(range(6), "x")
+            assert notes(h) == ({key: note for key, note in wanted.items() if key != 2} if rewind else wanted)
+            assert breaches(h) == []
+
+    run(main())
