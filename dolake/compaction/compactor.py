@@ -62,21 +62,21 @@ class Compactor:
     memory_bytes: int
     spark_catalog: str | None = None
 
-    async def plan(
-        self, base: LoadedTable, policy: CompactionPolicy, busy: Collection[str] = (), reader: ContentsReader | None = None
-    ) -> Plan:
+    async def plan(self, base: LoadedTable, policy: CompactionPolicy, reader: ContentsReader | None = None) -> Plan:
         """What of the table's head is worth it. Raises ObjectMissing, ObjectDamaged."""
         failpoints.hit("compact.plan")
         files = await self.files(base, reader)
         resting = at_rest(base, files, self.runtime.clock.now_ms())
-        plan = await self.runtime.tasks.run(_planned, files, policy, base.spec["spec-id"], resting, busy)
+        plan = await self.runtime.tasks.run(_planned, files, policy, base.spec["spec-id"], resting)
         return plan if self.spark_catalog is None else plan_for_spark(plan, policy)
 
     async def files(self, base: LoadedTable, reader: ContentsReader | None = None) -> tuple[LiveFile, ...]:
         """The live files of the table's head. Raises ObjectMissing, ObjectDamaged."""
         if base.head is None:
             return ()
-        contents = await self._until_answered((reader or ContentsReader(self.store)).read, base.head)
+        reader = reader or ContentsReader(self.store)
+        contents = await self._until_answered(reader.read, base.head)
+        reader.keep_only(contents)  # Or who looks again and again would remember every manifest there ever was.
         return tuple(contents.files)
 
     def works(self, base: LoadedTable, choices: Sequence[Choice], policy: CompactionPolicy) -> Sequence[Choice | SparkRewrite]:
@@ -146,8 +146,8 @@ async def put_deletes(
     return tuple(put)
 
 
-def _planned(files: tuple[LiveFile, ...], policy: CompactionPolicy, spec_id: int, resting: Collection[Any], busy: Collection[str]) -> Plan:
-    return plan_compaction(files, policy, spec_id=spec_id, resting=resting, busy=busy)
+def _planned(files: tuple[LiveFile, ...], policy: CompactionPolicy, spec_id: int, resting: Collection[Any]) -> Plan:
+    return plan_compaction(files, policy, spec_id=spec_id, resting=resting)
 
 
 def at_rest(base: LoadedTable, files: Collection[LiveFile], now_ms: int) -> frozenset[tuple[int, tuple[Any, ...]]]:

@@ -2,7 +2,7 @@
 
 A rewrite takes as long as it takes, in a process of its own, while its table goes on being flushed. Landing takes the table out of
 the schedule's hands as a flush does, for one commit. One rewrite a table at a time; a file that cannot be read keeps its group out
-until it has left the table.
+for an hour: it may have been restored by then.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ _IDLE_S = 60.0
 _RUNS_KEPT = 20
 # A group whose rewrite failed is tried again after so long.
 _FAILED_S = 60.0
+_REFUSED_S = 3600.0
 # Spark is handed a whole table, at once: where it fails (rows were deleted meanwhile), or finds nothing to do, ever later.
 _SPARK_AGAIN = RetryPolicy(first_s=60.0, longest_s=3600.0, jitter=0.0)
 
@@ -58,7 +59,6 @@ class _Looked:
     at_s: float
     reader: ContentsReader
     failed_until_s: dict[str, float] = field(default_factory=dict)  # by location
-    refused: dict[str, str] = field(default_factory=dict)
     spark_failed_count: int = 0
     spark_until_s: float = 0.0
 
@@ -125,11 +125,15 @@ class Compacting:
 
     def _open(self, looked: _Looked) -> list[Choice]:
         """Without those that a file is in whose rewrite has failed not long ago, or cannot be."""
-        now_s = self._runtime.clock.monotonic_s()
-        if now_s < looked.spark_until_s:
+        if self._runtime.clock.monotonic_s() < looked.spark_until_s:
             return []
-        shut = {location for location, until_s in looked.failed_until_s.items() if now_s < until_s} | looked.refused.keys()
+        shut = self._shut(looked)
         return [choice for choice in looked.plan.choices if shut.isdisjoint(file.location for file in (*choice.data, *choice.deletes))]
+
+    def _shut(self, looked: _Looked) -> set[str]:
+        """Files that keep their group out for now."""
+        now_s = self._runtime.clock.monotonic_s()
+        return {location for location, until_s in looked.failed_until_s.items() if now_s < until_s}
 
     async def _look(self, name: TableName) -> _Looked | None:
         """The table's plan, made anew where its head is another. None for a table that is not dolake's, or not in order."""
@@ -164,11 +168,13 @@ class Compacting:
             return None
         looked = _Looked(base, plan, self._runtime.clock.monotonic_s(), reader)
         if known is not None and same:
-            looked.failed_until_s, looked.refused = known.failed_until_s, known.refused
+            still = self._shut(known)
+            looked.failed_until_s = {location: until_s for location, until_s in known.failed_until_s.items() if location in still}
             looked.spark_failed_count, looked.spark_until_s = known.spark_failed_count, known.spark_until_s
         self._looked[name] = looked
         self._host.metrics.set("dolake_compaction_debt_bytes", plan.debt_bytes, table=str(name))
-        self._host.metrics.set("dolake_compaction_left_files_count", sum(len(left.files) for left in plan.left), table=str(name))
+        left = {file.location for left in plan.left for file in left.files} | self._shut(looked)
+        self._host.metrics.set("dolake_compaction_left_files_count", len(left), table=str(name))
         summary = base.head["summary"] if base.head is not None else {}
         self._host.metrics.set("dolake_table_data_files_count", int(summary.get("total-data-files", 0)), table=str(name))
         self._host.metrics.set("dolake_table_delete_files_count", int(summary.get("total-delete-files", 0)), table=str(name))
@@ -192,11 +198,10 @@ class Compacting:
             else:
                 found = await self._rewrite_and_land(name, work, base, run)
         except RewriteRefused as refused:
-            self._shut_out(name, {refused.file: None})
+            self._shut_out(name, [refused.file], _REFUSED_S)
             self._end(run, began_s, RunState.FAILED, str(refused))
         except (DolakeError, OSError, ValueError) as error:
-            until_s = self._runtime.clock.monotonic_s() + _FAILED_S
-            self._shut_out(name, {file.location: until_s for file in work.rewritten})
+            self._shut_out(name, [file.location for file in work.rewritten], _FAILED_S)
             self._end(run, began_s, RunState.FAILED, str(error))
         else:
             state = RunState.GIVEN_UP if isinstance(found, GivenUp) else RunState.DONE
@@ -213,15 +218,10 @@ class Compacting:
             wait_s = _SPARK_AGAIN.delay_s(looked.spark_failed_count, 0.0) if looked.spark_failed_count else 0.0
             looked.spark_until_s = self._runtime.clock.monotonic_s() + wait_s
 
-    def _shut_out(self, name: TableName, files: dict[str, float | None]) -> None:
-        """For ever where no time is given."""
+    def _shut_out(self, name: TableName, locations: Iterable[str], seconds: float) -> None:
         looked = self._looked.get(name)
-        for location, until_s in files.items() if looked is not None else ():
-            assert looked is not None
-            if until_s is None:
-                looked.refused[location] = location
-            else:
-                looked.failed_until_s[location] = until_s
+        if looked is not None:
+            looked.failed_until_s.update(dict.fromkeys(locations, self._runtime.clock.monotonic_s() + seconds))
 
     def _end(self, run: Run, began_s: float, state: RunState, reason: str) -> None:
         run.end(state, self._runtime.clock.monotonic_s() - began_s, reason)
@@ -329,7 +329,7 @@ class Compacting:
 
     # -- when somebody asks
 
-    async def compact(self, name: TableName, *, dry_run: bool, progress: Callable[[Run], None] = lambda run: None) -> dict[str, Any]:
+    async def compact(self, name: TableName, *, dry_run: bool) -> dict[str, Any]:
         """Everything of a table that is worth it, at once; what came of it. Raises RequestRefused, DolakeError."""
         async with self.lock(name):
             table = await self._host.parking.started_table(name)
@@ -344,7 +344,6 @@ class Compacting:
                 if dry_run or work is None:
                     return described(name, plan, runs, self.last_runs(name))
                 runs.append(await self.carry_out(name, work, base))
-                progress(runs[-1])
 
     def last_runs(self, name: TableName) -> list[Run]:
         return [run for run in self.runs if run.table == str(name)]

@@ -13,7 +13,7 @@ from dolake.iceberg.names import parse_data_file_location
 
 
 class RunState(StrEnum):
-    PENDING, RUNNING, LANDING, DONE, GIVEN_UP, FAILED = "pending", "running", "landing", "done", "given_up", "failed"
+    RUNNING, LANDING, DONE, GIVEN_UP, FAILED = "running", "landing", "done", "given_up", "failed"
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Run:
     table: str
     what: str
     began_ms: int
-    state: RunState = RunState.PENDING
+    state: RunState = RunState.RUNNING
     reason: str = ""
     seconds: float = 0.0
     files_before: int = 0
