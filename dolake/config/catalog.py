@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from dolake.config.section import Section
-from dolake.config.values import require_address
+from dolake.config.values import a_map, require_address
 
 # PyIceberg's own names of those it can commit to, and which of its properties each cannot do without.
 CatalogType = Literal["sql", "rest", "glue", "hive"]
@@ -96,14 +95,7 @@ class CatalogSettings(Section):
     @field_validator("properties", mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except ValueError:
-                value = None
-            if not isinstance(value, dict):
-                raise ValueError('must be a JSON object in the environment, as in {"uri": "https://…", "token": "…"}')
-        return value
+        return a_map(value, '{"uri": "https://…", "token": "…"}')
 
     @field_validator("properties")
     @classmethod

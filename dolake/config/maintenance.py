@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, field_validator
 
 from dolake.config.section import Section
-from dolake.config.values import GIB, KIB, MIB, Bytes, Seconds, a_number
+from dolake.config.values import GIB, KIB, MIB, Bytes, Seconds, a_map, a_number
 
 _SPARK_OURS = {"spark.master": "compaction.spark_master", "spark.remote": "compaction.spark_remote"}
 _SECRET = re.compile(r"token|secret|passw|credential|key|authorization", re.IGNORECASE)
@@ -99,14 +98,7 @@ class CompactionSettings(Section):
     @field_validator("spark", mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except ValueError:
-                value = None
-            if not isinstance(value, dict):
-                raise ValueError('must be a JSON object in the environment, as in {"spark.jars": "…"}')
-        return value
+        return a_map(value, '{"spark.jars": "…"}')
 
     @field_validator("spark")
     @classmethod

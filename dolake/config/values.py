@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated
 
@@ -26,6 +27,18 @@ def a_number(value: object) -> object:
     """The environment has only text; `true` is not a number, though Python thinks it is 1."""
     if isinstance(value, bool):
         raise ValueError("must be a number")
+    return value
+
+
+def a_map(value: object, example: str) -> object:
+    """The environment has only text: a map is JSON there, as in `example`."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise ValueError(f"must be a JSON object in the environment, as in {example}")
     return value
 
 

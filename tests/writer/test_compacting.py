@@ -38,19 +38,31 @@ def files(h: Half, table: str = "default.t") -> tuple[int, int]:
     return inspected.data_files().num_rows, inspected.delete_files().num_rows
 
 
-def meanwhile(work: Callable[[Half], Awaitable[None]], *, after: bool = True) -> Callable[[Half, Rewriter], Rewriter]:
-    """A rewriter beside which something happens once, when it has read its files already, or before it begins."""
+def meanwhile(work: Callable[[Half], Awaitable[None]]) -> Callable[[Half, Rewriter], Rewriter]:
+    """A rewriter beside which something happens once, when it has read its files already."""
     done: list[bool] = []
 
     def around(h: Half, rewriter: Rewriter) -> Rewriter:
         async def rewrite(job: Job) -> Rewritten:
-            first = not done
-            done.append(True)
-            if first and not after:
-                await work(h)
             rewritten = await rewriter(job)
-            if first and after:
+            if not done:
+                done.append(True)
                 await work(h)
+            return rewritten
+
+        return rewrite
+
+    return around
+
+
+def before_and_after(work: Callable[[Half], Awaitable[None]]) -> Callable[[Half, Rewriter], Rewriter]:
+    """A rewriter beside which something happens before it begins, and again when it has read its files, each time."""
+
+    def around(h: Half, rewriter: Rewriter) -> Rewriter:
+        async def rewrite(job: Job) -> Rewritten:
+            await work(h)
+            rewritten = await rewriter(job)
+            await work(h)
             return rewritten
 
         return rewrite
@@ -321,18 +333,10 @@ def test_a_writer_of_the_very_keys_that_are_rewritten_loses_and_doubles_nothing(
                     model[key] = note
             await flushed(h, *events)
 
-    def around(h: Half, rewriter: Rewriter) -> Rewriter:
-        async def rewrite(job: Job) -> Rewritten:
-            await some_flushes(h)
-            rewritten = await rewriter(job)
-            await some_flushes(h)
-            return rewritten
-
-        return rewrite
-
     async def main() -> None:
         tables = {"default.*": {"partition_by": [] if chance.random() < 0.5 else ["bucket(2, id)"]}}
-        async with half(tmp_path, mode="mirror", around=around, tables=tables, snapshots_kept=chance.choice([1, 3, 1000]), **OFF) as h:
+        kept = chance.choice([1, 3, 1000])
+        async with half(tmp_path, mode="mirror", around=before_and_after(some_flushes), tables=tables, snapshots_kept=kept, **OFF) as h:
             h.hand.declare()
             for _ in range(4):
                 for _ in range(chance.randrange(2, 5)):
@@ -376,17 +380,8 @@ def test_an_outside_writer_a_flusher_and_compaction_come_out_even(tmp_path: Path
                 events.append(update(key, model[key]))
             await flushed(h, *events)
 
-    def around(h: Half, rewriter: Rewriter) -> Rewriter:
-        async def rewrite(job: Job) -> Rewritten:
-            await some(h)
-            rewritten = await rewriter(job)
-            await some(h)
-            return rewritten
-
-        return rewrite
-
     async def main() -> None:
-        async with half(tmp_path, mode="mirror", around=around, snapshots_kept=1000, **OFF) as h:
+        async with half(tmp_path, mode="mirror", around=before_and_after(some), snapshots_kept=1000, **OFF) as h:
             h.hand.declare()
             await flushed(h, insert(0, "first"))
             model[0] = "first"
