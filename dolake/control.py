@@ -8,7 +8,7 @@ first who it is: `{"type": "hello", "role": "writer" | "http" | "cli", "pid": �
     hub → writer   park, drop     {id, table, until: {log id: offset}}
     hub → writer   unpark         {id, table}
     hub → writer   rollback       {id, table, snapshot, rewind, until: {log id: offset}}
-    hub → writer   compact        {id, table, dryRun}
+    hub → writer   compact        {id, table, dryRun, partition?}
     hub → writer   maintain       {id, table}
     writer → hub   …_result       {id, result} or {id, error, exit_code}, to each of these
     any → hub      ask            {id, what: "ready" | "state" | "metrics" | "tables" | "flush" | "park" | … | "maintain", …}

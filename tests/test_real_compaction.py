@@ -47,6 +47,13 @@ def test_the_mirrors_are_the_database_with_few_files_and_commands_say_so(tmp_pat
         dry = daemon.run("compact", "--dry-run", "--json")
         assert dry.returncode == 0, dry.stderr
         assert {one["table"] for one in json.loads(dry.stdout)} >= {"public.orders"}
+        nowhere = daemon.run("compact", "public.orders", "--partition", "day=2026-11-28")
+        assert nowhere.returncode != 0
+        assert "no file of public.orders is in a partition day=2026-11-28: it has no partitions" in nowhere.stderr
+        for wrong in (("compact", "--partition", "day=1"), ("compact", "public.orders", "--partition", "day")):
+            refused = daemon.run(*wrong)
+            assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
+            assert "--partition" in refused.stderr
         done = daemon.run("compact", "--json")
         assert done.returncode == 0, done.stdout + done.stderr
         for table in ("orders", "order_lines"):

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dolake.cli.options import Config, Data, Json, settings_from
-from dolake.errors import DaemonUnreachable, RequestRefused
+from dolake.errors import ConfigurationError, DaemonUnreachable, Mistake, RequestRefused
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dolake.cli.lake import Lake
     from dolake.compaction.plan import Plan
+    from dolake.compaction.within import Within
     from dolake.config import Settings
     from dolake.iceberg.commit import Trouble
     from dolake.iceberg.metadata import LoadedTable
@@ -32,6 +35,12 @@ def compact(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing; say what is worth a rewrite, why, and what it gains.")
     ] = False,
+    partition: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--partition", metavar="NAME=VALUE", help="Only where this partition field has this value; several, and all must hold."
+        ),
+    ] = None,
     data: Data = None,
     config: Config = None,
     as_json: Json = False,
@@ -42,7 +51,7 @@ def compact(
     or without one. Ends with 6 where a rewrite failed; what was done before stays done.
     """
     settings = settings_from(data, config)
-    results = _each(settings, table, dry_run)
+    results = _each(settings, table, _within(table, partition or ()), dry_run)
     if as_json:
         print(json.dumps(results if table is None else results[0]))
     else:
@@ -51,12 +60,24 @@ def compact(
     return _PARTLY_DONE if failed else 0
 
 
-def _each(settings: Settings, table: str | None, dry_run: bool) -> list[dict[str, Any]]:
+def _within(table: str | None, texts: Sequence[str]) -> Within | None:
+    """Raises ConfigurationError."""
+    from dolake.compaction.within import Within
+
+    if texts and table is None:
+        raise ConfigurationError([Mistake("--partition", texts[0], "a TABLE must be named with it: partitions are of one table")])
+    try:
+        return Within.parse(texts) if texts else None
+    except ValueError as error:
+        raise ConfigurationError([Mistake("--partition", ", ".join(texts), str(error))]) from None
+
+
+def _each(settings: Settings, table: str | None, within: Within | None, dry_run: bool) -> list[dict[str, Any]]:
     from dolake.cli.lake import open_lake
 
     lake = open_lake(settings)
     tables = [lake.table(table)] if table is not None else [one for one in lake.tables() if _is_own(one)]
-    return [_one(settings, lake, loaded, dry_run) for loaded in tables]
+    return [_one(settings, lake, loaded, within, dry_run) for loaded in tables]
 
 
 def _is_own(loaded: LoadedTable) -> bool:
@@ -65,7 +86,7 @@ def _is_own(loaded: LoadedTable) -> bool:
     return bool(loaded.owner_epoch) and loaded.name != DEAD_LETTERS_TABLE
 
 
-def _one(settings: Settings, lake: Lake, loaded: LoadedTable, dry_run: bool) -> dict[str, Any]:
+def _one(settings: Settings, lake: Lake, loaded: LoadedTable, within: Within | None, dry_run: bool) -> dict[str, Any]:
     """By the daemon if there is one; else here, which claims the table."""
     from dolake.clock import real_runtime
     from dolake.control import ask_once
@@ -73,14 +94,15 @@ def _one(settings: Settings, lake: Lake, loaded: LoadedTable, dry_run: bool) -> 
 
     offline = _offline(settings, lake)
     if dry_run:
-        by_itself, asked = asyncio.run(plan_here(offline, loaded.name))
+        by_itself, asked = asyncio.run(plan_here(offline, loaded.name, within))
         return {**_described(loaded, asked, []), "next": _choices(by_itself), "last": _last_runs(settings, loaded)}
     try:
-        asking = ask_once(settings.control_path, "compact", runtime=real_runtime(), timeout_s=None, table=str(loaded.name))
+        more = {"table": str(loaded.name), "partition": None if within is None else within.fields}
+        asking = ask_once(settings.control_path, "compact", runtime=real_runtime(), timeout_s=None, **more)
         result: dict[str, Any] = asyncio.run(asking)["result"]
         return result
     except DaemonUnreachable:
-        plan, runs = asyncio.run(compact_here(offline, loaded.name))
+        plan, runs = asyncio.run(compact_here(offline, loaded.name, within))
         return _described(loaded, plan, runs)
 
 

@@ -18,6 +18,7 @@ from dolake.compaction.landing import GivenUp, Lander, Landing, ToLand
 from dolake.compaction.plan import Choice, CompactionPolicy, Plan, plan_compaction
 from dolake.compaction.rewrite import rewrite
 from dolake.compaction.spark import SparkRewrite, plan_for_spark, spark_rewrite
+from dolake.compaction.within import Within
 from dolake.datafiles import EncodedDeletes, encode_delete_file
 from dolake.iceberg.access import STORE
 from dolake.iceberg.commit import Committer, Landed
@@ -62,12 +63,16 @@ class Compactor:
     memory_bytes: int
     spark_catalog: str | None = None
 
-    async def plan(self, base: LoadedTable, policy: CompactionPolicy, reader: ContentsReader | None = None) -> Plan:
-        """What of the table's head is worth it. Raises ObjectMissing, ObjectDamaged."""
+    async def plan(
+        self, base: LoadedTable, policy: CompactionPolicy, reader: ContentsReader | None = None, within: Within | None = None
+    ) -> Plan:
+        """What of the table's head is worth it, or of its partitions `within`. Raises ObjectMissing, ObjectDamaged, RequestRefused."""
         failpoints.hit("compact.plan")
         files = await self.files(base, reader)
         resting = at_rest(base, files, self.runtime.clock.now_ms())
         plan = await self.runtime.tasks.run(_planned, files, policy, base.spec["spec-id"], resting)
+        if within is not None:
+            plan = await self.runtime.tasks.run(within.narrowed, plan, base, files)
         return plan if self.spark_catalog is None else plan_for_spark(plan, policy)
 
     async def files(self, base: LoadedTable, reader: ContentsReader | None = None) -> tuple[LiveFile, ...]:

@@ -8,7 +8,7 @@ field keeps its id for good; one of the same source column and transform gets th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -112,6 +112,26 @@ def _stored(schema: Schema, part: PartitionField, value: Any) -> Any:
     if isinstance(schema.find_field(part.source_id).field_type, UUIDType):
         return value  # It is read back as it is given, and not as the bytes that PyIceberg would make of it.
     return partition_record_value(part, value, schema)
+
+
+def texts_of_partitions(
+    base: LoadedTable, places: Iterable[tuple[int, tuple[Any, ...]]]
+) -> dict[tuple[int, tuple[Any, ...]], dict[str, str]]:
+    """What engines show of partitions, given as spec id and stored values: each field's name and value. Void fields are none of it.
+
+    Values whose column is in no schema of the table any more have no type, and are left out.
+    """
+    specs = {spec["spec-id"]: spec for spec in base.metadata["partition-specs"]}
+    return {(spec_id, values): _texts(base, specs[spec_id], values) for spec_id, values in places}
+
+
+def _texts(base: LoadedTable, spec: Spec, values: Sequence[Any]) -> dict[str, str]:
+    known = schema_of_spec(base.metadata, spec, base.schema)
+    if known is None or not spec["fields"]:
+        return {}
+    schema, parts = parsed(known, spec)
+    shown = [(part, value) for part, value in zip(parts.fields, values, strict=True) if not isinstance(part.transform, VoidTransform)]
+    return {part.name: part.transform.to_human_string(schema.find_type(part.source_id), value) for part, value in shown}
 
 
 def source_of(schema: Schema, field_id: int) -> tuple[NestedField, ...] | None:

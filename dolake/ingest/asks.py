@@ -31,7 +31,8 @@ class Asks:
         if what == "maintain":
             return {"result": await self._service.change_table("maintain", str(ask.get("table")))}
         if what == "compact":
-            return {"result": await self._service.change_table("compact", str(ask.get("table")), {"dryRun": bool(ask.get("dry_run"))})}
+            more = {"dryRun": bool(ask.get("dry_run")), "partition": ask.get("partition")}
+            return {"result": await self._service.change_table("compact", str(ask.get("table")), more)}
         if what == "rollback":
             more = {"snapshot": ask.get("snapshot"), "rewind": bool(ask.get("rewind"))}
             return {"result": await self._service.roll_back(str(ask.get("table")), more)}

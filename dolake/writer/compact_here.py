@@ -11,6 +11,7 @@ from dolake.compaction.landing import GivenUp, Lander
 from dolake.compaction.plan import Choice, CompactionPolicy, Plan
 from dolake.compaction.spark import SparkRewrite
 from dolake.compaction.spark_process import call_spark
+from dolake.compaction.within import Within
 from dolake.config import Settings
 from dolake.errors import RequestRefused, RewriteFailed, RewriteRefused
 from dolake.iceberg.catalog import TableCatalog
@@ -52,13 +53,14 @@ class Offline:
         return base
 
 
-async def plan_here(offline: Offline, name: TableName) -> tuple[Plan, Plan]:
+async def plan_here(offline: Offline, name: TableName, within: Within | None = None) -> tuple[Plan, Plan]:
     """What a daemon would do by itself now, and what there is for who does not wait. Reads only. Raises RequestRefused, DolakeError."""
     compactor, base = offline.compactor(), offline.load(name)
-    return await compactor.plan(base, compactor.policy), await compactor.plan(base, policy_of_request(compactor.policy))
+    asked = policy_of_request(compactor.policy)
+    return await compactor.plan(base, compactor.policy, within=within), await compactor.plan(base, asked, within=within)
 
 
-async def compact_here(offline: Offline, name: TableName) -> tuple[Plan, list[Run]]:
+async def compact_here(offline: Offline, name: TableName, within: Within | None = None) -> tuple[Plan, list[Run]]:
     """Rewrites everything that is worth it, one after the other; what is left then, and what was done.
 
     Raises LogRefused (a writer runs), RequestRefused, TableStopped, SparkMissing, DolakeError.
@@ -73,7 +75,7 @@ async def compact_here(offline: Offline, name: TableName) -> tuple[Plan, list[Ru
         policy: CompactionPolicy = policy_of_request(compactor.policy)
         runs: list[Run] = []
         while True:
-            plan = await compactor.plan(base, policy)
+            plan = await compactor.plan(base, policy, within=within)
             work = next_work(compactor, base, plan, policy, runs)
             if work is None:
                 return plan, runs

@@ -22,6 +22,7 @@ from dolake.compaction.compactor import Compactor, Done, Rewriter, SparkCaller
 from dolake.compaction.landing import GivenUp, Lander, ToLand
 from dolake.compaction.plan import Choice, Plan
 from dolake.compaction.spark import SparkRewrite
+from dolake.compaction.within import Within
 from dolake.config import Settings
 from dolake.errors import DolakeError, ObjectDamaged, ObjectMissing, RequestRefused, RewriteRefused, TableStopped
 from dolake.iceberg.contents import ContentsReader
@@ -329,8 +330,8 @@ class Compacting:
 
     # -- when somebody asks
 
-    async def compact(self, name: TableName, *, dry_run: bool) -> dict[str, Any]:
-        """Everything of a table that is worth it, at once; what came of it. Raises RequestRefused, DolakeError."""
+    async def compact(self, name: TableName, *, dry_run: bool, within: Within | None = None) -> dict[str, Any]:
+        """Everything of a table, or of some partitions, that is worth it, at once; what came of it. Raises RequestRefused, DolakeError."""
         async with self.lock(name):
             table = await self._host.parking.started_table(name)
             if table.base is None:
@@ -339,7 +340,7 @@ class Compacting:
             policy = policy_of_request(self.policy)
             while True:
                 base = table.base
-                plan = await self._compactor.plan(base, policy)
+                plan = await self._compactor.plan(base, policy, within=within)
                 work = next_work(self._compactor, base, plan, policy, runs)
                 if dry_run or work is None:
                     return described(name, plan, runs, self.last_runs(name))

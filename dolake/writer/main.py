@@ -15,6 +15,7 @@ from dolake.clock import Runtime, real_runtime
 from dolake.compaction.compactor import Rewriter, SparkCaller, rewriter_here
 from dolake.compaction.process import RewriteProcesses
 from dolake.compaction.spark_process import call_spark
+from dolake.compaction.within import Within
 from dolake.config import Settings
 from dolake.control import ControlClient, Message, asking
 from dolake.errors import DolakeError
@@ -171,7 +172,8 @@ class _Link:
             case "unpark":
                 return await self._service.parking.unpark(name)
             case "compact":
-                return await self._service.compacting.compact(name, dry_run=bool(message["dryRun"]))
+                within = Within(message["partition"]) if message.get("partition") else None
+                return await self._service.compacting.compact(name, dry_run=bool(message["dryRun"]), within=within)
             case "maintain":
                 return await self._service.maintaining.maintain(name)
             case "rollback":

@@ -15,6 +15,7 @@ import pytest
 
 from dolake.compaction.compactor import Rewriter
 from dolake.compaction.job import Job, Rewritten
+from dolake.compaction.within import Within
 from dolake.errors import RequestRefused, RewriteFailed, StoreUnreachable
 from dolake.failpoints import REGISTRY
 from dolake.iceberg.lake import open_warehouse
@@ -100,6 +101,34 @@ def test_many_small_files_become_one_with_the_rows_and_the_offsets_that_were(tmp
             assert breaches(h) == []
 
     run(main())
+
+
+def test_one_partition_is_compacted_and_the_others_are_left(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with half(tmp_path, mode="mirror", tables={"t": {"partition_by": ["bucket(4, id)"]}}, **OFF) as h:
+            h.hand.declare()
+            for number in range(4):
+                await flushed(h, *(insert(key, f"at {number}") for key in range(number * 40, number * 40 + 40)))
+            rows, before = notes(h), files_by_bucket(h)
+            assert {len(locations) for locations in before.values()} == {4}
+            done = await h.service.compacting.compact(T, dry_run=False, within=Within({"id_bucket_4": "2"}))
+            assert [one["state"] for one in done["runs"]] == ["done"], done
+            after = files_by_bucket(h)
+            assert len(after.pop(2)) == 1
+            assert after == {bucket: locations for bucket, locations in before.items() if bucket != 2}
+            assert notes(h) == rows
+            with pytest.raises(RequestRefused, match=r"id_bucket_4=7; there are id_bucket_4=0; id_bucket_4=1"):
+                await h.service.compacting.compact(T, dry_run=False, within=Within({"id_bucket_4": "7"}))
+
+    run(main())
+
+
+def files_by_bucket(h: Half) -> dict[int, set[str]]:
+    """By PyIceberg: the data files of each partition."""
+    found: dict[int, set[str]] = {}
+    for task in h.catalog().load_table("default.t").scan().plan_files():
+        found.setdefault(task.file.partition[0], set()).add(task.file.file_path)
+    return found
 
 
 def test_old_snapshots_read_as_before(tmp_path: Path) -> None:
