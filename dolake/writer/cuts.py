@@ -23,7 +23,7 @@ from dolake.iceberg.metadata import CUT, CUT_TABLES, GROUP, LoadedTable
 from dolake.iceberg.plan import Delta
 from dolake.iceberg.points import LSN_PREFIX
 from dolake.model import RESERVED_NAMESPACE, RESERVED_SUFFIX, TableName
-from dolake.writer.flight import Flight, stopped_by
+from dolake.writer.flight import Flight, Stopped, stopped_by
 from dolake.writer.flush import Flusher, FlushResult, Work, may_prepare_again
 from dolake.writer.table import Table
 from dolake.writer.tables import Tables
@@ -65,6 +65,17 @@ class Cuts:
     def members(self, group: str) -> list[Table]:
         """The group's tables that follow the logs, in the order of their names."""
         return [table for _, table in sorted(self._tables.items()) if table.group == group and is_with_group(table)]
+
+    def stop_behind_others(self, group: str) -> None:
+        """Where another writer has one of the group, it makes the group's cuts, or will: here the others stop as well.
+
+        Two writers that have some of a group each would both give the next number to what they have (seed 422517).
+        """
+        of_group = [table for _, table in sorted(self._tables.items()) if table.group == group]
+        fenced = next((table for table in of_group if table.stopped is not None and table.stopped.is_fenced), None)
+        if fenced is not None and fenced.stopped is not None:
+            for table in self.members(group):
+                table.stop_whole(Stopped(f"its group's {fenced.name} is {fenced.stopped.reason}", field=fenced.stopped.field))
 
     def together(self, table: Table) -> list[Table]:
         """The tables that are committed with this one, it among them."""

@@ -14,6 +14,7 @@ from dolake.buffer.memtable import Frozen
 from dolake.buffer.parked import SideLog
 from dolake.buffer.plan import Pin
 from dolake.errors import DolakeError, ObjectDamaged, ObjectMissing, TableStopped, unreadable
+from dolake.iceberg.metadata import EPOCH, INSTANCE
 from dolake.model import DeclaredSchema, TableName
 from dolake.parquet.align import align
 from dolake.parquet.letters import REPLAYED, Letter
@@ -38,6 +39,11 @@ class Stopped:
     field: str = ""
     rule: str = ""
     value: str = ""
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether another writer has the table."""
+        return self.field in (EPOCH, INSTANCE)
 
 
 def stopped_by(error: Exception, log: str = "", offset: int = -1, index: int = -1) -> Stopped:

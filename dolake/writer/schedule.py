@@ -82,7 +82,11 @@ class Schedule:
         """With the whole group of a table that is due, as soon as nobody of it is on its way already."""
         members = self.cuts.members(due.group)
         is_under_way = due.group in self._cutting or any(table.flushing for table in members)
-        if is_under_way or self.cuts.plan(members) is None:
+        if is_under_way:
+            return
+        self.cuts.stop_behind_others(due.group)
+        members = self.cuts.members(due.group)
+        if self.cuts.plan(members) is None:
             return
         self._cutting.add(due.group)
         for table in members:

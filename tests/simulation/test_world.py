@@ -118,6 +118,10 @@ FOUND_IN_GROUPS = {
 }
 
 
+def test_two_writers_that_have_some_of_a_group_each_do_not_both_give_the_next_number() -> None:
+    assert run_world(422517).breach == ""
+
+
 @pytest.mark.parametrize("what", FOUND_IN_GROUPS)
 def test_what_schedules_of_grouped_tables_called_a_breach_is_none(what: str) -> None:
     as_found = Changes({"compaction_s": 0.0})

@@ -343,6 +343,29 @@ def test_where_the_writer_before_has_committed_one_member_the_others_make_no_cut
     run(work())
 
 
+def test_a_writer_that_another_has_taken_one_member_from_cuts_none_of_the_others(tmp_path: Path):
+    """Both would give the next number: the one to that member, this one to the rest."""
+
+    async def work() -> None:
+        async with half(tmp_path, tables=GROUPED, stop_cleanly=False) as h:
+            await two_tables(h)
+            async with other_writer(h, mode="changelog", tables=GROUPED) as successor:
+                await successor.service.maintaining.maintain(TableName.parse("shop.orders"))
+                h.hand.batch([("shop.orders", {"id": 2}), ("shop.lines", {"id": 11})])
+                lines = h.service.tables[TableName.parse("shop.lines")]
+                await h.flush()
+                await until(lambda: lines.stopped is not None)
+                assert lines.stopped is not None
+                assert lines.stopped.reason.startswith("its group's shop.orders is fenced: ")
+                assert ids(h, "lines") == [10]
+                assert (await successor.flush())["success"]
+                said = shared(h, "orders", "lines")
+                assert (said["dolake.cut"], said["dolake.cut.tables"]) == ("2", "2")
+                assert (ids(h, "orders"), ids(h, "lines")) == ([1, 2], [10, 11])
+
+    run(work())
+
+
 def test_tags_of_cuts_go_with_their_snapshots(tmp_path: Path):
     async def work() -> None:
         async with half(tmp_path, tables=GROUPED, snapshots_kept=3) as h:
