@@ -48,6 +48,8 @@ POINTS: dict[str, str] = {
     "ttl.read": "a file's column is about to be read, to find out which of its rows have expired",
     "ttl.before_commit": "expired rows are about to leave a table, what deletes them is in the store",
     "ttl.after_commit": "expired rows have left a table, its key index does not know yet",
+    "letters.before_rewrite": "what dead letters' files become is in the store, no snapshot names it",
+    "letters.after_rewrite": "dead letters' files have been rewritten, nothing else is done",
     "trim.before_record": "segments to trim are verified, the bound is not stated",
     "trim.after_record": "the bound is stated, nothing is unlinked",
     "trim.before_unlink": "a segment is about to be unlinked",

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Events that fit nowhere: which, why, and sending them again.")
 
 _NOT_ALL = 6
-_STATES = ("dead", "replayed", "superseded")
+_SENT_AGAIN = ("dead", "replayed", "superseded")  # what can come of it
+_STATES = (*_SENT_AGAIN, "expired")
 Table = Annotated[str | None, typer.Option("--table", metavar="TABLE", help="Only those of one table.")]
 
 
 @app.command("list")
 def list_letters(
     table: Table = None,
-    state: Annotated[str, typer.Option("--state", help="dead, replayed, superseded or all.")] = "dead",
+    state: Annotated[str, typer.Option("--state", help="dead, replayed, superseded, expired or all.")] = "dead",
     limit: Annotated[int, typer.Option("--limit", min=0, help="Show at most so many; 0 shows all.")] = 100,
     data: Data = None,
     config: Config = None,
@@ -69,7 +70,7 @@ def show(
         print(f"{name:12} {value}")
     for verdict in letter.verdicts:
         print(f"{_moment(verdict['judged_at'])}  {verdict['outcome']}: {verdict['rule'] or 'it is in its table'}")
-    print(event)
+    print(event or "the event is not kept any longer")
     return 0
 
 
@@ -99,7 +100,12 @@ def replay(
     from dolake.daemon.diagnostics import configure_logging
 
     letters = _letters(data, config, table)
-    chosen = [letter for letter in (require(letters, ids) if ids else letters) if letter.state == "dead"]
+    asked = require(letters, ids) if ids else letters
+    expired = [letter for letter in asked if letter.state == "expired"] if ids else []
+    if expired:
+        rule = "has expired: its event is not kept any longer, see `maintenance.dead_letters_s`"
+        raise ConfigurationError([Mistake("ID", letter.id, rule) for letter in expired])
+    chosen = [letter for letter in asked if letter.state == "dead"]
     if not dry_run and chosen:
         configure_logging("dead-letters")
         url = to or url_of(data, config)
@@ -108,7 +114,7 @@ def replay(
         asyncio.run(send_again(producer, chosen))
     after = {letter.id: letter.state for letter in _letters(data, config, table)}
     counts = Counter(after[letter.id] for letter in chosen)
-    summary = {"sent": 0 if dry_run else len(chosen), **{state: counts[state] for state in _STATES}}
+    summary = {"sent": 0 if dry_run else len(chosen), **{state: counts[state] for state in _SENT_AGAIN}}
     if as_json:
         print(json.dumps(summary))
     elif dry_run:

@@ -101,7 +101,7 @@ def _in_words(result: dict[str, Any]) -> str:
 
     if "error" in result:
         return f"{result['table']}: {result['error']}"
-    expired = _expired_in_words(result.get("expired"), result["purged"] is not None)
+    expired = _expired_in_words(result["table"], result.get("expired"), result["purged"] is not None)
     kinds = ", ".join(f"{one['objects']:,} {kind} ({byte_size(one['bytes'])})" for kind, one in result["unreferenced"].items())
     stays = f"{result['reachable']:,} needed"
     stays += "".join(
@@ -115,9 +115,14 @@ def _in_words(result: dict[str, Any]) -> str:
     return f"{result['table']}: {expired}{kinds or 'nothing'} could be deleted; {stays}"
 
 
-def _expired_in_words(expired: dict[str, Any] | None, is_done: bool) -> str:
+def _expired_in_words(table: str, expired: dict[str, Any] | None, is_done: bool) -> str:
+    from dolake.model import DEAD_LETTERS_TABLE
+
     if expired is None:
         return ""
+    is_letters = table == str(DEAD_LETTERS_TABLE)
     if expired["put_off"]:
-        return f"no rows expire for now ({expired['put_off']}); "
+        return f"no {'events' if is_letters else 'rows'} expire for now ({expired['put_off']}); "
+    if is_letters:
+        return f"{expired['rows']:,} events of dead letters {'have expired' if is_done else 'would expire'}; "
     return f"{expired['rows']:,} rows {'have expired' if is_done else 'would expire'}, {expired['files']:,} files with all of theirs; "

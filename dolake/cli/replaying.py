@@ -49,7 +49,7 @@ class KnownLetter:
     @property
     def why(self) -> Mapping[str, Any]:
         """The newest verdict that kept it out."""
-        return next((verdict for verdict in reversed(self.verdicts) if verdict["outcome"] == "dead"), self.newest)
+        return next((verdict for verdict in reversed(self.verdicts) if verdict["outcome"] in ("dead", "expired")), self.newest)
 
 
 def known_letters(lake: Lake, table: TableName | None = None) -> list[KnownLetter]:

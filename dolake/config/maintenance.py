@@ -24,6 +24,10 @@ class MaintenanceSettings(Section):
     grace_s: Annotated[float, BeforeValidator(a_number), Field(ge=0, le=30 * 86_400, allow_inf_nan=False)] = Field(
         default=900.0, description="so long an object stays after nothing needs it any more: a query may still be reading it"
     )
+    dead_letters_s: Seconds | None = Field(
+        default=None,
+        description="so long the event of a dead letter is kept, to be sent again, and the value that was wrong; for good unless set",
+    )
     ttl_interval_s: Seconds = Field(default=60.0, description="how often rows that have expired by their table's ttl are removed")
 
 

@@ -1,11 +1,14 @@
 """Dead letters: events that were kept out of their table, why, and their raw bytes; as values and as rows of their own table.
 
-The table `dolake.dead_letters` is append-only and partitioned by `table_name`; a letter is known by table, log, offset and
-index. Each row is an outcome, the newest of a letter (highest `judged_at`) its state:
+The table `dolake.dead_letters` is partitioned by `table_name`; a letter is known by table, log, offset and index. Each row is an
+outcome, the newest of a letter (highest `judged_at`) its state:
 
     dead         it was kept out
     replayed     it was sent again, and is in its table (or is about to be: nothing else is committed first)
     superseded   a later event of its key was there already, or it was sent again before: it is not applied
+    expired      it was kept out, and what was received is not kept any longer: `event` and `value` are empty, as in every row of that age
+
+Rows are added and, but for what expires, never changed.
 """
 
 from __future__ import annotations
@@ -15,14 +18,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyiceberg.schema import Schema
 from pyiceberg.types import BinaryType, IntegerType, LongType, NestedField, StringType, TimestamptzType
 
 from dolake.parquet.schema import arrow_schema
 
-DEAD, REPLAYED, SUPERSEDED = "dead", "replayed", "superseded"
+DEAD, REPLAYED, SUPERSEDED, EXPIRED = "dead", "replayed", "superseded", "expired"
 
+JUDGED_AT_ID, EVENT_ID = 6, 17
 # Field ids are for good: add to the end, never renumber.
 LETTERS_SCHEMA = Schema(
     NestedField(1, "table_name", StringType(), required=True, doc="the table that the event was kept out of"),
@@ -123,3 +129,23 @@ def _row(table: str, letter: Letter, judged_at_ms: int) -> dict[str, Any]:
         "replayed_offset": again.offset if again else None,
         "replayed_index": again.index if again else None,
     }
+
+
+def expired_apart(rows: pa.Table, cutoff_us: int | None) -> tuple[pa.Table, pa.Table, int]:
+    """(the rows judged before `cutoff_us`, without their events; the others; how many of the first had one). None: nothing expires."""
+    if cutoff_us is None:
+        cutoff_us = -1
+    judged = np.asarray(rows["judged_at"].combine_chunks().view(pa.int64()))
+    # Those that were emptied before stay among them, whatever the clock says now.
+    empty = np.asarray(pc.equal(pc.binary_length(rows["event"]), 0).combine_chunks())
+    is_old = (judged < cutoff_us) | empty
+    old, others = rows.filter(pa.array(is_old)), rows.filter(pa.array(~is_old))
+    emptied = {"event": pa.repeat(pa.scalar(b"", pa.binary()), old.num_rows), "value": pa.repeat(pa.scalar("", pa.string()), old.num_rows)}
+    outcomes = old["outcome"].cast(pa.string())
+    emptied["outcome"] = pc.if_else(pc.equal(outcomes, DEAD), EXPIRED, outcomes)
+    for name, values in emptied.items():
+        place = old.schema.get_field_index(name)
+        column = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+        field = old.schema.field(place)
+        old = old.set_column(place, field, column.dictionary_encode().cast(field.type) if pa.types.is_dictionary(field.type) else column)
+    return old, others, int(np.count_nonzero(is_old & ~empty))

@@ -17,11 +17,11 @@ LETTER_COLUMNS = [
 ]  # fmt: skip
 DEAD_COUNT = "dolake.count.dead-lettered"
 SHOWN_MAX = 5
-_REPLAYED = "replayed"
+_REPLAYED, _DEAD, _EXPIRED = "replayed", "dead", "expired"
 # No row could be made of it any more when a writer that died had decided that it is one, and had not committed that.
-_TAKEN_BACK = [_REPLAYED, "dead"]
+_TAKEN_BACK = [_REPLAYED, _DEAD]
 # A later event of its key has come to a mirror.
-_OVERTAKEN = ["dead", "superseded"]
+_OVERTAKEN = [_DEAD, "superseded"]
 
 Place = tuple[str, int, int]
 
@@ -29,6 +29,8 @@ Place = tuple[str, int, int]
 @dataclass(frozen=True)
 class JudgedEvents:
     """Table → the places of its events that verdicts are on (where they were sent last), each with what was decided, oldest first.
+
+    What has expired was decided to be dead.
 
     `firsts`: table → each such place → where the event was sent first.
     """
@@ -43,7 +45,8 @@ class JudgedEvents:
         for row in sorted(rows, key=lambda row: row["judged_at"]):
             first = (row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])
             place = first if row["replayed_log"] is None else (row["replayed_log"], row["replayed_offset"], row["replayed_index"])
-            found.setdefault(row["table_name"], {}).setdefault(place, []).append(row["outcome"])
+            outcome = _DEAD if row["outcome"] == _EXPIRED else row["outcome"]
+            found.setdefault(row["table_name"], {}).setdefault(place, []).append(outcome)
             firsts.setdefault(row["table_name"], {})[place] = first
         return cls(found, firsts)
 

@@ -13,18 +13,21 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
+from dolake import failpoints
 from dolake.clock import Runtime
+from dolake.compaction.landing import MAINTENANCE
+from dolake.compaction.letters import LettersRewrite
 from dolake.datafiles import encode_file
-from dolake.errors import CommitConflict, TableStopped
+from dolake.errors import CommitConflict, ObjectMissing, TableStopped
 from dolake.iceberg.access import CATALOG, STORE
 from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.commit import Committer, Landed
 from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.metadata import LoadedTable, new_table
 from dolake.iceberg.objects import read_file
-from dolake.iceberg.plan import Delta, NewFile
+from dolake.iceberg.plan import Delta, NewFile, Replacement
 from dolake.model import DEAD_LETTERS_TABLE, OffsetRange, TableName
 from dolake.parquet.align import schema_as_json
 from dolake.parquet.decode import read_columns
@@ -33,6 +36,7 @@ from dolake.storage.store import ObjectStore
 from dolake.writer.watch import open_letters
 
 _SPEC = {"spec-id": 0, "fields": [{"name": "table_name", "transform": "identity", "source-id": 1, "field-id": 1000}]}
+Found = TypeVar("Found")
 _LETTER_COLUMNS = ["_cdc_log", "_cdc_offset", "_cdc_index", "_cdc_source", "_cdc_epoch", "outcome", "event"]
 _PLACE_COLUMNS = ["_cdc_log", "_cdc_offset", "_cdc_index", "replayed_log", "replayed_offset", "replayed_index", "outcome"]
 
@@ -87,31 +91,25 @@ class DeadLetters:
         """What stands of `table`, for a writer that is about to read on from `committed`."""
         async with self._lock:
             await self._forget_lost()
-            base = await self._claimed()
-            epoch = self._epoch
-        if base is None:
-            return Verdicts()
-        bounds = _bounds(base, table)
-        behind = {log_id: committed.get(log_id, 0) for log_id, bound in bounds.items() if bound > committed.get(log_id, 0)}
-        places = await self._until_answered(STORE, self._read_places, base, table, behind) if behind else {}
-        return Verdicts(bounds, places, epoch)
+
+            def read(base: LoadedTable) -> Verdicts:
+                bounds = _bounds(base, table)
+                behind = {log_id: committed.get(log_id, 0) for log_id, bound in bounds.items() if bound > committed.get(log_id, 0)}
+                return Verdicts(bounds, self._read_places(base, table, behind) if behind else {})
+
+            found = await self._read(read)
+            return Verdicts() if found is None else replace(found, epoch=self._epoch)
 
     async def states(self, table: TableName) -> dict[Place, str]:
         """The newest outcome of each of the table's letters."""
         async with self._lock:
-            base = await self._claimed()
-        if base is None:
-            return {}
-        rows = await self._until_answered(STORE, read_letters, self._store, base, table, _PLACE_COLUMNS)
+            rows = await self._read(lambda base: read_letters(self._store, base, table, _PLACE_COLUMNS)) or []
         return {Place(row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"]): row["outcome"] for row in rows}
 
     async def waiting(self, table: TableName) -> list[Letter]:
         """The table's letters that were neither sent again nor overtaken."""
         async with self._lock:
-            base = await self._claimed()
-        if base is None:
-            return []
-        return open_letters(await self._until_answered(STORE, read_letters, self._store, base, table, _LETTER_COLUMNS))
+            return open_letters(await self._read(lambda base: read_letters(self._store, base, table, _LETTER_COLUMNS)) or [])
 
     async def own(self) -> int:
         """The epoch of this writer as the letters' owner: from here on verdicts of others stand already, or never land.
@@ -164,6 +162,34 @@ class DeadLetters:
                 base = await self._claimed()
             return base
 
+    async def rewrite(self, work: LettersRewrite) -> bool:
+        """Commits it in place of its files, and says whether it could: not where one of them is gone. Raises TableStopped."""
+        async with self._lock:
+            base = await self._claimed()
+            if base is None or base.head is None or self._epoch is None:
+                return False
+            live = {file.location for file in (await self._until_answered(STORE, ContentsReader(self._store).read, base.head)).files}
+            if not live.issuperset(file.location for file in work.files):
+                return False
+            partition, epoch = work.files[0].partition, self._epoch
+            files = []
+            for rows in work.rows:
+                encoded = await self._runtime.tasks.run(encode_file, base.location, partition, rows, epoch, self._runtime.random.uuid())
+                await self._until_answered(STORE, self._store.put, encoded.location, encoded.data)
+                files.append(encoded.as_new_file())
+            replacement = Replacement(
+                removed=frozenset(file.location for file in work.files),
+                removed_sequence_max=max(file.sequence_number for file in work.files),
+                sequence_number=int(base.head["sequence-number"]),
+                schema=base.schema,
+                spec_id=work.files[0].spec_id,
+                same_rows=not work.expired_count,
+            )
+            failpoints.hit("letters.before_rewrite")
+            landed = await self._commit(base, epoch, tuple(files), {}, replaces=replacement)
+            failpoints.hit("letters.after_rewrite")
+            return landed is not None
+
     async def _claimed(self) -> LoadedTable | None:
         """The table, owned by this writer from its first look at it on: what another wrote is there to be seen, or never lands."""
         while self._base is None:
@@ -172,6 +198,23 @@ class DeadLetters:
                 return None
             await self._commit(base, base.owner_epoch + 1, (), {})
         return self._base
+
+    async def _read(self, read: Callable[[LoadedTable], Found]) -> Found | None:
+        """Reads the table as it is, `read` in a thread; None if there is none.
+
+        The lock is held: nothing of it is rewritten here, and purged, meanwhile. Another writer may have done so. Raises ObjectMissing.
+        """
+        while True:
+            base = await self._claimed()
+            if base is None:
+                return None
+            try:
+                found: Found = await self._until_answered(STORE, read, base)
+                return found
+            except ObjectMissing:
+                await self._forget_lost()
+                if self._base is base:
+                    raise
 
     async def _forget_lost(self) -> None:
         """Lets go of what we own no more: its verdicts are not all that stand."""
@@ -192,7 +235,14 @@ class DeadLetters:
             await self._until_answered(CATALOG, self._catalog.create, DEAD_LETTERS_TABLE, metadata)
 
     async def _commit(
-        self, base: LoadedTable, epoch: int, files: tuple[NewFile, ...], ranges: Mapping[str, OffsetRange], *, expires: bool = True
+        self,
+        base: LoadedTable,
+        epoch: int,
+        files: tuple[NewFile, ...],
+        ranges: Mapping[str, OffsetRange],
+        *,
+        replaces: Replacement | None = None,
+        expires: bool = True,
     ) -> LoadedTable | None:
         delta = Delta(
             table=DEAD_LETTERS_TABLE,
@@ -208,6 +258,10 @@ class DeadLetters:
             commit_id=self._runtime.random.uuid(),
             only_as_named=True,
             expires=expires,
+            summary={} if replaces is None else {MAINTENANCE: "dead letters"},
+            replaces=replaces,
+            on_head_only=replaces is not None,
+            head_id=base.head_id,
         )
         outcome = await self._committer.commit(delta)
         if isinstance(outcome, Landed):

@@ -17,12 +17,14 @@ from dolake.iceberg.catalog import TableCatalog
 from dolake.iceberg.commit import Committer, Trouble
 from dolake.iceberg.metadata import LoadedTable
 from dolake.iceberg.plan import CommitPolicy
-from dolake.model import TableName
+from dolake.model import DEAD_LETTERS_TABLE, TableName
 from dolake.storage.disk import Disk
 from dolake.storage.store import ObjectStore
 from dolake.writer import expiring
 from dolake.writer.kinds import kind_there
+from dolake.writer.letters import DeadLetters
 from dolake.writer.lock import lock_writer
+from dolake.writer.tidying import Tidying
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,14 @@ class Cleaning:
     def expirer(self) -> Expirer:
         return Expirer(self.runtime, self.store, self._committer())
 
+    def tidying(self) -> Tidying:
+        return Tidying(self.runtime, self.settings, self.store, self._committer().access)
+
+    def letters(self, instance: str) -> DeadLetters:
+        committer = self._committer()
+        until_answered = committer.access.until_answered
+        return DeadLetters(self.runtime, self.catalog, self.store, committer, instance=instance, until_answered=until_answered)
+
     def _committer(self) -> Committer:
         return Committer(self.runtime, self.catalog, self.store, self.commit_policy, self.on_trouble)
 
@@ -58,7 +68,9 @@ class Cleaning:
 async def look_here(cleaning: Cleaning, name: TableName) -> dict[str, Any]:
     """What could go. Reads only, whoever works on the table meanwhile. Raises RequestRefused, DolakeError."""
     base = cleaning.load(name)
-    return {**described(name, await cleaning.cleaner().look(base), None), "expired": await _look_expired(cleaning, base)}
+    is_letters = name == DEAD_LETTERS_TABLE
+    expired = await cleaning.tidying().look(base) if is_letters else await _look_expired(cleaning, base)
+    return {**described(name, await cleaning.cleaner().look(base), None), "expired": expired}
 
 
 async def purge_here(cleaning: Cleaning, name: TableName) -> dict[str, Any]:
@@ -67,7 +79,11 @@ async def purge_here(cleaning: Cleaning, name: TableName) -> dict[str, Any]:
     try:
         cleaner, base = cleaning.cleaner(), cleaning.load(name)
         instance = cleaning.runtime.random.uuid()
-        base, expired = await _expire(cleaning, base, instance)
+        if name == DEAD_LETTERS_TABLE:
+            expired: dict[str, Any] | None = await cleaning.tidying().tidy(cleaning.letters(instance))
+            base = cleaning.load(name)
+        else:
+            base, expired = await _expire(cleaning, base, instance)
         claimed = await cleaner.claim(base, epoch=base.owner_epoch + 1, instance=instance)
         found, purged = await cleaner.purge(claimed, None)
         return {**described(name, found, purged), "expired": expired}

@@ -13,6 +13,7 @@ import structlog
 from dolake.clock import Runtime
 from dolake.compaction.cleaner import Cleaner, described, needs_claim
 from dolake.compaction.grace import Grace
+from dolake.compaction.ttl import Witness
 from dolake.compaction.unreferenced import StoredObject, Unreferenced
 from dolake.config import Settings
 from dolake.errors import DolakeError, RequestRefused, TableStopped
@@ -20,6 +21,7 @@ from dolake.iceberg.metadata import COMMIT_ID, LoadedTable
 from dolake.model import DEAD_LETTERS_TABLE, TableName
 from dolake.writer.flight import stopped_by
 from dolake.writer.table import Table
+from dolake.writer.tidying import Tidying
 
 if TYPE_CHECKING:
     from dolake.writer.service import WriterService
@@ -35,6 +37,8 @@ class Maintaining:
         flusher = host.flusher
         self._cleaner = Cleaner(runtime, flusher.catalog, flusher.store, flusher.committer)
         self._graces: dict[TableName, Grace] = {}
+        witness = Witness(runtime.clock.now_ms(), runtime.clock.monotonic_s())
+        self._tidying = Tidying(runtime, settings, flusher.store, flusher.access, witness)
 
     async def run(self) -> None:
         while True:
@@ -46,6 +50,8 @@ class Maintaining:
     async def _maintain(self, name: TableName) -> None:
         """What is due of one table. What goes wrong is said, and looked at again the next time."""
         try:
+            if name == DEAD_LETTERS_TABLE:
+                await self._tidy()
             base = await self._host.flusher.load(name)
             if base is None or not base.owner_epoch:
                 return
@@ -56,6 +62,13 @@ class Maintaining:
                 await self._purge(name, due)
         except (DolakeError, OSError, ValueError) as error:
             logger.warning("table not maintained", table=str(name), reason=str(error))
+
+    async def _tidy(self) -> dict[str, Any]:
+        async with self._host.compacting.lock(DEAD_LETTERS_TABLE):
+            expired = await self._tidying.tidy(self._host.flusher.letters)
+        self._host.metrics.add("dolake_ttl_expired_rows_total", expired["rows"], table=str(DEAD_LETTERS_TABLE))
+        self._host.metrics.set("dolake_ttl_put_off_count", int(bool(expired["put_off"])), table=str(DEAD_LETTERS_TABLE))
+        return expired
 
     def _grace_of(self, name: TableName) -> Grace:
         return self._graces.setdefault(name, Grace(self._settings.grace_s))
@@ -109,7 +122,9 @@ class Maintaining:
 
         Raises RequestRefused, DolakeError.
         """
-        if name != DEAD_LETTERS_TABLE:
+        if name == DEAD_LETTERS_TABLE:
+            expired: dict[str, Any] | None = await self._tidy()
+        else:
             await self._host.parking.started_table(name)
-        expired = await self._host.expiring.expire(name)
+            expired = await self._host.expiring.expire(name)
         return {**await self._purge(name, None), "expired": expired}

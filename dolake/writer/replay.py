@@ -19,11 +19,12 @@ from dolake.iceberg.objects import read_file
 from dolake.parquet.align import align_columns
 from dolake.parquet.decode import read_columns
 from dolake.parquet.layout import EventChunk
-from dolake.parquet.letters import DEAD, REPLAYED, SUPERSEDED, Letter, Place
+from dolake.parquet.letters import DEAD, EXPIRED, REPLAYED, SUPERSEDED, Letter, Place
 from dolake.parquet.rows import Decoded
 from dolake.storage.store import ObjectStore
 
 SENT_AGAIN = "it was sent again before"
+NOT_KEPT = "it had expired: nobody watches any longer what comes after it"
 NOT_KEPT_OUT = "this table has never kept it out"
 OVERTAKEN = "a later event of its key is in the table"
 _SEQUENCE_ID = 4  # the field id of `_cdc_sequence`
@@ -68,7 +69,7 @@ def judge_again(
             else:
                 applied.append(row)
         elif (state := states.get(original)) != DEAD:
-            letters.append(_again(chunk, place, SUPERSEDED, NOT_KEPT_OUT if state is None else SENT_AGAIN))
+            letters.append(_again(chunk, place, SUPERSEDED, _why_not(state)))
         elif row is None:
             letters.append(_dead_again(kept_out[index], original))
         elif row in overtaken:
@@ -77,6 +78,10 @@ def judge_again(
             letters.append(_again(chunk, place, REPLAYED, ""))
             applied.append(row)
     return Judged(decoded.rows.take(pa.array(applied, pa.int64())), tuple(letters))
+
+
+def _why_not(state: str | None) -> str:
+    return NOT_KEPT_OUT if state is None else NOT_KEPT if state == EXPIRED else SENT_AGAIN
 
 
 def _again(chunk: EventChunk, place: int, outcome: str, rule: str) -> Letter:

@@ -79,7 +79,7 @@ def test_a_hundred_bad_rows_of_ten_thousand_are_kept_with_their_reason_and_come_
     [
         (("show", "nothing@log:1:2"), 2, "ID: is the id of no dead letter"),
         (("replay", "nothing@log:1:2"), 2, "ID: is the id of no dead letter"),
-        (("list", "--state", "gone"), 2, "--state: must be one of dead, replayed, superseded, all"),
+        (("list", "--state", "gone"), 2, "--state: must be one of dead, replayed, superseded, expired, all"),
         (("list", "--table", "../x"), 2, "--table: a table is"),
     ],
 )

@@ -20,7 +20,7 @@ from dolake.config import Settings
 from dolake.errors import CatalogUnreachable, DolakeError, StoreUnreachable
 from dolake.failpoints import FailpointRaised
 from dolake.iceberg.metadata import LoadedTable
-from dolake.model import TableName
+from dolake.model import DEAD_LETTERS_TABLE, TableName
 from dolake.parquet.letters import DEAD
 from dolake.storage.store import ObjectStore
 from dolake.writer.flight import Away
@@ -245,6 +245,7 @@ class Course(World):
         """Small files become one, and what only expired snapshots needed goes; then more of the same keys."""
         await self._ask("compact", ORDERS)
         await self._ask("maintain", ORDERS)
+        await self._ask("maintain", DEAD_LETTERS_TABLE)
         await self._send(self.pages.bulk())
         await self._committed()
 
@@ -362,6 +363,7 @@ def course_settings(settings: Settings) -> Settings:
     """The world's, with a table that has no changelog beside it, and flushes that are soon due."""
     made = settings.model_dump()
     made["flush"] |= {"bytes": 2000}
+    made["maintenance"] |= {"dead_letters_s": 0.001}
     made["tables"][str(GONE)] = {"mode": "mirror"}
     return Settings.model_validate(made)
 

@@ -202,21 +202,25 @@ def read_rows(data: bytes) -> Sequence[Mapping[str, Any]]:
 
 def check_table(table: LoadedTable, history: Committed, objects: Objects) -> Iterator[str]:
     """The whole table as a reader finds it: every live file once, every row that was ever committed, none besides."""
-    head = table.head
     found: Counter[tuple[str, int, int]] = Counter()
     files: Counter[str] = Counter()
-    if head is not None:
-        for manifest in fetch_manifests(_reader(objects), head["manifest-list"]):
-            for entry in filter(is_live, fetch_entries(_reader(objects), manifest)):
-                files[entry.data_file.file_path] += 1
-                for row in read_rows(objects.get(entry.data_file.file_path)):
-                    found[(row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])] += 1
+    for location, rows in live_rows(table, objects):
+        files[location] += 1
+        found.update((row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"]) for row in rows)
     for location, count in files.items():
         if count > 1:
             yield f"{table.name}: {location} is listed {count} times"
     for place in sorted(found.keys() | history.rows.keys()):
         if found[place] != (place in history.rows):
             yield f"I7: {table.name}: the row at {place} is in the table {found[place]} times"
+
+
+def live_rows(table: LoadedTable, objects: Objects) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
+    """Each data file of the head, as often as it is named, with its rows."""
+    if table.head is not None:
+        for manifest in fetch_manifests(_reader(objects), table.head["manifest-list"]):
+            for entry in filter(is_live, fetch_entries(_reader(objects), manifest)):
+                yield entry.data_file.file_path, read_rows(objects.get(entry.data_file.file_path))
 
 
 Event = tuple[str, str, int]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import orjson
 
 from dolake.iceberg.metadata import LoadedTable
-from dolake.parquet.letters import DEAD, REPLAYED, SUPERSEDED
+from dolake.parquet.letters import DEAD, EXPIRED, REPLAYED, SUPERSEDED
 from dolake.writer.replay import NOT_KEPT_OUT, OVERTAKEN
 from tests.simulation.invariants import BESIDE, NEVER_OUT, Committed, Event, Journal, named
 from tests.simulation.mirror import REASONS
@@ -18,6 +19,9 @@ from tests.simulation.sources import Fits
 
 Spot = tuple[str, int, int]
 """Log, offset, index: where an event lies."""
+Key = tuple[str, Spot, Spot, datetime, str]
+"""Of a row: table, where the event was sent first and where last, when it was judged and how."""
+EMPTIED = {"event": b"", "value": ""}
 
 
 @dataclass
@@ -29,6 +33,7 @@ class Letters:
     outcomes: dict[tuple[str, Spot], list[str]] = field(default_factory=dict)
     by_event: dict[str, dict[Event, list[str]]] = field(default_factory=dict)
     counted: dict[str, set[Spot]] = field(default_factory=dict)
+    rows: dict[Key, Mapping[str, Any]] = field(default_factory=dict)
 
     def note(
         self, rows: Sequence[Mapping[str, Any]], after: LoadedTable, journal: Journal, tables: Mapping[str, LoadedTable]
@@ -36,6 +41,7 @@ class Letters:
         """What the last commit brought; `tables` are as committed by now."""
         for row in rows:
             table, spot = row["table_name"], _spot(row)
+            self.rows[_key(row)] = row
             known = self.seen.setdefault(table, {})
             where = f"{after.name}: {table} {spot}"
             if row["rule"] == OVERTAKEN and row["replayed_log"] is None and row["outcome"] == SUPERSEDED:
@@ -50,6 +56,23 @@ class Letters:
                 yield f"I13: {where} is judged when {table} has committed up to {committed}"
             known[spot] = row
             yield from self._note_outcome(where, row, journal, taken_back=taken_back)
+
+    def check_rewrite(self, rows: Sequence[Mapping[str, Any]], after: LoadedTable) -> Iterator[str]:
+        """I9 for the letters: what came with a rewrite is what there was, or that without what was received."""
+        for row in rows:
+            before = self.rows.get(_key(row))
+            expired = {**before, **EMPTIED, "outcome": row["outcome"]} if before is not None else None
+            if row not in (before, expired):
+                yield f"I9: {after.name}: a rewrite made {row} of {before}"
+        summary = after.head["summary"] if after.head is not None else {}
+        if summary.get("added-records") != summary.get("deleted-records") and rows:
+            yield f"I9: {after.name}: a rewrite made {summary.get('added-records')} rows of {summary.get('deleted-records')}"
+
+    def check_whole(self, rows: Sequence[Mapping[str, Any]], after: LoadedTable) -> Iterator[str]:
+        """Every verdict is there, once; `rows` are all of the table's."""
+        found, wanted = Counter(map(_key, rows)), Counter(self.rows.keys())
+        if found != wanted:
+            yield f"I9: {after.name}: missing are {list(wanted - found)}, too many {list(found - wanted)}"
 
     def _note_overtaken(self, where: str, row: Mapping[str, Any], spot: Spot) -> Iterator[str]:
         """A later event of its key is about to come to a mirror: it is not to be sent again."""
@@ -137,6 +160,11 @@ class Letters:
 
     def counts(self) -> Counter[str]:
         return Counter(f"verdicts: {row['outcome']}" for known in self.seen.values() for row in known.values())
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    first = (row["_cdc_log"], row["_cdc_offset"], row["_cdc_index"])
+    return row["table_name"], first, _spot(row), row["judged_at"], DEAD if row["outcome"] == EXPIRED else row["outcome"]
 
 
 def _spot(row: Mapping[str, Any]) -> Spot:

@@ -65,6 +65,7 @@ def drawn_compaction(draw: random.Random) -> dict[str, Any]:
         "inputs_min": draw.choice([2, 2, 3]),
         **often,
         "maintenance_s": draw.choice([0.0, 0.3, 1.0]),
+        "dead_letters_s": draw.choice([None, 0.1, 1.0]),
     }
 
 
@@ -109,6 +110,7 @@ class Profile:
     compaction_s: float = 0.0  # how often the writer looks whether files are worth a rewrite; 0 is never
     inputs_min: int = 2  # files that one rewrite takes at least
     maintenance_s: float = 0.0  # how often it looks for what nobody needs; 0 is never
+    dead_letters_s: float | None = None  # how long the events of dead letters are kept
 
     @property
     def is_mirrored(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from dolake.cdc.client import Producer
 from dolake.cli.lake import Lake
 from dolake.cli.replaying import KnownLetter, known_letters, send_again
-from dolake.errors import CatalogUnreachable, StoreUnreachable
+from dolake.errors import CatalogUnreachable, ObjectMissing, StoreUnreachable
 from dolake.model import DEAD_LETTERS_SOURCE
 from dolake.parquet.letters import DEAD
 from tests.simulation.faults import Breach, Chaos
@@ -59,14 +59,15 @@ class Replayer(Producing):
         while True:
             try:
                 letters = await process.runtime.tasks.run(known_letters, lake)
-            except (CatalogUnreachable, StoreUnreachable, OSError):
+            except (CatalogUnreachable, StoreUnreachable, ObjectMissing, OSError):  # What it was reading may be purged at any time here.
                 await process.runtime.clock.sleep(0.1)
             else:
                 return self.pick(process, letters)
 
     def pick(self, process: Process, letters: Sequence[KnownLetter]) -> list[KnownLetter]:
         """Mostly those that nothing was decided of since; now and then one of the others."""
-        wanted = [letter for letter in letters if letter.state == DEAD or process.random.random() < 0.3]
+        kept = [letter for letter in letters if letter.newest["event"]]
+        wanted = [letter for letter in kept if letter.state == DEAD or process.random.random() < 0.3]
         return process.random.sample(wanted, min(len(wanted), process.random.randint(1, LETTERS_MAX)))
 
     def note_message(self, message: dict[str, Any]) -> None:

@@ -55,6 +55,7 @@ from tests.simulation.invariants import (
     check_table,
     cut_names,
     is_rewrite,
+    live_rows,
     named,
     named_objects,
     note_rows,
@@ -458,6 +459,8 @@ class World:
         self.records.look()
         if is_rewrite(after):
             self.chaos.counts["rewrites committed"] += 1
+            if is_letters:
+                self._note_letters_rewrite(history.fresh, after)
             for breach in check_rewrite(history, after):
                 self.note(breach)
         if self.profile.grouped:
@@ -471,6 +474,12 @@ class World:
             self._check_mirror(before, after)
         else:
             self._check_rows(history, before, after)
+
+    def _note_letters_rewrite(self, rows: Sequence[Mapping[str, Any]], after: LoadedTable) -> None:
+        self.chaos.counts["letters rewritten"] += bool(rows)
+        self.chaos.counts["letters expired"] += sum(not row["event"] for row in rows)
+        for breach in self.letters.check_rewrite(rows, after):
+            self.note(breach)
 
     def _check_purged(self, location: str) -> None:
         """I11: nothing goes that a snapshot of a table's metadata names. What a later commit names is missed when it lands."""
@@ -649,6 +658,11 @@ class World:
                 f"liveness: after {DRAIN_S_MAX} s, sources {late} are not done, {len(missing)} acked events are in no table: {missing[:3]}"
             )
             return
+        letters = self.catalog.rows.get(DEAD_LETTERS_TABLE)
+        if letters is not None:
+            rows = [row for _, rows in live_rows(letters, self.objects) for row in rows]
+            for breach in self.letters.check_whole(rows, letters):
+                self.note(breach)
         for name, history in sorted(self.tables.items()):
             if not self._is_mirror(TableName.in_lake(name)):
                 self._check_changelog(name, history)
@@ -746,7 +760,12 @@ def make_settings(profile: Profile, start: int = 0) -> Settings:
                 "inputs_min": profile.inputs_min,
                 "target_bytes": 1 << 20,
             },
-            "maintenance": {"enabled": profile.maintenance_s > 0, "interval_s": profile.maintenance_s or 1.0, "grace_s": 0.0},
+            "maintenance": {
+                "enabled": profile.maintenance_s > 0,
+                "interval_s": profile.maintenance_s or 1.0,
+                "grace_s": 0.0,
+                "dead_letters_s": profile.dead_letters_s,
+            },
             "tables": {
                 "*": {
                     "mode": mode,

@@ -200,12 +200,12 @@ async def half(
 
 
 @contextlib.asynccontextmanager
-async def other_writer(h: Half, **sections: Any) -> AsyncIterator[Half]:
+async def other_writer(h: Half, *, snapshots_kept: int = 100, **sections: Any) -> AsyncIterator[Half]:
     """A second writer half over the same log, store and catalog: whichever commits last, the other was replaced by it."""
     settings = settings_of(h.path, **sections)
     store = open_warehouse(settings)
     catalog = open_catalog(settings, store, h.runtime)
-    service = make_service(h.runtime, LocalDisk(), catalog, store, CommitPolicy(), settings)
+    service = make_service(h.runtime, LocalDisk(), catalog, store, CommitPolicy(snapshots_kept=snapshots_kept), settings)
     running = asyncio.get_running_loop().create_task(service.run(asyncio.Event()))
     try:
         yield replace(h, settings=settings, service=service, running=running)
