@@ -27,13 +27,17 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass
 class Piece:
-    """A row group some rows of which are kept: where it lies in its input. `rows` are all of it, as long as they are held."""
+    """A row group some rows of which are kept: where it lies in its input.
+
+    `rows` are all of it, as long as they are held; `keys` some columns of those that are kept, which need not be decoded again.
+    """
 
     source: Input
     number: int
     start: int
     stop: int
     rows: pa.Table | None = None
+    keys: pa.Table | None = None
 
     @property
     def is_last(self) -> bool:
@@ -50,6 +54,21 @@ class Piece:
             return self.rows.select(wanted.names)
         return self.source.read(self.number, wanted)
 
+    def read_kept(self, wanted: pa.Schema) -> pa.Table:
+        """The same of the rows that are kept. What was held is given away."""
+        known, self.keys = self.keys, None
+        unknown = wanted if known is None else pa.schema([field for field in wanted if field.name not in known.column_names])
+        if not len(unknown):
+            assert known is not None
+            return known.select(wanted.names)
+        rows = self.read(unknown)
+        self.rows = None
+        rows = rows if self.kept.all() else rows.filter(pa.array(self.kept))
+        if known is None:
+            return rows
+        columns = [(known if field.name in known.column_names else rows).column(field.name) for field in wanted]
+        return pa.table(columns, schema=wanted)
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -59,13 +78,12 @@ class _Found:
     numbers: Places
 
     @classmethod
-    def of(cls, rows: pa.Table, numbers: Places, here: Flags) -> _Found:
-        """Those that are `here`."""
-        mine = numbers[here]
-        if np.all(mine[1:] > mine[:-1]):
-            return cls(rows if len(mine) == len(here) else rows.filter(pa.array(here)), mine)
-        order = np.argsort(mine)
-        return cls(rows.take(pa.array(np.flatnonzero(here)[order])), mine[order])
+    def of(cls, rows: pa.Table, numbers: Places) -> _Found:
+        """`numbers` of all these rows, in their order."""
+        if np.all(numbers[1:] > numbers[:-1]):
+            return cls(rows, numbers)
+        order = np.argsort(numbers)
+        return cls(rows.take(pa.array(order)), numbers[order])
 
     def between(self, begin: int, end: int) -> tuple[pa.Table, Places]:
         """Those that get these numbers: a stretch, which is not copied."""
@@ -123,7 +141,7 @@ def slices(pieces: Sequence[Piece], placing: Placing, wanted: pa.Schema, count: 
     Where rows stay in the order that they have, a few pieces after the other; else in `count` slices of the order, for each of which
     all pieces that have rows in it are decoded. What pieces hold, and inputs that are not read again, are given away.
     """
-    ordered = sorted(pieces, key=lambda piece: int(_kept_numbers(piece, placing)[0]))
+    ordered = sorted(pieces, key=lambda piece: int(placing.numbers[piece.source.first + piece.start + int(np.argmax(piece.kept))]))
     if _is_in_row(ordered, placing):
         yield from _in_row(ordered, placing, wanted)
         return
@@ -134,8 +152,8 @@ def slices(pieces: Sequence[Piece], placing: Placing, wanted: pa.Schema, count: 
             here = (numbers >= start) & (numbers < stop)
             if not here.any():
                 continue
-            found.append(_Found.of(piece.read(wanted), numbers, here))
-            piece.rows = None  # Or it would be held until all slices are made.
+            rows = piece.read_kept(wanted) if count == 1 else piece.read(wanted).filter(pa.array(here))
+            found.append(_Found.of(rows, numbers[here]))
             if count == 1 and piece.is_last:
                 piece.source.groups.release()
         yield from _gathered(found, start, stop)
@@ -166,12 +184,11 @@ def _in_row(ordered: Sequence[Piece], placing: Placing, wanted: pa.Schema) -> It
     step = done = waiting = 0
     last = {piece.source.first: piece for piece in ordered}
     for piece in ordered:
-        rows = piece.read(wanted)
-        piece.rows = None
+        rows = piece.read_kept(wanted)
         if piece is last[piece.source.first]:
             piece.source.groups.release()
         step = step or rows_a_group(rows, placing.row_count)
-        parts.append(rows if piece.kept.all() else rows.filter(pa.array(piece.kept)))
+        parts.append(rows)
         waiting += parts[-1].num_rows
         if waiting >= step or piece is ordered[-1]:
             yield done, pa.concat_tables(parts)

@@ -130,6 +130,7 @@ def _read_keys(pieces: Sequence[Piece], wanted: pa.Schema, names: Sequence[str],
             rows = piece.read(only_keys)
         if names:
             found.append(rows if piece.kept.all() else rows.filter(pa.array(piece.kept)))
+            piece.keys = found[-1] if held else None
     return found
 
 
