@@ -20,6 +20,7 @@ from bench.hour import hour
 from bench.machine import machine_id, use_cores
 from bench.mirrors import mirrors
 from bench.rest import rest
+from bench.spark_rewrites import is_spark_here, spark_rewrites
 from bench.streaming import BATCH_EVENTS, latency, throughput
 
 RESULTS = Path(__file__).parent.parent / "build" / "bench.json"
@@ -42,6 +43,7 @@ class Size:
     pyiceberg: tuple[int, int, int]  # rows before, batches, events of each
     rest_commits: int
     compaction: tuple[int, int, int, int, int]  # files, rows of each, target and memory in bytes, files that PyIceberg gets
+    spark: tuple[int, int, int, int]  # files, rows of each, target and memory in bytes
 
 
 FULL = Size(
@@ -59,6 +61,7 @@ FULL = Size(
     pyiceberg=(1_000_000, 4, 10_000),
     rest_commits=10_000,
     compaction=(1000, 50_000, 128 << 20, 192 << 20, 64),
+    spark=(256, 50_000, 128 << 20, 192 << 20),
 )
 SMALL = Size(
     events=40_000,
@@ -75,8 +78,10 @@ SMALL = Size(
     pyiceberg=(5_000, 1, 1_000),
     rest_commits=20,
     compaction=(12, 2_000, 200_000, 400_000, 4),
+    spark=(12, 2_000, 200_000, 400_000),
 )
 BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories", "fairness", "mirrors", "rest", "compaction", "hour")
+WITH_SPARK = "spark"  # only where `make e2e` has installed it
 
 
 def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -102,6 +107,8 @@ def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str],
             results[name] = rest(directory, size.rest_commits)
         elif name == "compaction":
             results[name] = compaction(directory, *size.compaction)
+        elif name == WITH_SPARK:
+            results[name] = spark_rewrites(directory, *size.spark)
         elif name == "hour":
             results[name] = hour(directory, *size.streamed)
     if "throughput" in results and "baseline" in results:
@@ -126,7 +133,7 @@ def table(results: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--small", action="store_true", help="a few seconds of everything: to see that it runs, not how fast")
-    parser.add_argument("--only", action="append", choices=BENCHMARKS, help="this benchmark; may be given again")
+    parser.add_argument("--only", action="append", choices=(*BENCHMARKS, WITH_SPARK), help="this benchmark; may be given again")
     parser.add_argument("--events", type=int, help="events of the throughput benchmark")
     parser.add_argument("--directory", type=Path, help="where data goes, on the disk to measure; a temporary one otherwise")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file")
@@ -136,7 +143,8 @@ def main(arguments: Sequence[str]) -> int:
         size = replace(size, events=options.events)
     use_cores(CORES)
     with tempfile.TemporaryDirectory(prefix="dolake-bench-", dir=options.directory) as directory:
-        results = run(size, options.only or BENCHMARKS, Path(directory), lambda text: print(text, file=sys.stderr, flush=True))
+        names = options.only or (*BENCHMARKS, *([WITH_SPARK] if is_spark_here() else []))
+        results = run(size, names, Path(directory), lambda text: print(text, file=sys.stderr, flush=True))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({"small": options.small, **results}, indent=2) + "\n", encoding="utf-8")
     lines = table(results)

@@ -29,9 +29,9 @@ _SCHEMA = {"type": "struct", "fields": [{"id": n + 1, "name": f"column_{n}", "re
 
 
 @contextmanager
-def catalog(directory: Path) -> Iterator[httpx.Client]:
+def catalog(directory: Path, name: str = "") -> Iterator[httpx.Client]:
     """A server of its own, ended with the block; in the database of `DOLAKE_CATALOG_URI`, if there is one, under the directory's name."""
-    environment = {**os.environ, "DOLAKE_CATALOG_NAME": directory.name}
+    environment = {**os.environ, "DOLAKE_CATALOG_NAME": name or directory.name}
     command = [sys.executable, "-m", "dolake", "catalog", "--data", str(directory), "--http-port", "0", "--log-format", "json"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stderr is not None
