@@ -21,7 +21,7 @@ from bench.machine import machine_id, use_cores
 from bench.mirrors import mirrors
 from bench.rest import rest
 from bench.spark_rewrites import is_spark_here, spark_rewrites
-from bench.streaming import BATCH_EVENTS, latency, throughput
+from bench.streaming import BATCH_EVENTS, beside_compaction, latency, throughput
 
 RESULTS = Path(__file__).parent.parent / "build" / "bench.json"
 CORES = 2
@@ -31,6 +31,7 @@ CORES = 2
 class Size:
     events: int
     latency_s: float
+    beside: tuple[float, float, int]  # events a second, seconds, rounds
     commits: int
     baseline_events: int
     sources: int
@@ -49,6 +50,7 @@ class Size:
 FULL = Size(
     events=5_000_000,
     latency_s=20,
+    beside=(50_000, 20, 5),
     commits=1000,
     baseline_events=200_000,
     sources=100,
@@ -66,6 +68,7 @@ FULL = Size(
 SMALL = Size(
     events=40_000,
     latency_s=0.5,
+    beside=(2_000, 2, 1),
     commits=20,
     baseline_events=5_000,
     sources=8,
@@ -80,7 +83,7 @@ SMALL = Size(
     compaction=(12, 2_000, 200_000, 400_000, 4),
     spark=(12, 2_000, 200_000, 400_000),
 )
-BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories", "fairness", "mirrors", "rest", "compaction", "hour")
+BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories", "fairness", "mirrors", "rest", "compaction", "beside", "hour")
 WITH_SPARK = "spark"  # only where `make e2e` has installed it
 
 
@@ -107,6 +110,8 @@ def run(size: Size, names: Sequence[str], directory: Path, tell: Callable[[str],
             results[name] = rest(directory, size.rest_commits)
         elif name == "compaction":
             results[name] = compaction(directory, *size.compaction)
+        elif name == "beside":
+            results["beside_compaction"] = beside_compaction(directory, *size.beside)
         elif name == WITH_SPARK:
             results[name] = spark_rewrites(directory, *size.spark)
         elif name == "hour":

@@ -6,7 +6,9 @@ With a token, and with a rate that counts every event and is never reached: as a
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,27 +65,29 @@ async def run_throughput(directory: Path, event_count: int) -> dict[str, Any]:
         }
 
 
-def guarded(data: Path) -> Daemon:
+def guarded(data: Path, settings: Mapping[str, str] | None = None) -> Daemon:
     """Lets in who has the token, for one source and one table."""
     tokens = data.parent / f"{data.name}.tokens.toml"
     tokens.parent.mkdir(parents=True, exist_ok=True)
     tokens.write_text(section("bench", SECRET, sources=[SOURCE], tables=[TABLE]))
-    return Daemon(data, {**LIMITS, "DOLAKE_AUTH_TOKENS_FILE": str(tokens)})
+    return Daemon(data, {**LIMITS, "DOLAKE_AUTH_TOKENS_FILE": str(tokens), **(settings or {})})
 
 
-async def run_latency(directory: Path, events_per_s: float, seconds: float) -> dict[str, Any]:
+async def run_latency(directory: Path, events_per_s: float, seconds: float, settings: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Batches at a fixed rate, whether acks come or not; latency counts from when a batch was due."""
     event_count = max(BATCH_EVENTS * 4, round(events_per_s * seconds / BATCH_EVENTS) * BATCH_EVENTS)
     prepared = frames(event_count, BATCH_EVENTS)
-    with guarded(directory / "latency") as daemon:
+    with guarded(directory / "latency", settings) as daemon, Lake(daemon.data) as lake:
         connection = await Connection.open(daemon.start().wait_ready().cdc, SECRET)
         await connection.greet()
         await connection.send_at_rate(prepared, BATCH_EVENTS / events_per_s)
         latencies = connection.timings.latencies_s()
         await connection.flush()
         connection.close()
+        snapshots = lake.metadata(TABLE)["snapshots"]
     return {
         "events": event_count,
+        "rewrites": sum("dolake.maintenance" in snapshot["summary"] for snapshot in snapshots),
         "events_per_s": round(events_per_s),
         **{f"ack_p{percent:g}_ms": milliseconds(percentile(latencies, percent)) for percent in (50, 95, 99, 99.9, 100)},
     }
@@ -99,3 +103,27 @@ def throughput(directory: Path, event_count: int) -> dict[str, Any]:
 
 def latency(directory: Path, events_per_s: float, seconds: float) -> dict[str, Any]:
     return asyncio.run(run_latency(directory, events_per_s, seconds))
+
+
+def beside_compaction(directory: Path, events_per_s: float, seconds: float, rounds: int) -> dict[str, Any]:
+    """What acks take while files of half a second each are rewritten, and while they are left; one after the other, `rounds` times.
+
+    Rewrites begin as soon as there are enough files, and take what the others leave of two cores.
+    """
+    often = {"DOLAKE_FLUSH_AGE_S": "0.5", "DOLAKE_COMPACTION_INTERVAL_S": "0.2"}
+    found: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    for number in range(rounds):
+        for compacts in (False, True):
+            settings = {**often, "DOLAKE_COMPACTION_ENABLED": str(compacts).lower()}
+            place = directory / f"beside-{number}-{compacts}"
+            found[compacts].append(asyncio.run(run_latency(place, events_per_s, seconds, settings)))
+    figures: dict[str, Any] = {
+        "events_per_s": round(events_per_s),
+        "rounds": rounds,
+        "rewrites": sum(one["rewrites"] for one in found[True]),
+    }
+    for percent in ("p50", "p99"):
+        without, beside = (statistics.median(one[f"ack_{percent}_ms"] for one in found[compacts]) for compacts in (False, True))
+        figures |= {f"ack_{percent}_ms_without": without, f"ack_{percent}_ms_beside": beside}
+        figures[f"ack_{percent}_times"] = round(beside / without, 2)
+    return figures
