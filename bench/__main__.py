@@ -43,7 +43,8 @@ class Size:
     streamed: tuple[int, int]  # flushes, events of each table in each
     pyiceberg: tuple[int, int, int]  # rows before, batches, events of each
     rest_commits: int
-    compaction: tuple[int, int, int, int, int]  # files, rows of each, target and memory in bytes, files that PyIceberg gets
+    # Files, rows of each, target and memory in bytes, files that PyIceberg gets, files of a larger table.
+    compaction: tuple[int, int, int, int, int, int]
     spark: tuple[int, int, int, int]  # files, rows of each, target and memory in bytes
 
 
@@ -62,7 +63,7 @@ FULL = Size(
     streamed=(720, 1_000),
     pyiceberg=(1_000_000, 4, 10_000),
     rest_commits=10_000,
-    compaction=(1000, 50_000, 128 << 20, 192 << 20, 64),
+    compaction=(1000, 50_000, 128 << 20, 192 << 20, 64, 5000),
     spark=(256, 50_000, 128 << 20, 192 << 20),
 )
 SMALL = Size(
@@ -80,7 +81,7 @@ SMALL = Size(
     streamed=(6, 100),
     pyiceberg=(5_000, 1, 1_000),
     rest_commits=20,
-    compaction=(12, 2_000, 200_000, 400_000, 4),
+    compaction=(12, 2_000, 200_000, 400_000, 4, 30),
     spark=(12, 2_000, 200_000, 400_000),
 )
 BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories", "fairness", "mirrors", "rest", "compaction", "beside", "hour")

@@ -209,6 +209,15 @@ def run_layout(directory: Path, layout: str, files: int, rows: int, target_bytes
     }
 
 
+def run_large(directory: Path, files: int, rows: int, target_bytes: int, memory_bytes: int) -> dict[str, Any]:
+    """A table of so many files, by dolake alone: whether what it takes grows with the table."""
+    store = LocalStore(f"file://{directory}")
+    made = write_files(store, f"file://{directory}/orders", "each sorted", SHORT, files, rows)
+    own = by_dolake_apart(store.root, made.jobs(target_bytes, memory_bytes))
+    shutil.rmtree(directory / "orders")
+    return {"input_files": files, "input_mb": round(made.size_bytes / 1e6), "dolake": speeds(own, made.size_bytes)}
+
+
 def run_pyiceberg(directory: Path, files: int, rows: int, memory_bytes: int) -> dict[str, Any]:
     """The same few files by both."""
     directory.mkdir(parents=True)
@@ -224,11 +233,14 @@ def run_pyiceberg(directory: Path, files: int, rows: int, memory_bytes: int) -> 
     return {"pyiceberg": speeds(theirs, made.size_bytes), "times_pyiceberg": round(theirs["cpu_s"] / own["cpu_s"], 1)}
 
 
-def compaction(directory: Path, files: int, rows: int, target_bytes: int, memory_bytes: int, by_pyiceberg: int) -> dict[str, Any]:
-    """`files` of `rows` each for every layout; `by_pyiceberg`: how many of them it is given."""
+def compaction(
+    directory: Path, files: int, rows: int, target_bytes: int, memory_bytes: int, by_pyiceberg: int, large: int
+) -> dict[str, Any]:
+    """`files` of `rows` each for every layout; `by_pyiceberg`: how many of them it is given; `large`: how many files a large table has."""
     place = directory / "compaction"
     found: dict[str, Any] = {
         layout: run_layout(place / layout.replace(", ", "-").replace(" ", "-"), layout, files, rows, target_bytes, memory_bytes)
         for layout in LAYOUTS
     }
+    found["a larger table"] = run_large(place / "large", large, rows, target_bytes, memory_bytes)
     return {**found, **run_pyiceberg(place / "pyiceberg", by_pyiceberg, rows, memory_bytes)}
