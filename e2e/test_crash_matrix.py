@@ -30,7 +30,7 @@ from tests.harness.source import Source, batch_message
 from tests.harness.traffic import drain, steady_traffic, url_of
 from tests.harness.waiting import WaitedTooLong, wait_until
 
-PARTS = ("ingest", "wal", "recover", "trim", "flush", "commit", "catalog", "index", "park", "drop", "compact", "purge")
+PARTS = ("ingest", "wal", "recover", "trim", "flush", "commit", "catalog", "index", "park", "drop", "compact", "purge", "letters")
 # Moments of a mirror's own, or that mean something else for it: the others of the log are as they are whoever reads it.
 MIRRORED = ("index", "flush", "commit")
 # A flush that does not land in the middle of what comes back: the simulation's canonical course brings it about.
@@ -53,6 +53,7 @@ SETTINGS = {
     "DOLAKE_COMPACTION_INPUTS_MIN": "3",
     "DOLAKE_MAINTENANCE_INTERVAL_S": "0.5",
     "DOLAKE_MAINTENANCE_GRACE_S": "2",  # The reader's queries are quicker.
+    "DOLAKE_MAINTENANCE_DEAD_LETTERS_S": "0.2",
 }
 # Moments that ordinary traffic does not bring about: another failpoint that does.
 ALSO_ARMED = {"commit.resolve": "catalog.after_swap=50%raise"}
@@ -115,7 +116,7 @@ async def one_round(daemon: Daemon, point: str, trigger: Path, oracle: Oracle, n
     for provoke in provocations(point):
         await provoke(daemon, oracle, number)
         # A recovery begins when the process is up again, which takes longer where many others want to be.
-        slow = point.startswith(("recover.", "compact.", "purge."))
+        slow = point.startswith(("recover.", "compact.", "purge.", "letters."))
         if await asyncio.to_thread(went_off, trigger, 30 if slow else 3):
             break
     else:
@@ -139,7 +140,7 @@ def provocations(point: str) -> list[Callable[[Daemon, Oracle, int], Awaitable[N
         return [restart_ingest_with_something_to_recover] * 3 + [restart_everything]
     if point in ("flush.before_create", "flush.after_create"):
         return [declare_another_table]
-    if point in ("flush.after_claim", "flush.after_letters"):
+    if point in ("flush.after_claim", "flush.after_letters") or point.startswith("letters."):
         return [send_what_does_not_fit] * 3
     if point == "index.save":
         return [stop_writer] * 3
