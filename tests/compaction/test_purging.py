@@ -110,6 +110,7 @@ def _commit_ids(lake: QuickLake) -> set[str]:
     return {snapshot["summary"].get("dolake.commit-id", "") for snapshot in snapshots_by_id(lake.current().metadata).values()}
 
 
+@pytest.mark.acceptance("AT-68")
 @pytest.mark.parametrize("part", range(8))
 def test_whatever_a_table_has_been_through_only_what_nobody_needs_is_purged(tmp_path: Path, part: int) -> None:
     for seed in range(part * 25, part * 25 + 25):

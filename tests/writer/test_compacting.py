@@ -76,6 +76,7 @@ async def flushed(h: Half, *events: Event, source: str = "s") -> None:
     assert (await h.flush())["success"]
 
 
+@pytest.mark.acceptance("AT-63", "AT-85")
 def test_many_small_files_become_one_with_the_rows_and_the_offsets_that_were(tmp_path: Path) -> None:
     async def main() -> None:
         async with half(tmp_path, mode="mirror", **OFF) as h:

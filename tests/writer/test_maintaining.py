@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from dolake.compaction.compactor import Rewriter
 from dolake.compaction.job import Job, Rewritten
 from dolake.failpoints import REGISTRY
@@ -45,6 +47,7 @@ async def head(h: Half) -> LoadedTable:
     return base
 
 
+@pytest.mark.acceptance("AT-65")
 def test_after_compaction_and_expiry_the_space_comes_back(tmp_path: Path) -> None:
     """AT-65: a key updated a hundred times in a flush, and in each of ten flushes."""
 

@@ -95,6 +95,7 @@ def sound(h: Half, mode: str = "mirror") -> None:
     assert said.breaches == [], said.text
 
 
+@pytest.mark.acceptance("AT-66")
 def test_rows_go_once_they_are_older_than_their_age_and_no_others(tmp_path: Path) -> None:
     """AT-66: 60 s, on a clock of the test's own; then compaction and a purge, and their bytes are gone."""
 
@@ -127,6 +128,7 @@ def test_rows_go_once_they_are_older_than_their_age_and_no_others(tmp_path: Path
     run(main())
 
 
+@pytest.mark.acceptance("AT-66")
 @pytest.mark.parametrize("transform", ["day(at)", "hour(at)", "month(at)", "year(at)"])
 @pytest.mark.parametrize("mode", ["mirror", "changelog"])
 def test_whole_partitions_go_without_a_file_being_read_or_written(tmp_path: Path, transform: str, mode: str) -> None:
