@@ -121,12 +121,16 @@ class Letters:
         judged = self.seen.get(str(table.name), {})
         return {spot for spot, row in judged.items() if row["outcome"] != REPLAYED and spot[1] < offsets.get(spot[0], 0)}
 
-    def check_table(self, table: LoadedTable, rows: Mapping[Spot, Any]) -> Iterator[str]:
-        """After a commit of `table`: rows and letters are apart, and what was sent again and applied is a row."""
+    def check_table(self, table: LoadedTable, rows: Mapping[Spot, Any], *, is_whole: bool) -> Iterator[str]:
+        """After a commit of `table`: rows and letters are apart, and what was sent again and applied is a row.
+
+        `is_whole` False: of a changelog that is off at times, when its log may let go of what was to become a row (seed 441168).
+        """
         offsets = table.offsets()
         for spot, row in self.seen.get(str(table.name), {}).items():
             is_row, is_below = spot in rows, spot[1] < offsets.get(spot[0], 0)
-            if is_row != (is_below and row["outcome"] == REPLAYED):
+            wanted = is_below and row["outcome"] == REPLAYED
+            if is_row != wanted and (is_row or is_whole):
                 yield f"I13: {table.name}: {spot} is {row['outcome']} and {'a row' if is_row else 'no row'}, committed is {offsets}"
 
     def awaits_rows(self, tables: Mapping[str, LoadedTable]) -> bool:

@@ -95,6 +95,7 @@ FOUND = {
     "what was refused for want of a row, by an order of two logs that never landed, had one by the order that did": (311938,),
     "a letter of a transaction was sent again before the rest of that was committed": (318391,),
     "a mirror was compared with its changelog, which had come further": (331902,),
+    "a changelog was off while its log let go of what was to be applied when it was sent again": (441168,),
     "a park refused midway left an empty side log, and no commit came to take it away": (109959,),
 }
 

@@ -574,7 +574,8 @@ class World:
 
     def _check_rows(self, history: Committed, before: LoadedTable | None, after: LoadedTable) -> None:
         """What has come to a changelog table, beside the verdicts that stand."""
-        for breach in (*note_rows(history, before, after), *self.letters.check_table(after, history.rows)):
+        is_whole = not str(after.name).endswith(BESIDE) or self.profile.is_beside
+        for breach in (*note_rows(history, before, after), *self.letters.check_table(after, history.rows, is_whole=is_whole)):
             self.note(breach)
         dead = len(self.letters.kept_out(after))
         counts = Counts.of(after.properties)
