@@ -20,7 +20,7 @@ from bench.hour import hour, real_hour
 from bench.machine import machine_id, use_cores
 from bench.mirrors import mirrors
 from bench.rest import rest
-from bench.spark_rewrites import is_spark_here, spark_rewrites
+from bench.spark_rewrites import spark_rewrites
 from bench.streaming import BATCH_EVENTS, beside_compaction, latency, throughput
 
 RESULTS = Path(__file__).parent.parent / "build" / "bench.json"
@@ -69,7 +69,7 @@ FULL = Size(
 SMALL = Size(
     events=40_000,
     latency_s=0.5,
-    beside=(2_000, 2, 1),
+    beside=(2_000, 0.5, 1),
     commits=20,
     baseline_events=5_000,
     sources=8,
@@ -78,14 +78,14 @@ SMALL = Size(
     mirror_rows=(20_000,),
     mirror_events=10_000,
     hour=(5_000, 5, 1_000),
-    streamed=(6, 100),
+    streamed=(2, 100),
     pyiceberg=(5_000, 1, 1_000),
     rest_commits=20,
     compaction=(12, 2_000, 200_000, 400_000, 4, 30),
     spark=(12, 2_000, 200_000, 400_000),
 )
 BENCHMARKS = ("throughput", "latency", "commits", "baseline", "directories", "fairness", "mirrors", "rest", "compaction", "beside", "hour")
-WITH_SPARK = "spark"  # only where `make e2e` has installed it
+WITH_SPARK = "spark"  # only if asked for: it installs Spark
 IN_ITS_OWN_TIME = "real-hour"  # only if asked for
 
 
@@ -154,8 +154,7 @@ def main(arguments: Sequence[str]) -> int:
         size = replace(size, events=options.events)
     use_cores(CORES)
     with tempfile.TemporaryDirectory(prefix="dolake-bench-", dir=options.directory) as directory:
-        names = options.only or (*BENCHMARKS, *([WITH_SPARK] if is_spark_here() else []))
-        results = run(size, names, Path(directory), lambda text: print(text, file=sys.stderr, flush=True))
+        results = run(size, options.only or BENCHMARKS, Path(directory), lambda text: print(text, file=sys.stderr, flush=True))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({"small": options.small, **results}, indent=2) + "\n", encoding="utf-8")
     lines = table(results)

@@ -24,10 +24,6 @@ _WARM_FILES, _WARM_ROWS = 4, 1_000
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def is_spark_here() -> bool:
-    return any((Path(__file__).parent.parent / ".services").glob("spark-*"))
-
-
 def spark_rewrites(directory: Path, files: int, rows: int, target_bytes: int, memory_bytes: int) -> dict[str, Any]:
     """`files` of `rows` each, sorted by key and all over the same range, a tenth of the rows deleted."""
     place = directory / "spark"
