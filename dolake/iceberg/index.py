@@ -11,18 +11,21 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dolake.iceberg.index_runs import Flags, Places, Run, Words, find, joined, merged, sorted_run
+from dolake.iceberg.index_runs import Flags, Places, Rows, Run, Words, find, joined, merged, renumbered, row_type, sorted_run
 
 # A run is merged into the one before it unless that is this many times as long: the fewer runs, the more often entries move.
 GROWTH = 4
 # A merge of more than this goes to disk.
 MEMORY_ENTRIES_MAX = 1 << 19
 _FIRST_SPACE = 1 << 10
+# A run of which this part of the entries moves is written anew: what stays is copied for it.
+_MOVED_SHARE = 4
 
 RowNumbers = npt.NDArray[np.int64]
 # Writes the pieces of one run somewhere they need no memory. Raises OSError.
@@ -174,43 +177,59 @@ class KeyIndex:
         Raises ValueError, with nothing changed, where `moves` leave out a row that lives.
         """
         gone = [self.files[location] for location in moves]
-        first = self.space
-        entries = self._moved(gone, np.concatenate([np.zeros(0, np.int64), *(moves[file.location] for file in gone)]) + first, first)
+        first, space = self.space, self.space + sum(file.row_count for file in files)
+        living, inside = np.zeros(space - first, np.bool_), np.zeros(self.space, np.bool_)
+        for file in gone:
+            alive = ~self.dead[file.first : file.first + file.row_count]
+            places = moves[file.location][alive]
+            if (places < 0).any():
+                raise ValueError("a living row has not come with the file that it was in")
+            living[places] = True
+            inside[file.first : file.first + file.row_count] = alive
+        runs = self._moved(gone, moves, inside, space)
         for file in files:
             placed = replace(file, first=self.space)
             self._grow(file.row_count)
             self.files[file.location] = placed
             self._order.append(placed)
-        living = np.zeros(self.space - first, np.bool_)
-        living[entries.rows.astype(np.int64) - first] = True
         self.delete(np.flatnonzero(~living) + first)
         self.remove([file.location for file in gone])
-        if entries.count:
-            self.runs.append(joined([entries], self.space))
+        self.runs = runs
+        if runs:
             self._settle()
 
-    def _moved(self, gone: Sequence[IndexedFile], targets: RowNumbers, first: int) -> Run:
-        """The entries of living rows of these files, which stand in `targets` one after the other, with the rows' new numbers."""
-        inside = np.zeros(self.space, np.bool_)
-        for file in gone:
-            inside[file.first : file.first + file.row_count] = True
-        inside &= ~self.dead[: self.space]
+    def _moved(self, gone: Sequence[IndexedFile], moves: Mapping[str, RowNumbers], inside: Flags, space: int) -> list[Run]:
+        """The runs with the new numbers of rows that are `inside` these files.
+
+        A run that many of them are in gets them where they stand: their keys' order is what it was. What few others have makes a run
+        of its own, and is dropped from theirs when they are merged.
+        """
         offsets = np.cumsum([0, *(file.row_count for file in gone)])
         starts = np.array([file.first for file in gone], np.int64)
         order = np.lexsort((np.diff(offsets), starts))  # An empty file begins where another does: the other's the rows are.
-        none = np.zeros(0, np.uint64)
-        highs, lows, numbers = [none], [none], [none]
+        targets = np.concatenate([np.zeros(0, np.int64), *(moves[file.location] for file in gone)]) + self.space
+
+        def numbers_now(rows: Rows) -> Rows:
+            numbers = rows.astype(np.int64)
+            owners = order[np.searchsorted(starts[order], numbers, side="right") - 1]
+            now: Rows = targets[offsets[owners] + numbers - starts[owners]].astype(row_type(space))
+            return now
+
+        kept: list[Run] = []
+        taken: list[Run] = []
         for run in self.runs:
-            found = np.flatnonzero(inside[run.rows])
-            rows = run.rows[found].astype(np.int64)
-            owners = order[np.searchsorted(starts[order], rows, side="right") - 1]
-            places = targets[offsets[owners] + rows - starts[owners]]
-            if (places < first).any():
-                raise ValueError("a living row has not come with the file that it was in")
-            highs.append(run.high[found])
-            lows.append(run.low[found])
-            numbers.append(places.astype(np.uint64))
-        return sorted_run(np.concatenate(highs), np.concatenate(lows), np.concatenate(numbers))
+            count = int(np.count_nonzero(inside[run.rows]))
+            if _MOVED_SHARE * count >= run.count > 0:
+                kept.append(self._stored(partial(renumbered, run, inside, self.dead, numbers_now, space), run.count))
+                continue
+            kept.append(run)
+            if count:
+                found = np.flatnonzero(inside[run.rows])
+                taken.append(Run(run.high[found], run.low[found], numbers_now(run.rows[found])))
+        if taken:
+            loose = joined(taken, space)
+            kept.append(sorted_run(loose.high, loose.low, loose.rows))
+        return kept
 
     def clear(self) -> None:
         """All files have left the table."""
@@ -235,15 +254,19 @@ class KeyIndex:
             self.runs[first:] = [self._merge(self.runs[first:], together)]
 
     def _merge(self, runs: Sequence[Run], entries: int) -> Run:
+        return self._stored(partial(merged, runs, self.dead, self.space), entries)
+
+    def _stored(self, pieces: Callable[[], Iterator[Run]], entries: int) -> Run:
+        """Those pieces as one run: on disk where they are many."""
         if entries > MEMORY_ENTRIES_MAX and self.spill is not None:
             try:
-                run = self.spill(merged(runs, self.dead, self.space))
+                run = self.spill(pieces())
             except OSError as error:
                 self.unspilled = error.strerror or str(error)
             else:
                 self.unspilled = ""
                 return run
-        return joined(merged(runs, self.dead, self.space), self.space)
+        return joined(pieces(), self.space)
 
     def file_at(self, row: int) -> IndexedFile:
         """The file that a row number is of."""

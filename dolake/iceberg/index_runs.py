@@ -6,7 +6,7 @@ logarithm of the index (`iceberg.index`). A run may lie in memory or in a mapped
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +87,19 @@ def merged(runs: Sequence[Run], dead: Flags, space: int) -> Iterator[Run]:
         high = np.concatenate([run.high[part] for run, part in parts])[living]
         low = np.concatenate([run.low[part] for run, part in parts])[living]
         yield sorted_run(high, low, rows[living])
+
+
+def renumbered(run: Run, inside: Flags, dead: Flags, numbers_now: Callable[[Rows], Rows], space: int) -> Iterator[Run]:
+    """The run's living entries, piece by piece; rows that are `inside` have the `numbers_now`."""
+    for start in range(0, run.count, CHUNK_ENTRIES):
+        part = slice(start, start + CHUNK_ENTRIES)
+        rows = np.asarray(run.rows[part])
+        living = ~dead[rows]
+        rows = rows[living]
+        numbers: Rows = rows.astype(row_type(space))
+        moves = inside[rows]
+        numbers[moves] = numbers_now(rows[moves])
+        yield Run(run.high[part][living], run.low[part][living], numbers)
 
 
 def joined(pieces: Iterable[Run], space: int) -> Run:
