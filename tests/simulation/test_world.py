@@ -96,6 +96,7 @@ FOUND = {
     "a letter of a transaction was sent again before the rest of that was committed": (318391,),
     "a mirror was compared with its changelog, which had come further": (331902,),
     "a changelog was off while its log let go of what was to be applied when it was sent again": (441168,),
+    "what was sent again by another log was refused for want of a row that the same flush was about to make": (452007,),
     "a park refused midway left an empty side log, and no commit came to take it away": (109959,),
 }
 
