@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, field_validator
 
 from dolake.config.section import Section
-from dolake.config.values import GIB, KIB, MIB, Bytes, Seconds, a_map, a_number
+from dolake.config.values import GIB, KIB, MIB, Bytes, LongSeconds, Seconds, a_map, a_number
 
 _SPARK_OURS = {"spark.master": "compaction.spark_master", "spark.remote": "compaction.spark_remote"}
 _SECRET = re.compile(r"token|secret|passw|credential|key|authorization", re.IGNORECASE)
@@ -24,7 +24,7 @@ class MaintenanceSettings(Section):
     grace_s: Annotated[float, BeforeValidator(a_number), Field(ge=0, le=30 * 86_400, allow_inf_nan=False)] = Field(
         default=900.0, description="so long an object stays after nothing needs it any more: a query may still be reading it"
     )
-    dead_letters_s: Seconds | None = Field(
+    dead_letters_s: LongSeconds | None = Field(
         default=None,
         description="so long the event of a dead letter is kept, to be sent again, and the value that was wrong; for good unless set",
     )

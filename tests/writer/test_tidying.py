@@ -19,7 +19,7 @@ from dolake.storage.disk import LocalDisk
 from dolake.writer.maintain_here import Cleaning, look_here, purge_here
 from dolake.writer.replay import NOT_KEPT, OVERTAKEN, SENT_AGAIN
 from tests.iceberg.lake import duckdb_with_iceberg
-from tests.writer.half import Half, half, letters, other_writer
+from tests.writer.half import Half, half, letters, other_writer, settings_of
 from tests.writer.test_dead_letters import LARGE, NARROW, WIDE, again, breaches
 from tests.writer.test_replay import outcomes, run
 
@@ -145,6 +145,12 @@ def test_what_has_expired_is_not_applied_if_it_is_sent_again(tmp_path: Path, res
                 assert [rule for _, _, rule in outcomes(h, "default.t")] == [NOT_KEPT]
 
     run(main())
+
+
+def test_events_may_be_kept_for_years() -> None:
+    """Thirty days is what the operations guide gives as its example."""
+    kept_s = [settings_of(Path("/data"), maintenance={"dead_letters_s": days * 86_400}).maintenance.dead_letters_s for days in (30, 3650)]
+    assert kept_s == [30 * 86_400, 3650 * 86_400]
 
 
 def test_a_clock_that_was_set_ahead_is_not_believed(tmp_path: Path) -> None:
