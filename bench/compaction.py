@@ -218,14 +218,20 @@ def run_large(directory: Path, files: int, rows: int, target_bytes: int, memory_
     return {"input_files": files, "input_mb": round(made.size_bytes / 1e6), "dolake": speeds(own, made.size_bytes)}
 
 
-def run_pyiceberg(directory: Path, files: int, rows: int, memory_bytes: int) -> dict[str, Any]:
-    """The same few files by both."""
+def write_table(directory: Path, files: int, rows: int) -> tuple[Lake, Files]:
+    """Files that are each sorted by key and all over the same range, with their deletes, as a table; the catalog is closed."""
     directory.mkdir(parents=True)
     lake = Lake(directory, schema=schema_as_json(SHORT.schema))
     made = write_files(lake.store, lake.table.location, "each sorted", SHORT, files, rows)  # type: ignore[arg-type]
     lake.commit(lake.delta(0, files * rows, rows=[], files=made.new_files))
     lake.commit(lake.delta(files * rows, files * rows + 1, rows=[], deletes=made.new_deletes))
     lake.close()
+    return lake, made
+
+
+def run_pyiceberg(directory: Path, files: int, rows: int, memory_bytes: int) -> dict[str, Any]:
+    """The same few files by both."""
+    lake, made = write_table(directory, files, rows)
     own = by_dolake_apart(lake.store.root, made.jobs(made.size_bytes, memory_bytes))
     theirs = measured(by_pyiceberg, lake.uri)
     if own["rows"] != theirs["rows"]:

@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.compaction import Files, by_dolake_apart, speeds, write_files
-from bench.compaction_rows import SHORT
+from bench.compaction import by_dolake_apart, speeds, write_table
 from bench.rest import catalog
-from dolake.parquet.align import schema_as_json
 from e2e.services.spark import Spark
 from tests.harness.daemon import children_of
-from tests.iceberg.lake import TABLE, Lake
+from tests.iceberg.lake import TABLE
 
 _WARM_FILES, _WARM_ROWS = 4, 1_000
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -28,10 +26,11 @@ def spark_rewrites(directory: Path, files: int, rows: int, target_bytes: int, me
     """`files` of `rows` each, sorted by key and all over the same range, a tenth of the rows deleted."""
     place = directory / "spark"
     with Spark(place / "session") as spark:
-        _by_spark(spark, *_table(place / "warm", _WARM_FILES, _WARM_ROWS), target_bytes)
-        folder, made = _table(place / "lake", files, rows)
-        own = by_dolake_apart(f"file://{folder}/warehouse", made.jobs(target_bytes, memory_bytes))
-        theirs = _by_spark(spark, folder, made, target_bytes)
+        write_table(place / "warm", _WARM_FILES, _WARM_ROWS)
+        _by_spark(spark, place / "warm", target_bytes)
+        lake, made = write_table(place / "lake", files, rows)
+        own = by_dolake_apart(lake.store.root, made.jobs(target_bytes, memory_bytes))
+        theirs = _by_spark(spark, place / "lake", target_bytes)
     if own["rows"] != theirs["rows"]:
         raise AssertionError(f"{own['rows']} rows, Spark finds {theirs['rows']}: the figures are void")
     return {
@@ -44,17 +43,7 @@ def spark_rewrites(directory: Path, files: int, rows: int, target_bytes: int, me
     }
 
 
-def _table(folder: Path, files: int, rows: int) -> tuple[Path, Files]:
-    folder.mkdir(parents=True)
-    lake = Lake(folder, schema=schema_as_json(SHORT.schema))
-    made = write_files(lake.store, lake.table.location, "each sorted", SHORT, files, rows)  # type: ignore[arg-type]
-    lake.commit(lake.delta(0, files * rows, rows=[], files=made.new_files))
-    lake.commit(lake.delta(files * rows, files * rows + 1, rows=[], deletes=made.new_deletes))
-    lake.close()
-    return folder, made
-
-
-def _by_spark(spark: Spark, folder: Path, made: Files, target_bytes: int) -> dict[str, Any]:
+def _by_spark(spark: Spark, folder: Path, target_bytes: int) -> dict[str, Any]:
     with catalog(folder, "dolake") as client:
         name = spark.attach(str(client.base_url))
         options = f"'target-file-size-bytes', '{target_bytes}', 'rewrite-all', 'true'"

@@ -75,5 +75,5 @@ def rewrite_letters(store: ObjectStore, files: tuple[LiveFile, ...], cutoff_us: 
     wanted = arrow_schema(LETTERS_SCHEMA)
     parts = [align_columns(read_columns(read_file(store, file.location, file.size_bytes)), wanted) for file in files]
     rows = pa.concat_tables(parts).unify_dictionaries().sort_by("judged_at")
-    kept, expired, count = expired_apart(rows, cutoff_us)
-    return LettersRewrite(files, tuple(part for part in (expired, kept) if part.num_rows), count)
+    expired, others, count = expired_apart(rows, cutoff_us)
+    return LettersRewrite(files, tuple(part for part in (expired, others) if part.num_rows), count)
