@@ -85,13 +85,20 @@ def report(outcomes: Iterable[Outcome], asked: argparse.Namespace) -> int:
             said_s = time.monotonic()
             rate = done / (said_s - began_s)
             print(f"{done} of {last - first} schedules, {len(broken)} with a breach, {rate:.1f} a second", flush=True)
+            write_schedules(asked, done, steps, counts, broken, said_s - began_s)  # A run that is cut short leaves what it did.
         if last - first == 1:
             print(f"seed {outcome.seed}: trace {outcome.digest}")
-    faults = {name: count for name, count in counts.items() if name not in FAULTS_APART and OF not in name}
     seconds = time.monotonic() - began_s
-    print(f"{done} schedules, {steps:,} steps, {sum(faults.values()):,} faults, {seconds:.0f} s: {len(broken)} with a breach")
+    faults = write_schedules(asked, done, steps, counts, broken, seconds)
+    print(f"{done} schedules, {steps:,} steps, {faults:,} faults, {seconds:.0f} s: {len(broken)} with a breach")
     for name, count in sorted(counts.items()):
         print(f"  {count:9,} {name}")
+    return 1 if broken else 0
+
+
+def write_schedules(asked: argparse.Namespace, done: int, steps: int, counts: Counter[str], broken: list[Outcome], seconds: float) -> int:
+    """The figures of what is done. Returns how many faults there were."""
+    faults = {name: count for name, count in counts.items() if name not in FAULTS_APART and OF not in name}
     write_figures(
         asked,
         family="simulation",
@@ -100,12 +107,12 @@ def report(outcomes: Iterable[Outcome], asked: argparse.Namespace) -> int:
         seconds=seconds,
         figures={"steps": steps, "faults": sum(faults.values()), "fault_kinds": len(faults)},
         detail={
-            "seeds": [first, last],
+            "seeds": list(asked.seeds),
             "counts": dict(sorted(counts.items())),
             "breaches": [{"seed": outcome.seed, "breach": outcome.breach} for outcome in broken],
         },
     )
-    return 1 if broken else 0
+    return sum(faults.values())
 
 
 def report_shrunk(seed: int, asked: argparse.Namespace) -> int:
