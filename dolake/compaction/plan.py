@@ -1,9 +1,10 @@
 """Decides what of a table is worth rewriting, from its manifests alone. Values in, values out.
 
-Small data files are rewritten together by size class: a class is a factor of 8 wide, and eight files of one class make one of a
+Small data files are rewritten together by size class: a class is a factor of 4 wide, and four files of one class make one of a
 higher class, or fill the target. So a row is rewritten once for each class that its file rises through, O(log n) times while a
-table grows to n flushes, and a table at rest keeps fewer than eight files of each class. Files that lost many rows are rewritten
-even when full; delete files that no rewrite uses up are merged by the same classes, of their rows.
+table grows to n flushes, and a table at rest keeps fewer than four files of each class. Files that lost many rows are rewritten
+even when full; delete files that no rewrite uses up are merged by the same classes, of their rows, and the small ones of them,
+which cost a reader as much and a rewrite next to nothing, as one class.
 
 Files are only ever taken together within one spec and partition. What position deletes may speak of is `reach`'s to say.
 A partition with equality deletes is left alone: a rewritten file would be newer than they are, and its deleted rows come back.
@@ -17,7 +18,7 @@ from typing import Any
 
 from dolake.compaction.choice import Choice, Left, Why, in_bytes, in_numbers, read_s
 from dolake.compaction.reach import Reach, by_age
-from dolake.compaction.sizes import CLASS_FACTOR, bins_by_class, is_full, packed
+from dolake.compaction.sizes import bins_by_class, is_full, packed
 from dolake.iceberg.contents import LiveFile
 
 __all__ = ["Choice", "CompactionPolicy", "Left", "Plan", "Why", "plan_compaction"]
@@ -25,6 +26,10 @@ __all__ = ["Choice", "CompactionPolicy", "Left", "Plan", "Why", "plan_compaction
 _MIB = 1 << 20
 # A delete file of more rows than 3/4 of it is full; a position takes some 16 bytes in the memory of whoever merges them.
 _DELETE_ROWS_TARGET = 8 << 20
+# Those of fewer rows are of one class: merging them again and again costs less than opening them.
+_DELETE_ROWS_SMALL = 128 << 10
+# Files that lost many rows are rewritten without waiting for more of them if together they hold so much of the target.
+_WORTHWHILE_SHARE = 1 / 8
 # Delete files that may speak of several data files must be read with each of these: beyond so many they are merged before.
 _WIDE_DELETES_MAX = 256
 
@@ -40,7 +45,7 @@ class CompactionPolicy:
     """
 
     target_bytes: int = 128 * _MIB
-    inputs_min: int = 8
+    inputs_min: int = 4
     deleted_share_max: float = 0.2
     input_bytes_max: int = 512 * _MIB
     wait_for_more: bool = True
@@ -223,7 +228,7 @@ class _Planning:
         # Where rows come and go quickly, each flush empties the small files before it: those wait for their like, or it would
         # take a rewrite after every flush.
         packs = packed(filter(self._lost_many, files), _size_bytes, target)
-        packs = [pack for pack in packs if len(pack) >= inputs_min or CLASS_FACTOR * sum(map(_size_bytes, pack)) >= target]
+        packs = [pack for pack in packs if len(pack) >= inputs_min or sum(map(_size_bytes, pack)) >= _WORTHWHILE_SHARE * target]
         taken = {file.location for pack in packs for file in pack}
         small = [file for file in files if file.location not in taken]
         bins = [_Bin(Why.DELETED_ROWS, pack) for pack in packs]
@@ -257,7 +262,7 @@ class _Planning:
         if eager:
             bins = [pack for pack in packed(small, _row_count, _DELETE_ROWS_TARGET) if len(pack) > 1]
         else:
-            bins = list(bins_by_class(small, _row_count, _DELETE_ROWS_TARGET, enough))
+            bins = list(bins_by_class(small, _class_rows, _DELETE_ROWS_TARGET, enough))
         choices = [self._delete_choice(pack, sum(map(_size_bytes, pack))) for pack in bins]
         return choices + ([self._delete_choice(spent, 0)] if spent and len(spent) >= enough else [])
 
@@ -293,3 +298,7 @@ def _size_bytes(file: LiveFile) -> int:
 
 def _row_count(file: LiveFile) -> int:
     return file.row_count
+
+
+def _class_rows(file: LiveFile) -> int:
+    return max(file.row_count, _DELETE_ROWS_SMALL)

@@ -40,7 +40,7 @@ class CompactionSettings(Section):
         default=128 * MIB, description="size of the data files that are aimed at; files of three quarters of it are left alone"
     )
     inputs_min: Annotated[int, BeforeValidator(a_number), Field(ge=2, le=1000)] = Field(
-        default=8, description="files of about one size that are put together, and no fewer while more may come"
+        default=4, description="files of about one size that are put together, and no fewer while more may come"
     )
     deleted_share_max: Annotated[float, BeforeValidator(a_number), Field(gt=0, le=1, allow_inf_nan=False)] = Field(
         default=0.2, description="share of deleted rows above which even a large file is rewritten"

@@ -77,20 +77,20 @@ def test_nothing_is_worth_rewriting_of_no_files():
     assert plan().debt_bytes == 0
 
 
-def test_eight_small_files_are_rewritten_and_seven_wait():
-    assert plan(*several(7)) == Plan((), ())
-    choice = only(plan(*reversed(several(8))))
+def test_four_small_files_are_rewritten_and_three_wait():
+    assert plan(*several(3)) == Plan((), ())
+    choice = only(plan(*reversed(several(4))))
     assert (choice.spec_id, choice.partition, choice.why) == (0, (), Why.SMALL_FILES)
-    assert names(choice.data) == [f"d000{place}" for place in range(8)], "oldest first"
+    assert names(choice.data) == [f"d000{place}" for place in range(4)], "oldest first"
     assert (choice.deletes, choice.deletes_removed) == ((), ())
-    assert (choice.bytes_read, choice.bytes_written) == (8 * MIB, 8 * MIB)
-    assert (choice.files_saved, choice.delete_files_saved, choice.deleted_rows) == (7, 0, 0)
-    assert choice.read_s_saved == pytest.approx(7 * 0.02)
+    assert (choice.bytes_read, choice.bytes_written) == (4 * MIB, 4 * MIB)
+    assert (choice.files_saved, choice.delete_files_saved, choice.deleted_rows) == (3, 0, 0)
+    assert choice.read_s_saved == pytest.approx(3 * 0.02)
 
 
 def test_how_many_files_are_waited_for_is_the_policy_s():
-    assert plan(*several(3), policy=CompactionPolicy(inputs_min=4)).choices == ()
-    assert len(only(plan(*several(4), policy=CompactionPolicy(inputs_min=4))).data) == 4
+    assert plan(*several(4), policy=CompactionPolicy(inputs_min=5)).choices == ()
+    assert len(only(plan(*several(5), policy=CompactionPolicy(inputs_min=5))).data) == 5
 
 
 def test_the_target_is_the_policy_s():
@@ -107,8 +107,8 @@ def test_a_file_of_three_quarters_of_the_target_is_full():
 
 def test_partitions_and_specs_are_never_mixed():
     files = [
-        *(file for day in range(3) for file in several(7, name=f"day{day}", partition=(day,))),
-        *several(7, name="old", partition=(0,), spec=1),
+        *(file for day in range(3) for file in several(3, name=f"day{day}", partition=(day,))),
+        *several(3, name="old", partition=(0,), spec=1),
         *several(8, name="x", partition=("x", None)),
     ]
     choice = only(plan(*files))
@@ -119,7 +119,7 @@ def test_partitions_and_specs_are_never_mixed():
 def test_partitions_are_told_apart_where_equal_values_are_not_the_same():
     """NaN is one partition though it is equal to nothing; 0.0 and -0.0 are two."""
     nans = [replace(file, partition=(float("nan"),)) for file in several(8, name="nan")]
-    zeros = [*several(7, name="zero", partition=(0.0,)), *several(7, name="minus", partition=(-0.0,))]
+    zeros = [*several(3, name="zero", partition=(0.0,)), *several(3, name="minus", partition=(-0.0,))]
     choice = only(plan(*nans, *zeros, deletes("p", 100, partition=(float("nan"),))))
     assert names(choice.data) == [f"nan000{place}" for place in range(8)]
     assert names(choice.deletes) == ["p"]
@@ -128,16 +128,16 @@ def test_partitions_are_told_apart_where_equal_values_are_not_the_same():
 
 def test_empty_files_go_along_with_the_group():
     empty = data("empty", 0.001, rows=0, sequence=99)
-    assert plan(*several(7), empty).choices == ()
-    choice = only(plan(*several(8), empty))
+    assert plan(*several(3), empty).choices == ()
+    choice = only(plan(*several(4), empty))
     assert names(choice.data)[-1] == "empty"
-    assert (choice.bytes_written, choice.files_saved) == (8 * MIB, 8)
+    assert (choice.bytes_written, choice.files_saved) == (4 * MIB, 4)
 
 
 def test_enough_empty_files_go_by_themselves():
-    assert plan(*several(7, rows=0)).choices == ()
-    choice = only(plan(*several(8, rows=0)))
-    assert (choice.bytes_written, choice.files_saved, len(choice.data)) == (0, 8, 8)
+    assert plan(*several(3, rows=0)).choices == ()
+    choice = only(plan(*several(4, rows=0)))
+    assert (choice.bytes_written, choice.files_saved, len(choice.data)) == (0, 4, 4)
     assert only(plan(*several(2, rows=0), policy=ASKED)).files_saved == 2
     assert plan(data("d", rows=0), policy=ASKED).choices == ()
     assert only(plan(data("d", 95.9), data("e", rows=0), policy=ASKED)).files_saved == 1
@@ -174,7 +174,7 @@ def test_files_that_lost_rows_go_together_while_they_fit():
 
 def test_a_small_file_that_lost_rows_waits_for_its_like():
     """A table whose rows change at every flush would be rewritten after every flush."""
-    files = several(7)
+    files = several(3)
     gone = [deletes(f"p{file.location}", 900, of=file.location) for file in files]
     assert plan(*files, *gone).choices == ()
     more = [*files, data("more", sequence=99), *gone]
@@ -208,15 +208,15 @@ def test_a_delete_file_that_two_choices_read_leaves_with_neither():
 # -- delete files
 
 
-def test_eight_delete_files_of_a_class_are_merged_and_seven_wait():
-    full = data("full", 128, rows=10**6)
-    gone = [deletes(f"p{place}", 100, sequence=place + 2) for place in range(8)]
-    assert plan(full, *gone[:7], deletes("q", 10_000)).choices == ()
-    choice = only(plan(full, *gone, deletes("q", 10_000)))
-    assert (choice.why, choice.data, names(choice.deletes)) == (Why.DELETE_FILES, (), [f"p{place}" for place in range(8)])
+def test_four_delete_files_of_a_class_are_merged_and_three_wait():
+    full = data("full", 128, rows=10**7)
+    gone = [deletes(f"p{place}", 100, sequence=place + 2) for place in range(4)]
+    assert plan(full, *gone[:3], deletes("q", 200_000)).choices == ()
+    choice = only(plan(full, *gone, deletes("q", 200_000)))
+    assert (choice.why, choice.data, names(choice.deletes)) == (Why.DELETE_FILES, (), [f"p{place}" for place in range(4)])
     assert choice.deletes_removed == choice.deletes
-    assert (choice.bytes_read, choice.bytes_written, choice.delete_files_saved, choice.files_saved) == (8000, 8000, 7, 0)
-    assert choice.read_s_saved == pytest.approx(7 * 0.02)
+    assert (choice.bytes_read, choice.bytes_written, choice.delete_files_saved, choice.files_saved) == (4000, 4000, 3, 0)
+    assert choice.read_s_saved == pytest.approx(3 * 0.02)
 
 
 def test_two_delete_files_are_enough_where_nothing_is_waited_for():
@@ -246,14 +246,14 @@ def test_merged_delete_files_do_not_grow_for_ever():
 
 def test_delete_files_that_speak_of_nothing_any_more_are_removed_unread():
     full = data("full", 128, rows=10**6, sequence=50)
-    spent = [deletes(f"p{place}", 10 ** (place % 5), of=("a", "b")) for place in range(7)]
+    spent = [deletes(f"p{place}", 10 ** (place % 5), of=("a", "b")) for place in range(3)]
     older = deletes("older", 10, sequence=49)
     assert plan(full, *spent).choices == ()
     choice = only(plan(full, *spent, older))
-    assert (choice.why, names(choice.deletes)) == (Why.DELETE_FILES, ["older", *(f"p{place}" for place in range(7))])
-    assert (choice.bytes_read, choice.bytes_written, choice.delete_files_saved) == (0, 0, 8)
+    assert (choice.why, names(choice.deletes)) == (Why.DELETE_FILES, ["older", *(f"p{place}" for place in range(3))])
+    assert (choice.bytes_read, choice.bytes_written, choice.delete_files_saved) == (0, 0, 4)
     assert choice.in_words().startswith(
-        "Removes 8 delete files of unpartitioned spec 0 (delete files): reads 0 B, writes 0 B; 8 delete files"
+        "Removes 4 delete files of unpartitioned spec 0 (delete files): reads 0 B, writes 0 B; 4 delete files"
     )
     assert len(only(plan(full, *spent[:2], policy=ASKED)).deletes) == 2
     assert plan(full, spent[0], policy=ASKED).choices == ()
@@ -304,7 +304,7 @@ def test_a_file_too_large_to_be_read_is_left_alone_and_said_so():
 
 
 def test_data_whose_deletes_are_too_large_to_be_read_is_left_alone():
-    found = plan(*several(8), data("e", 128), deletes("p", 900, of=("d0000", "d0001"), size_bytes=513 * MIB))
+    found = plan(*several(5), data("e", 128), deletes("p", 900, of=("d0000", "d0001"), size_bytes=513 * MIB))
     assert found.choices == ()
     assert [where for _, where in left(found)] == [["d0000", "d0001"], ["p"]]
     assert left(found)[0][0] == "a delete file that may speak of it is being rewritten, or is too large to be read"
@@ -317,11 +317,11 @@ def test_what_is_being_rewritten_is_in_no_choice():
 
 
 def test_data_that_a_delete_file_speaks_of_waits_while_that_is_rewritten():
-    files = [*several(9), deletes("p", 1, of="d0004", sequence=9), deletes("q", 1, of=("d0007", "d0008"), sequence=8)]
-    assert plan(*files, busy=["p", "q"]).choices == (), "p speaks of one of nine, and q of another that is not newer"
+    files = [*several(5), deletes("p", 1, of="d0002", sequence=9), deletes("q", 1, of=("d0003", "d0004"), sequence=4)]
+    assert plan(*files, busy=["p", "q"]).choices == (), "p speaks of one of five, and q of another that is not newer"
     found = plan(*files, busy=["p"])
-    assert [file for _, file in chosen(found)] == [[f"d000{place}" for place in range(9) if place != 4]]
-    assert [where for _, where in left(found)] == [["d0004"], ["p"]]
+    assert [file for _, file in chosen(found)] == [[f"d000{place}" for place in range(5) if place != 2]]
+    assert [where for _, where in left(found)] == [["d0002"], ["p"]]
 
 
 def test_a_file_that_is_named_twice_is_left_alone():
@@ -407,7 +407,7 @@ def test_a_choice_says_in_words_what_and_why_at_what_cost_for_what_gain():
 @pytest.mark.parametrize("file_bytes", [4096, MIB, 128 * MIB // 50], ids=["tiny", "small", "near the target"])
 def test_each_row_is_rewritten_a_logarithm_of_times_while_a_table_grows(file_bytes: int):
     flushes, target = 10_000, PATIENT.target_bytes
-    rewrites_max = math.ceil(math.log(flushes, 8)) + 2
+    rewrites_max = math.ceil(math.log(flushes, 4)) + 2
     levels = size_class(file_bytes, target) + 1
     files: dict[str, LiveFile] = {}
     full: list[LiveFile] = []  # The planner takes no interest in them, which is asserted at the end.
@@ -427,7 +427,7 @@ def test_each_row_is_rewritten_a_logarithm_of_times_while_a_table_grows(file_byt
                 full.append(output)
             else:
                 files[location] = output
-        assert len(files) <= 8 * levels + 8
+        assert len(files) <= 4 * levels + 4
     everything = [*files.values(), *full]
     assert sum(file.size_bytes for file in everything) == flushes * file_bytes
     assert len(full) <= flushes * file_bytes / (0.75 * target)

@@ -21,16 +21,16 @@ def sizes(bins: list[list[LiveFile]]) -> list[list[int]]:
     return [[file.size_bytes for file in bin_] for bin_ in bins]
 
 
-def by_class(*weights: int, inputs_min: int = 8) -> list[list[int]]:
+def by_class(*weights: int, inputs_min: int = 4) -> list[list[int]]:
     return sizes(list(bins_by_class(files(*weights), weight, 4096, inputs_min)))
 
 
-def test_a_class_is_a_factor_of_eight_wide():
-    assert [size_class(size, 4096) for size in (4095, 513, 512, 65, 64, 9, 8, 2, 1, 0)] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+def test_a_class_is_a_factor_of_four_wide():
+    assert [size_class(size, 4096) for size in (4095, 1025, 1024, 257, 256, 65, 64, 5, 4, 2, 1, 0)] == [0, 0, 1, 1, 2, 2, 3, 4, 5, 5, 6, 6]
 
 
-@given(st.lists(st.integers(1, 4096), min_size=8, max_size=8))
-def test_eight_of_one_class_make_one_of_a_higher_class_or_a_full_one(weights: list[int]):
+@given(st.lists(st.integers(1, 4096), min_size=4, max_size=4))
+def test_four_of_one_class_make_one_of_a_higher_class_or_a_full_one(weights: list[int]):
     lowest = min(weights)
     level = size_class(lowest, 4096)
     same = [size if size_class(size, 4096) == level else lowest for size in weights]
@@ -55,31 +55,31 @@ def test_bins_hold_every_file_once_and_no_more_than_the_target(weights: list[int
 
 
 def test_a_class_waits_for_as_many_files_as_are_asked_for():
-    assert by_class(*[10] * 7) == []
-    assert by_class(*[10] * 8) == [[10] * 8]
+    assert by_class(*[10] * 3) == []
+    assert by_class(*[10] * 4) == [[10] * 4]
     assert by_class(*[10] * 3, inputs_min=3) == [[10] * 3]
     assert by_class(10, inputs_min=1) == [], "one file is no fewer afterwards"
 
 
 def test_no_class_counts_for_another():
-    assert by_class(*[10] * 7, *[100] * 7, *[1000] * 3) == []
+    assert by_class(*[10] * 3, *[100] * 3, *[1000] * 3) == []
 
 
 def test_fewer_go_together_where_they_fill_the_target():
     assert by_class(2000, 2000) == []
-    assert by_class(2000, 2000, 1000) == [[2000, 2000]]
+    assert by_class(2000, 2000, 1100) == [[2000, 2000]]
 
 
 def test_what_does_not_fill_a_second_bin_waits():
-    assert by_class(*[512] * 10) == [[512] * 8]
+    assert by_class(*[1000] * 6) == [[1000] * 4]
 
 
 def test_files_of_which_only_two_fit_do_not_stay_for_good():
     assert by_class(*[1450] * 8) == [[1450] * 2] * 4
     # What came of them waits for what fills it, and is not rewritten for less.
     assert by_class(*[2900] * 8) == []
-    assert by_class(2900, 520, 2900, 2900) == [[2900, 520]]
-    assert by_class(2100, 520, 2100, 2100) == []
+    assert by_class(2900, 1100, 2900, 2900) == [[2900, 1100]]
+    assert by_class(2100, 1000, 2100, 2100) == []
 
 
 def test_files_that_fit_with_no_other_stay():

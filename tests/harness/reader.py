@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,11 +11,14 @@ from tests.harness.lake import Lake, read_metadata
 from tests.harness.oracle import Oracle
 
 _INTERVAL_S = 0.05
+_AGAIN_S = 0.5
 
 
 @dataclass
 class PollingReader:
-    """DuckDB on the newest snapshot, 20 times a second, in a thread of its own. `close` returns what it found wrong.
+    """DuckDB on the newest snapshot, in a thread of its own. `close` returns what it found wrong.
+
+    It asks for the newest 20 times a second, and reads what it has read already only now and then: that is still there.
 
     For a table with one source and one log: the rows of every snapshot are the source's events from its first one on,
     each once, up to the end of a batch, never fewer than before, and end where the table's offset property says.
@@ -27,6 +31,7 @@ class PollingReader:
     seen_counts: set[int] = field(default_factory=set)
     findings: list[str] = field(default_factory=list)
     _ended: threading.Event = field(default_factory=threading.Event)
+    _read: tuple[str | None, float] = (None, 0.0)  # which metadata file last, and when
 
     def __enter__(self) -> PollingReader:
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
@@ -51,8 +56,9 @@ class PollingReader:
 
     def _poll(self, lake: Lake) -> None:
         location = lake.metadata_location(self.table)
-        if location is None:
+        if location is None or (location == self._read[0] and time.monotonic() < self._read[1] + _AGAIN_S):
             return
+        self._read = location, time.monotonic()
         properties = read_metadata(location).get("properties", {})
         ((count, distinct, first, last, offset),) = lake.query(
             "SELECT count(*), count(DISTINCT _cdc_sequence), min(_cdc_sequence), max(_cdc_sequence), max(_cdc_offset) "
