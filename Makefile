@@ -37,7 +37,7 @@ test: lint
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 e2e: venv
-	$(BIN)/python -m pytest e2e -n 2 --dist worksteal
+	$(BIN)/python -m pytest e2e
 
 bench: venv
 	$(BIN)/python -m bench

@@ -13,7 +13,6 @@ from dolake.iceberg.contents import LiveFile
 from dolake.iceberg.index import IndexedFile
 from dolake.iceberg.plan import NewFile
 
-RowNumbers = npt.NDArray[np.int64]
 GONE = -1  # where a row went that a delete had taken out
 # Numbers of rows while a job is at work: half of what 64 bits would take, and no job has as many rows as 31 bits count.
 Places = npt.NDArray[np.int32]
@@ -58,7 +57,7 @@ class Rewritten:
     """
 
     outputs: tuple[OutputFile, ...]
-    moves: Mapping[str, RowNumbers]
+    moves: Mapping[str, Places]
     bytes_read: int
     bytes_written: int
 

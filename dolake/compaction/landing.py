@@ -225,9 +225,9 @@ class _Moved:
             return
         assert self.work.rewritten is not None  # Or there would be no inputs.
         self.dropped.setdefault(file.location, []).append(positions)
-        numbers = self.work.rewritten.moves[file.location]
-        numbers = numbers[positions[positions < len(numbers)]]
-        numbers = np.sort(numbers[numbers >= 0])
+        moved = self.work.rewritten.moves[file.location]
+        moved = moved[positions[positions < len(moved)]]
+        numbers = np.sort(moved[moved >= 0]).astype(np.int64)
         self.carried_count += len(numbers)
         outputs = [output.indexed for output in self.work.rewritten.outputs]
         for output, places in _by_output(outputs, numbers):

@@ -79,7 +79,7 @@ def _rewrite(store: ObjectStore, job: Job, uuid: Callable[[], str], spent: Calla
         spent(outputs[-1].file.size_bytes)
     return Rewritten(
         outputs=tuple(outputs),
-        moves={one.file.location: placing.numbers[one.first : one.stop].astype(np.int64) for one in inputs},
+        moves={one.file.location: placing.numbers[one.first : one.stop] for one in inputs},
         bytes_read=sum(file.size_bytes for file in (*job.data, *job.deletes)),
         bytes_written=sum(output.file.size_bytes for output in outputs),
     )
@@ -172,7 +172,7 @@ def _encoded(parts: Iterator[tuple[int, pa.Table]], placing: Placing) -> Iterato
         while placed is not None and done < rows.num_rows:
             part = rows.slice(done, placed.stop - start - done)
             done += part.num_rows
-            encoding = encoding or Encoding(part)
+            encoding = encoding or Encoding(part, large=True)
             encoding.write(without_unused(part))
             if start + done == placed.stop:
                 yield placed, encoding.finish(sources_metadata(placed.sources))

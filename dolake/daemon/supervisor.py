@@ -38,7 +38,7 @@ from dolake.storage.disk import LocalDisk, Lock
 _DRAIN_S_MAX = {"ingest": 10.0, "writer": 60.0, "http": 3.0}
 _PARTLY_DONE = 6
 _SPARED = ("ingest", "writer")
-_SPARE_AFTER_S = 0.5  # Once the half itself is ready, so that its spare does not compete with its start.
+_SPARE_AFTER_S = 5.0  # Once the half itself is ready: what does not live that long has no use for one.
 
 log = structlog.get_logger("dolake.daemon")
 

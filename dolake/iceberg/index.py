@@ -28,6 +28,8 @@ _FIRST_SPACE = 1 << 10
 _MOVED_SHARE = 4
 
 RowNumbers = npt.NDArray[np.int64]
+# By the location of a file that left, for each of its rows where it is now; negative for one that was deleted.
+Moves = Mapping[str, npt.NDArray[np.signedinteger[Any]]]
 # Writes the pieces of one run somewhere they need no memory. Raises OSError.
 Spill = Callable[[Iterator[Run]], Run]
 
@@ -170,7 +172,7 @@ class KeyIndex:
             self.delete(np.arange(file.first, file.first + file.row_count, dtype=np.int64))
         self._order = [file for file in self._order if file.location in self.files]
 
-    def move(self, moves: Mapping[str, RowNumbers], files: Sequence[IndexedFile]) -> None:
+    def move(self, moves: Moves, files: Sequence[IndexedFile]) -> None:
         """Files were rewritten as others: `moves` says for each row of an old one where it is now, counted over all `files` in their order.
 
         No key is hashed again: an entry gets the number of its row's new place. What is deleted of an old file is so in the new ones.
@@ -198,7 +200,7 @@ class KeyIndex:
         if runs:
             self._settle()
 
-    def _moved(self, gone: Sequence[IndexedFile], moves: Mapping[str, RowNumbers], inside: Flags, space: int) -> list[Run]:
+    def _moved(self, gone: Sequence[IndexedFile], moves: Moves, inside: Flags, space: int) -> list[Run]:
         """The runs with the new numbers of rows that are `inside` these files.
 
         A run that many of them are in gets them where they stand: their keys' order is what it was. What few others have makes a run

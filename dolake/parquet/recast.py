@@ -25,7 +25,7 @@ def field_id(field: pa.Field) -> int:
 
 
 def by_id(fields: Iterable[pa.Field]) -> dict[int, pa.Field]:
-    return {field_id(field): field for field in fields if field_id(field) != _NO_ID}
+    return {number: field for field in fields if (number := field_id(field)) != _NO_ID}
 
 
 def check_fit(have: pa.Field, wanted: pa.Field, path: str = "") -> None:

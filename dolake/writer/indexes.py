@@ -20,7 +20,7 @@ from dolake.clock import Runtime
 from dolake.datafiles import sources_in
 from dolake.errors import ObjectMissing, TableStopped, unreadable
 from dolake.iceberg.contents import ContentsReader, LiveFile
-from dolake.iceberg.index import IndexedFile, KeyIndex, RowNumbers
+from dolake.iceberg.index import IndexedFile, KeyIndex, Moves
 from dolake.iceberg.index_files import IndexDamaged, IndexFolder
 from dolake.iceberg.metadata import LoadedTable
 from dolake.iceberg.objects import read_file
@@ -68,7 +68,7 @@ class ReplacedFiles:
     `removed`: files that left with their rows; `dead`: rows that were deleted in files that stay.
     """
 
-    moves: Mapping[str, RowNumbers]
+    moves: Moves
     files: tuple[IndexedFile, ...]
     deletes_gone: frozenset[str]
     deletes_new: frozenset[str]

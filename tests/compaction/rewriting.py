@@ -149,7 +149,7 @@ class Result:
         taken = []
         for path, rows in self.table.rows.items():
             moves = self.rewritten.moves[path]
-            assert moves.dtype == np.int64
+            assert moves.dtype == np.int32
             assert len(moves) == len(rows)
             assert {place for place, number in enumerate(moves.tolist()) if number == GONE} == self.table.gone[path]
             for row, number in zip(rows, moves.tolist(), strict=True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
+import random
 import zlib
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -20,7 +22,7 @@ from pyiceberg.schema import Schema
 from dolake.iceberg.names import data_file_location
 from dolake.iceberg.plan import NewFile
 from dolake.parquet.align import schema_as_json
-from dolake.parquet.encode import encode_parquet, split_by_partition
+from dolake.parquet.encode import Encoding, encode_parquet, split_by_partition
 from dolake.parquet.rows import ChangelogDecoder
 from tests.iceberg.lake import TABLE, Lake, duckdb_with_iceberg
 
@@ -195,8 +197,31 @@ def test_dictionaries_are_where_values_repeat() -> None:
 def test_large_rows_make_small_row_groups() -> None:
     _, rows = rows_of(*[json.dumps("x" * 1_000_000)] * 130)
     file = encode_parquet(rows)
-    assert file.metadata.num_row_groups == 2
-    assert sum(file.metadata.row_group(place).num_rows for place in range(2)) == 130
+    assert file.metadata.num_row_groups == 4
+    assert sum(file.metadata.row_group(place).num_rows for place in range(4)) == 130
+
+
+@pytest.mark.parametrize("can_be_moved", [True, False])
+def test_a_large_file_has_the_same_bytes_however_it_grows(can_be_moved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chance's bytes, which no codec makes smaller: the room is grown again and again."""
+    room = mmap.mmap
+
+    class Fixed(mmap.mmap):
+        def resize(self, _: int) -> None:
+            raise SystemError("mmap: resizing not available--no mremap()")
+
+    monkeypatch.setattr(mmap, "mmap", room if can_be_moved else Fixed)
+    rows = pa.table({"x": [random.Random(number).randbytes(50_000) for number in range(100)]})
+    files = []
+    for large in (True, False):
+        encoding = Encoding(rows, large=large)
+        for start in range(0, 100, 10):
+            encoding.write(rows.slice(start, 10))
+        files.append(encoding.finish({"of": "chance"}))
+    assert bytes(files[0].data) == bytes(files[1].data)
+    assert len(files[0].data) > 5_000_000
+    assert files[0].metadata.equals(files[1].metadata)
+    assert pq.read_table(pa.BufferReader(files[0].data)).equals(rows)
 
 
 def test_no_rows_are_a_file_too() -> None:
