@@ -51,13 +51,19 @@ class TableName:
     @classmethod
     def in_lake(cls, text: str) -> TableName:
         """The name of any table that has events: a changelog beside a mirror too. Raises ValueError with the rule broken."""
+        name = cls.of_any(text)
+        if name.namespace == RESERVED_NAMESPACE:
+            raise ValueError(_RESERVED_RULE)
+        return name
+
+    @classmethod
+    def of_any(cls, text: str) -> TableName:
+        """The name of any table that dolake keeps: that of the dead letters too. Raises ValueError with the rule broken."""
         parts = text.split(".")
         if len(parts) == 1:
             parts = [DEFAULT_NAMESPACE, *parts]
         if len(parts) != 2 or not all(TABLE_PART.fullmatch(part) for part in parts):
             raise ValueError("a table is `name` or `namespace.name`, each part [A-Za-z0-9_]{1,128}")
-        if parts[0] == RESERVED_NAMESPACE:
-            raise ValueError(_RESERVED_RULE)
         return cls(*parts)
 
     @property

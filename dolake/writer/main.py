@@ -165,6 +165,8 @@ class _Link:
                 TablesLike(patterns) if patterns is not None else None if names is None else [TableName.in_lake(name) for name in names]
             )
             return await self._service.flush(wanted, until)
+        if message["type"] == "maintain":
+            return await self._service.maintaining.maintain(TableName.of_any(message["table"]))
         name = TableName.in_lake(message["table"])
         match message["type"]:
             case "park":
@@ -174,8 +176,6 @@ class _Link:
             case "compact":
                 within = Within(message["partition"]) if message.get("partition") else None
                 return await self._service.compacting.compact(name, dry_run=bool(message["dryRun"]), within=within)
-            case "maintain":
-                return await self._service.maintaining.maintain(name)
             case "rollback":
                 return await self._service.rolling_back.roll_back(name, int(message["snapshot"]), bool(message["rewind"]), until)
             case _:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dolake.model import DEAD_LETTERS_TABLE
 from tests.harness.daemon import Daemon
 from tests.harness.lake import Lake
 
@@ -87,3 +88,31 @@ def test_what_is_wrong_with_the_command_is_said(daemon: Daemon, arguments: tuple
     done = daemon.run("dead-letters", *arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr
+
+
+def test_a_letter_whose_event_has_expired_is_shown_as_such_and_cannot_be_sent_again(tmp_path: Path) -> None:
+    settings = {"DOLAKE_FLUSH_AGE_S": "0.2", "DOLAKE_MAINTENANCE_ENABLED": "false", "DOLAKE_MAINTENANCE_DEAD_LETTERS_S": "0.001"}
+    with Daemon(tmp_path / "data", settings) as daemon:
+        daemon.start()
+        send(daemon, tmp_path / "rows", [schema("int"), insert(1, 1), insert(2, LARGE)])
+        [letter] = listed(daemon)
+        table = str(DEAD_LETTERS_TABLE)
+        looked = daemon.run("maintenance", table)
+        assert (looked.returncode, looked.stdout.startswith(f"{table}: 1 events of dead letters would expire; ")) == (0, True), looked
+        assert [one["state"] for one in listed(daemon, "--state", "all")] == ["dead"]
+        purged = daemon.run("maintenance", table, "--purge")
+        assert (purged.returncode, purged.stdout.startswith(f"{table}: 1 events of dead letters have expired; ")) == (0, True), purged
+        assert listed(daemon) == []
+        [expired] = listed(daemon, "--state", "expired")
+        assert (expired["id"], expired["field"], expired["reason"], expired["value"]) == (letter["id"], "n", "does_not_fit", "")
+        shown = json.loads(daemon.run("dead-letters", "show", letter["id"], "--json").stdout)
+        assert (shown["state"], shown["event"]) == ("expired", "")
+        refused = daemon.run("dead-letters", "replay", letter["id"])
+        assert (refused.returncode, refused.stdout) == (2, "")
+        rule = "has expired: its event is not kept any longer, see `maintenance.dead_letters_s`"
+        assert f"ID: {rule} (got {letter['id']})" in refused.stderr
+        assert daemon.run("dead-letters", "replay").stdout == "sent 0 again: 0 applied, 0 superseded, 0 still dead\n"
+        with Lake(daemon.data) as lake:
+            assert lake.read_duckdb("metered")["id"].to_pylist() == [1]
+        verified = daemon.run("verify")
+        assert (verified.returncode, verified.stdout) == (0, "no breach\n")
