@@ -29,6 +29,7 @@ from dolake.iceberg.partition import source_of, stored_partition
 from dolake.parquet.align import schema_from_json
 from dolake.parquet.encode import EncodedFile, Encoding
 from dolake.parquet.schema import arrow_schema
+from dolake.storage.memory import GrownBytes
 from dolake.storage.store import ObjectStore
 
 # Texts in one array of Arrow's have 2 GiB together at most; no slice of the rows comes near that.
@@ -172,7 +173,7 @@ def _encoded(parts: Iterator[tuple[int, pa.Table]], placing: Placing) -> Iterato
         while placed is not None and done < rows.num_rows:
             part = rows.slice(done, placed.stop - start - done)
             done += part.num_rows
-            encoding = encoding or Encoding(part, large=True)
+            encoding = encoding or Encoding(part, GrownBytes())
             encoding.write(without_unused(part))
             if start + done == placed.stop:
                 yield placed, encoding.finish(sources_metadata(placed.sources))

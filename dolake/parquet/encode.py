@@ -7,10 +7,9 @@ bit), and the Parquet types Iceberg asks for: microseconds, uuid in 16 bytes, de
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +20,6 @@ COMPRESSION: Mapping[str, Any] = {"compression": "zstd", "compression_level": 1}
 _GROUP_BYTES = 32 * 1024 * 1024
 _GROUP_ROWS_MAX = 1024 * 1024
 _SAMPLE_ROWS = 1024
-_ROOM_BYTES = 1024 * 1024
 # Rows that the encoder looks at before it asks whether a page is full, where rows are small: its own default is a tenth (a gain of 4 %).
 _BATCH_ROWS_MIN, _BATCH_ROWS_MAX, _BATCH_BYTES = 1024, 16 * 1024, 1024 * 1024
 # A dictionary pays while values repeat: above this share of distinct values in the sample it only costs time (measured).
@@ -47,16 +45,24 @@ def encode_parquet(table: pa.Table, metadata: Mapping[str, str] | None = None) -
     return encoding.finish(metadata)
 
 
+class Appended(Protocol):
+    """A file that is only appended to, and read as a whole in the end."""
+
+    def write(self, data: bytes) -> int: ...
+
+    def view(self) -> memoryview: ...
+
+
 class Encoding:
     """A file that is made of several tables of one schema, one after the other: never more of its rows in memory than one has.
 
-    `first`, the first of them, shows which columns repeat themselves. A file that is going to be `large` grows without being copied,
-    for which the interpreter is asked at every page: a thread by itself does not wait for it. Blocking, no I/O.
+    `first`, the first of them, shows which columns repeat themselves. `into`: what takes the bytes, in place of a stream of Arrow's;
+    the interpreter is asked at every page then, which a thread by itself does not wait for. Blocking, no I/O.
     """
 
-    def __init__(self, first: pa.Table, *, large: bool = False) -> None:
-        self._grown = GrownBytes() if large else None
-        self._sink = pa.BufferOutputStream() if self._grown is None else pa.PythonFile(self._grown, "w")
+    def __init__(self, first: pa.Table, into: Appended | None = None) -> None:
+        self._into = into
+        self._sink = pa.BufferOutputStream() if into is None else pa.PythonFile(into, "w")
         self._row_count = 0
         self._writer = pq.ParquetWriter(
             self._sink,
@@ -80,55 +86,8 @@ class Encoding:
         if metadata:
             self._writer.add_key_value_metadata(dict(metadata))
         self._writer.close()
-        data = memoryview(self._sink.getvalue()) if self._grown is None else self._grown.view()
+        data = memoryview(self._sink.getvalue()) if self._into is None else self._into.view()
         return EncodedFile(data, pq.read_metadata(pa.BufferReader(pa.py_buffer(data))), self._row_count)
-
-
-class GrownBytes:
-    """A file in memory that is only appended to. Where it needs room it is moved by the page table, not by copying.
-
-    Arrow's own stream copies what it has into twice the room: a large file is written twice, and memory touched for it three times.
-    """
-
-    def __init__(self) -> None:
-        self._room = _room(_ROOM_BYTES)
-        self._size = 0
-        self.closed = False
-
-    def write(self, data: bytes) -> int:
-        end = self._size + len(data)
-        if end > len(self._room):
-            self._grow(max(end, 2 * len(self._room)))
-        self._room[self._size : end] = data
-        self._size = end
-        return len(data)
-
-    def _grow(self, size: int) -> None:
-        size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        try:
-            self._room.resize(size)
-        except SystemError:  # A system that cannot.
-            room = _room(size)
-            room[: self._size] = self._room[: self._size]
-            self._room = room
-
-    def tell(self) -> int:
-        return self._size
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def close(self) -> None:
-        self.closed = True
-
-    def view(self) -> memoryview:
-        """All that was written. Nothing more can be, once this was asked for."""
-        return memoryview(self._room)[: self._size].toreadonly()
-
-
-def _room(size: int) -> mmap.mmap:
-    """Private: what is shared cannot grow."""
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def rows_a_group(table: pa.Table, count: int | None = None) -> int:

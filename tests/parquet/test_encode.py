@@ -24,6 +24,7 @@ from dolake.iceberg.plan import NewFile
 from dolake.parquet.align import schema_as_json
 from dolake.parquet.encode import Encoding, encode_parquet, split_by_partition
 from dolake.parquet.rows import ChangelogDecoder
+from dolake.storage.memory import GrownBytes
 from tests.iceberg.lake import TABLE, Lake, duckdb_with_iceberg
 
 from .events import chunk_of, event, schema_of
@@ -213,8 +214,8 @@ def test_a_large_file_has_the_same_bytes_however_it_grows(can_be_moved: bool, mo
     monkeypatch.setattr(mmap, "mmap", room if can_be_moved else Fixed)
     rows = pa.table({"x": [random.Random(number).randbytes(50_000) for number in range(100)]})
     files = []
-    for large in (True, False):
-        encoding = Encoding(rows, large=large)
+    for into in (GrownBytes(), None):
+        encoding = Encoding(rows, into)
         for start in range(0, 100, 10):
             encoding.write(rows.slice(start, 10))
         files.append(encoding.finish({"of": "chance"}))
