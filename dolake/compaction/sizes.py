@@ -2,8 +2,8 @@
 
 A class is a factor of 4 wide: class 0 is within a factor of 4 of the target, class 1 that of 4 times smaller files, and so on; a
 file of three quarters of the target or more is full, and of no class. Four files of one class sum up to a file of the class
-above it, or to a full one. Wider classes would rewrite a row less often and leave readers more files to open: of 8, half as many
-rewrites again are saved, and nearly twice as many files stand.
+above it, or to a full one. Wider classes would rewrite a row less often and leave readers more files to open: with a factor of 8 a
+third of the rewrites is saved, and up to seven files of a class stand instead of three.
 """
 
 from __future__ import annotations

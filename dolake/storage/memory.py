@@ -14,7 +14,7 @@ class GrownBytes:
     """
 
     def __init__(self) -> None:
-        self._room = _room(_ROOM_BYTES)
+        self._room = _mapped(_ROOM_BYTES)
         self._size = 0
         self.closed = False
 
@@ -31,7 +31,7 @@ class GrownBytes:
         try:
             self._room.resize(size)
         except SystemError:  # A system that cannot.
-            room = _room(size)
+            room = _mapped(size)
             room[: self._size] = self._room[: self._size]
             self._room = room
 
@@ -49,6 +49,6 @@ class GrownBytes:
         return memoryview(self._room)[: self._size].toreadonly()
 
 
-def _room(size: int) -> mmap.mmap:
+def _mapped(size: int) -> mmap.mmap:
     """Private: what is shared cannot grow."""
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

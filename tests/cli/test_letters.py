@@ -102,6 +102,8 @@ def test_a_letter_whose_event_has_expired_is_shown_as_such_and_cannot_be_sent_ag
         assert [one["state"] for one in listed(daemon, "--state", "all")] == ["dead"]
         purged = daemon.run("maintenance", table, "--purge")
         assert (purged.returncode, purged.stdout.startswith(f"{table}: 1 events of dead letters have expired; ")) == (0, True), purged
+        for_all = daemon.run("maintenance", "--purge")
+        assert (for_all.returncode, f"{table}: " in for_all.stdout, for_all.stderr) == (0, True, ""), for_all
         assert listed(daemon) == []
         [expired] = listed(daemon, "--state", "expired")
         assert (expired["id"], expired["field"], expired["reason"], expired["value"]) == (letter["id"], "n", "does_not_fit", "")

@@ -219,6 +219,13 @@ def test_four_delete_files_of_a_class_are_merged_and_three_wait():
     assert choice.read_s_saved == pytest.approx(3 * 0.02)
 
 
+def test_small_delete_files_are_of_one_class_whatever_their_rows():
+    full = data("full", 128, rows=10**7)
+    small = [deletes(f"p{rows}", rows) for rows in (10, 1000, 20_000)]
+    assert names(only(plan(full, *small, deletes("q", 128 << 10))).deletes) == ["p10", "p1000", "p20000", "q"]
+    assert plan(full, *small, deletes("q", (128 << 10) + 1)).choices == ()
+
+
 def test_two_delete_files_are_enough_where_nothing_is_waited_for():
     full = data("full", 128, rows=10**6)
     assert chosen(plan(full, deletes("p", 10), deletes("q", 50_000), policy=ASKED)) == [(Why.DELETE_FILES, ["p", "q"])]
