@@ -25,6 +25,7 @@ from tests.simulation.world import Outcome, Rules, run_world
 FAULTS_APART = frozenset({"events committed", "segments trimmed", "ingest starts", "writer starts"})
 OF = " of "  # A fault that is counted already, and here again for what it happened to.
 MUTANT_SEEDS_MAX = 20_000
+SAY_EVERY_S = 10.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,7 +82,7 @@ def report(outcomes: Iterable[Outcome], asked: argparse.Namespace) -> int:
             print(
                 f"seed {outcome.seed}: {outcome.breach}\n  see it again: {again} --steps\n  make it smaller: {again} --shrink", flush=True
             )
-        if time.monotonic() - said_s > 10:
+        if time.monotonic() - said_s >= SAY_EVERY_S:
             said_s = time.monotonic()
             rate = done / (said_s - began_s)
             print(f"{done} of {last - first} schedules, {len(broken)} with a breach, {rate:.1f} a second", flush=True)

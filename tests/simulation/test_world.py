@@ -7,19 +7,20 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
 import pytest
 
-from tests.simulation.__main__ import main, parse, report_mutants
+from tests.simulation.__main__ import main, parse, report, report_mutants
 from tests.simulation.catching import Caught, catch
 from tests.simulation.changes import Changes
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.scenarios import SCENARIOS
 from tests.simulation.schedules import catch_all, run_all
 from tests.simulation.shrinking import invariant_of
-from tests.simulation.world import run_world
+from tests.simulation.world import Outcome, run_world
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "205"))
 MUTANT_SEEDS = 150  # At most: most are caught by the first ten. The same seeds pass without them.
@@ -188,6 +189,21 @@ def test_a_breach_is_told_with_the_commands_that_show_it_again_and_make_it_small
     assert "world breach I1" in again
     assert told.splitlines()[-1] == again.splitlines()[-1]
     assert next(line for line in told.splitlines() if "trace" in line) in again
+
+
+def test_a_run_that_is_cut_short_leaves_the_figures_of_what_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulation.__main__.SAY_EVERY_S", 0.0)
+    figures = tmp_path / "figures.json"
+
+    def cut_short() -> Iterator[Outcome]:
+        yield from (run_world(seed) for seed in range(2))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        report(cut_short(), parse(["--seeds", "0..9", "--json", str(figures)]))
+    found = orjson.loads(figures.read_bytes())
+    assert (found["cases"], found["breaches"], found["detail"]["seeds"]) == (2, 0, [0, 9])
+    assert found["figures"]["steps"] == sum(run_world(seed).step_count for seed in range(2))
 
 
 def test_a_shrunk_world_is_smaller_and_replays_the_same_breach_from_its_command(capsys: pytest.CaptureFixture[str]) -> None:
