@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from typing import Any
 
@@ -20,6 +20,7 @@ from dolake.config import Settings
 from dolake.errors import CatalogUnreachable, DolakeError, StoreUnreachable
 from dolake.failpoints import FailpointRaised
 from dolake.iceberg.metadata import LoadedTable
+from dolake.iceberg.points import REWIND, ROLLBACK
 from dolake.model import DEAD_LETTERS_TABLE, TableName
 from dolake.parquet.letters import DEAD
 from dolake.storage.store import ObjectStore
@@ -30,8 +31,9 @@ from tests.simulation.doors import Door, Operation
 from tests.simulation.halves import IngestHalf, WriterHalf
 from tests.simulation.indexes import sized_indexes
 from tests.simulation.loop import Process
+from tests.simulation.mirror import Mirror, Row
 from tests.simulation.operator import parked_on_platter
-from tests.simulation.pages import GONE, ITEMS, ORDERS, Pages
+from tests.simulation.pages import GONE, ITEMS, LONG_AGO, ORDERS, PAST, Pages
 from tests.simulation.profile import Profile
 from tests.simulation.replayer import Replayer
 from tests.simulation.rough import RoughSource
@@ -96,6 +98,9 @@ class Course(World):
         self.settings = course_settings(self.settings)
         self.pages = Pages(self.journal)
         self._once: set[str] = set()
+        self._was: dict[int, Mirror] = {}  # by snapshot: what may be gone back to
+        self._went_back: list[str] = []
+        self._target: int | None = None
 
     # -- doors
 
@@ -141,7 +146,7 @@ class Course(World):
         return self.settings
 
     def _has_beside(self, name: TableName) -> bool:
-        return name != GONE and super()._has_beside(name)
+        return name not in (GONE, PAST) and super()._has_beside(name)
 
     def note_exit(self, process: Process, error: Exception) -> None:
         if process.alive and isinstance(error, FailpointRaised):
@@ -158,6 +163,28 @@ class Course(World):
         self.mirrors.pop(name, None)
         self.pages.forget(name)
 
+    def _check_mirror(self, before: LoadedTable | None, after: LoadedTable) -> None:
+        if after.name == PAST and before is not None and before.head_id != after.head_id and after.head is not None:
+            self._take_out(self._mirror(str(PAST)), after.head["summary"])
+        super()._check_mirror(before, after)
+        if after.name == PAST and after.head_id is not None:
+            self._was[after.head_id] = self._mirror(str(PAST)).copy()
+
+    def _take_out(self, mirror: Mirror, summary: Mapping[str, str]) -> None:
+        """Rows that leave a table without an event that says so."""
+        if summary.get("dolake.maintenance") == "ttl":
+            mirror.rows = {key: rows for key, rows in mirror.rows.items() if not any(_has_expired(row) for row in rows)}
+            self.chaos.count("expired")
+        if ROLLBACK in summary:
+            rewinds = REWIND in summary
+            out = mirror.go_back(self._was[int(summary[ROLLBACK])], rewinds=rewinds)
+            if rewinds:
+                self.journal.committed -= out
+                self.journal.committed_in[str(PAST)] -= out
+            else:
+                self.pages.forget_events(out)
+            self._went_back.append("rewind" if rewinds else "roll back")
+
     # -- the course
 
     async def _main(self) -> None:
@@ -173,6 +200,9 @@ class Course(World):
             self._recover,
             self._drop,
             self._tidy,
+            self._expire,
+            self._rewind,
+            self._roll_back,
             self._end,
         ):
             if not self.breaches:
@@ -249,6 +279,34 @@ class Course(World):
         await self._send(self.pages.bulk())
         await self._committed()
 
+    async def _expire(self) -> None:
+        """A file's rows all, and some of another's; then more of the same keys."""
+        for page in (self.pages.aged, self.pages.older):
+            await self._send(page())
+            await self._committed()
+        await self._ask("maintain", PAST)
+        if not self.breaches and any(_has_expired(row) for rows in self._mirror(str(PAST)).rows.values() for row in rows):
+            self.note(f"liveness: what has expired of {PAST} is still there")
+        await self._send(self.pages.afterwards())
+        await self._committed()
+
+    async def _rewind(self) -> None:
+        await self._go_back("rewind")
+
+    async def _roll_back(self) -> None:
+        await self._go_back("roll back")
+
+    async def _go_back(self, how: str) -> None:
+        """To before a mistake, whose events are applied once more, or are out for good; then what is right."""
+        target = self.catalog.rows[PAST].head_id if PAST in self.catalog.rows else None
+        await self._send(self.pages.mistaken())
+        await self._committed()
+        self._target = target
+        await self._ask(how, PAST, lambda: self._went_back[-1:] == [how])
+        await self._committed()
+        await self._send(self.pages.corrected())
+        await self._committed()
+
     async def _end(self) -> None:
         await self._stop("ingest")
         await self._stop("writer")
@@ -318,7 +376,11 @@ class Course(World):
                 runs = (await service.compacting.compact(name, dry_run=False))["runs"]
                 return all(run["state"] == "done" for run in runs)
             if what == "maintain":
-                await service.maintaining.maintain(name)
+                expired = (await service.maintaining.maintain(name))["expired"]
+                return not (expired and expired["put_off"])
+            if what in ("rewind", "roll back"):
+                assert self._target is not None
+                await service.rolling_back.roll_back(name, self._target, what == "rewind", until)
             elif what == "drop":
                 await service.dropping.drop(name, until)
             else:
@@ -354,17 +416,22 @@ class Course(World):
             self.relink()
 
 
+def _has_expired(row: Row) -> bool:
+    return any(values.get("day") == LONG_AGO for values in row.options)
+
+
 class _EveryLetter(Replayer):
     def pick(self, process: Process, letters: Sequence[KnownLetter]) -> list[KnownLetter]:
         return [letter for letter in letters if letter.state == DEAD]
 
 
 def course_settings(settings: Settings) -> Settings:
-    """The world's, with a table that has no changelog beside it, and flushes that are soon due."""
+    """The world's, with tables that have no changelog beside them, one of them with a TTL, and flushes that are soon due."""
     made = settings.model_dump()
     made["flush"] |= {"bytes": 2000}
     made["maintenance"] |= {"dead_letters_s": 0.001}
     made["tables"][str(GONE)] = {"mode": "mirror"}
+    made["tables"][str(PAST)] = {"mode": "mirror", "group": "", "ttl": {"column": "day", "age": "1 d"}}
     return Settings.model_validate(made)
 
 

@@ -19,7 +19,8 @@ from pyiceberg.partitioning import PartitionSpec
 from dolake.errors import ObjectMissing
 from dolake.iceberg.entries import fetch_entries, fetch_manifests, is_live
 from dolake.iceberg.file_io import StoreFileIO
-from dolake.iceberg.metadata import CUT, CUT_TABLES, EPOCH, GROUP, INSTANCE, LoadedTable, offsets_in
+from dolake.iceberg.metadata import CUT, CUT_TABLES, EPOCH, GROUP, INSTANCE, LoadedTable, offsets_in, snapshots_by_id
+from dolake.iceberg.points import REWIND
 from dolake.parquet.align import schema_from_json
 from dolake.parquet.letters import REPLAYED
 from dolake.storage.store import ObjectStore
@@ -78,11 +79,19 @@ def _reader(objects: Objects) -> StoreFileIO:
 def _check_offsets(before: LoadedTable | None, after: LoadedTable, synced_end: Callable[[str], int]) -> Iterator[str]:
     old = before.offsets() if before is not None else {}
     new = after.offsets()
+    rewound = _rewound_to(before, after)
     for log in sorted(old.keys() | new.keys()):
-        if new.get(log, 0) < old.get(log, 0):
+        if new.get(log, 0) < old.get(log, 0) and (rewound is None or new.get(log, 0) != rewound.get(log, 0)):
             yield f"I4: {after.name}: offset of log {log} fell from {old.get(log, 0)} to {new.get(log, 0)}"
         if new.get(log, 0) > old.get(log, 0) and new[log] > synced_end(log.rsplit("/", 1)[-1]):  # A letters' bound is of table/log.
             yield f"I5: {after.name}: committed {new[log]} of log {log}, whose durable end is {synced_end(log)}"
+
+
+def _rewound_to(before: LoadedTable | None, after: LoadedTable) -> Mapping[str, int] | None:
+    """Where a rewind of this very commit takes the offsets back to: those of the snapshot that it names."""
+    if after.head is None or before is None or before.head_id == after.head_id or REWIND not in after.head["summary"]:
+        return None
+    return offsets_in(snapshots_by_id(before.metadata)[int(after.head["summary"][REWIND])]["summary"])
 
 
 def _check_owner(history: Committed, before: LoadedTable | None, after: LoadedTable) -> Iterator[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Any, cast
 
 import orjson
@@ -145,6 +146,20 @@ class Mirror:
         if counts.rows != rows or min(counts.folded, counts.removed) < 0 or (counts.foreign and not self.is_foreign):
             yield f"I13: {table.name} says {counts}, that is {counts.rows} rows; it has {rows}"
 
+    def copy(self) -> Mirror:
+        """As it is now: what comes later changes only one of the two."""
+        return replace(
+            self, kept=set(self.kept), rows=dict(self.rows), sources=set(self.sources), seen=self.seen.copy(), last=dict(self.last)
+        )
+
+    def go_back(self, then: Mirror, *, rewinds: bool) -> set[Event]:
+        """A rollback to what it was `then`. Answers with the events that are out: for good, or to be applied again where it rewinds."""
+        out = self.seen.keys() - then.seen.keys()
+        self.rows = dict(then.rows)
+        if rewinds:
+            self.accepted, self.seen, self.last = then.accepted, then.seen.copy(), dict(then.last)
+        return out
+
     def adopt(self, found: Found) -> None:
         """Others have changed the table's rows: that is what it has now."""
         self.is_foreign = True
@@ -168,6 +183,11 @@ def _old_key(event: Mapping[str, Any]) -> Any:
 
 def _without_nulls(values: Mapping[str, Any]) -> Values:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _as_sent(values: Values) -> Values:
+    """A day as a source says it."""
+    return {name: value.isoformat() if isinstance(value, date) else value for name, value in values.items()}
 
 
 def _sorted(values: Values) -> Values:
@@ -264,7 +284,7 @@ class MirrorReader:
 
     def _data(self, path: str) -> list[Values]:
         if path not in self._rows:
-            self._rows[path] = [_without_nulls(row) for row in read_rows(self.objects.get(path))]
+            self._rows[path] = [_as_sent(_without_nulls(row)) for row in read_rows(self.objects.get(path))]
         return self._rows[path]
 
     def _positions(self, file: DataFile) -> list[tuple[str, int]]:

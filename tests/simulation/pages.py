@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import orjson
 
 from dolake.model import TableName
+from tests.simulation.invariants import Event as Name
 from tests.simulation.invariants import Journal
-from tests.simulation.sources import LARGE, NARROW, STRICT, WIDE, Batch, Script, fits_of
+from tests.simulation.sources import LARGE, NARROW, STRICT, WIDE, Batch, Columns, Script, fits_of
 
 ORDERS = TableName("default", "orders")  # a mirror, and its changelog beside it
 ITEMS = TableName("shop", "items")  # a changelog
 GONE = TableName("default", "gone")  # a mirror that is dropped
-SHOP, OTHER = "shop", "other"  # the sources: orders and items, items and gone
+PAST = TableName("default", "past")  # a mirror with a TTL, which is rolled back
+SHOP, OTHER, LATER = "shop", "other", "later"  # the sources: orders and items, items and gone, past
+DAY = {"name": "day", "type": "date"}  # of the last one's rows: by this they expire
+LONG_AGO, TO_COME = "1999-12-31", "2999-12-31"
 
 Event = dict[str, Any]
 
@@ -47,7 +52,7 @@ class Pages:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._batches: dict[str, list[Batch]] = {SHOP: [], OTHER: []}
+        self._batches: dict[str, list[Batch]] = {SHOP: [], OTHER: [], LATER: []}
         self._next_event = dict.fromkeys(self._batches, 0)
         self._next_key = 100
 
@@ -103,15 +108,43 @@ class Pages:
         self._add(OTHER, GONE, insert(1), insert(2))
         return OTHER
 
+    def aged(self) -> str:
+        """Rows that have expired already, and others, in one file."""
+        self._declare(LATER, PAST, more=(DAY,))
+        self._add(LATER, PAST, insert(0, day=LONG_AGO), insert(1, day=TO_COME), insert(2, day=LONG_AGO), insert(3))
+        return LATER
+
+    def older(self) -> str:
+        """A file of such rows alone."""
+        self._add(LATER, PAST, insert(4, day=LONG_AGO), insert(5, day=LONG_AGO))
+        return LATER
+
+    def afterwards(self) -> str:
+        """Of keys that have expired, and of some that have not."""
+        self._add(LATER, PAST, update(0, day=TO_COME), delete(2), insert(4, note="x"), update(1, day=TO_COME, note="y"))
+        return LATER
+
+    def mistaken(self) -> str:
+        self._add(LATER, PAST, update(1, note="wrong"), delete(3), insert(6, note="wrong"), update(7, old=4, note="wrong"))
+        return LATER
+
+    def corrected(self) -> str:
+        """Of keys that a mistake was about, and a new one."""
+        self._add(LATER, PAST, update(1, note="right"), insert(6, note="right"), update(4, note="right"), delete(7), insert(8))
+        return LATER
+
     def forget(self, table: str) -> None:
         """Nothing that was sent to a table by now is expected to be anywhere; if a row of it comes back, it was never sent."""
-        for event in [event for event, sent in self._journal.sent.items() if sent["table"] == table]:
+        self.forget_events({event for event, sent in self._journal.sent.items() if sent["table"] == table})
+
+    def forget_events(self, events: Collection[Name]) -> None:
+        for event in events:
             del self._journal.sent[event]
             self._journal.acked.discard(event)
             self._journal.committed.add(event)
 
-    def _declare(self, source: str, table: TableName, *, wide: bool = False) -> None:
-        columns = [{"nullable": True, **column} for column in (*(WIDE if wide else NARROW), STRICT)]
+    def _declare(self, source: str, table: TableName, *, wide: bool = False, more: Columns = ()) -> None:
+        columns = [{"nullable": True, **column} for column in (*(WIDE if wide else NARROW), STRICT, *more)]
         batches = self._batches[source]
         batches.append(Batch("", len(batches), orjson.dumps(columns), table=str(table)))
 
