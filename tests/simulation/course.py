@@ -100,7 +100,7 @@ class Course(World):
         self._once: set[str] = set()
         self._was: dict[int, Mirror] = {}  # by snapshot: what may be gone back to
         self._went_back: list[str] = []
-        self._target: int | None = None
+        self._target: LoadedTable | None = None
 
     # -- doors
 
@@ -298,11 +298,12 @@ class Course(World):
 
     async def _go_back(self, how: str) -> None:
         """To before a mistake, whose events are applied once more, or are out for good; then what is right."""
-        target = self.catalog.rows[PAST].head_id if PAST in self.catalog.rows else None
+        if self.breaches:
+            return
+        self._target = self.catalog.rows[PAST]
         await self._send(self.pages.mistaken())
         await self._committed()
-        self._target = target
-        await self._ask(how, PAST, lambda: self._went_back[-1:] == [how])
+        await self._ask(how, PAST, lambda: self._went_back[-1:] == [how] or (how == "rewind" and self._is_trimmed(self._target)))
         await self._committed()
         await self._send(self.pages.corrected())
         await self._committed()
@@ -380,7 +381,8 @@ class Course(World):
                 return not (expired and expired["put_off"])
             if what in ("rewind", "roll back"):
                 assert self._target is not None
-                await service.rolling_back.roll_back(name, self._target, what == "rewind", until)
+                assert self._target.head_id is not None
+                await service.rolling_back.roll_back(name, self._target.head_id, what == "rewind", until)
             elif what == "drop":
                 await service.dropping.drop(name, until)
             else:
@@ -403,6 +405,10 @@ class Course(World):
     def _is_parked(self, name: TableName) -> bool:
         directory = side_directory(ROOT, name)
         return any(path.startswith(directory + "/") for path in self.disk.names)
+
+    def _is_trimmed(self, table: LoadedTable) -> bool:
+        """Whether the logs hold no more what came next: after some restarts segments are sealed, and go, sooner."""
+        return any(not self.records.holds(log_id, offset) for log_id, offset in table.offsets().items())
 
     async def _reach(self, reached: Callable[[], bool], what: str) -> None:
         end_s = self.loop.time() + STEP_S_MAX
