@@ -14,7 +14,7 @@ import pytest
 
 from e2e.services.disks import LoopDisk, tmpfs
 from tests.harness.daemon import Daemon
-from tests.harness.history import assert_lake_equals_oracle
+from tests.harness.history import CHANGES, assert_lake_equals_oracle
 from tests.harness.kills import percentile
 from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle, ledger_event
@@ -42,7 +42,7 @@ class FailpointDisk:
         self._flag.unlink()
 
 
-@pytest.fixture(params=["failpoint", "device"])
+@pytest.fixture
 def weak_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FailpointDisk | LoopDisk]:
     if request.param == "failpoint":
         yield FailpointDisk(tmp_path / "disk-1", tmp_path / "broken")
@@ -52,10 +52,16 @@ def weak_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Failpo
 
 
 @pytest.mark.acceptance("AT-37")
+@pytest.mark.parametrize(
+    ("weak_disk", "mode"), [("failpoint", "changelog"), ("device", "changelog"), ("failpoint", "both")], indirect=["weak_disk"]
+)
 def test_a_disk_that_fails_under_load_degrades_its_own_sources_and_is_taken_back(
-    tmp_path: Path, weak_disk: FailpointDisk | LoopDisk, report: Callable[..., None]
+    tmp_path: Path, weak_disk: FailpointDisk | LoopDisk, mode: str, report: Callable[..., None]
 ) -> None:
-    """Six sources over three directories; one directory fails, is mended, and nothing acked is missing or there twice."""
+    """Six sources over three directories; one directory fails, is mended, and nothing acked is missing or there twice.
+
+    They write one changelog; or each a mirror of its own, so that one log decides what is in it, with its changelog beside it.
+    """
     disks = [tmp_path / f"disk-{number}" / "log" for number in range(3)]
     settings = {**QUICK, "DOLAKE_LOG_DIRECTORIES": os.pathsep.join(map(str, disks))}
     if isinstance(weak_disk, FailpointDisk):
@@ -65,7 +71,12 @@ def test_a_disk_that_fails_under_load_degrades_its_own_sources_and_is_taken_back
 
     async def scenario(daemon: Daemon) -> None:
         async with contextlib.AsyncExitStack() as stack:
-            crowd = [Traffic(Source(f"source-{number}", oracle, window=4), url_of(daemon)) for number in range(6)]
+            crowd = [
+                Traffic(
+                    Source(f"source-{number}", oracle, window=4), url_of(daemon), table="ledger" if mode == "changelog" else f"of_{number}"
+                )
+                for number in range(6)
+            ]
             for traffic in crowd:
                 running = asyncio.get_running_loop().create_task(traffic.run())
                 stack.push_async_callback(finish, traffic, running)
@@ -105,17 +116,21 @@ def test_a_disk_that_fails_under_load_degrades_its_own_sources_and_is_taken_back
             assert [source.connection_count for source in healthy] == [1] * 4
         await drain(daemon)
 
-    with Daemon(tmp_path / "data", settings) as daemon, Lake(daemon.data) as lake:
+    with Daemon(tmp_path / "data", settings, mode=mode) as daemon, Lake(daemon.data) as lake:
         before = daemon.start().wait_ready()
         asyncio.run(scenario(daemon))
-        assert_lake_equals_oracle(lake, oracle)
-        assert len(lake.query(f"SELECT DISTINCT _cdc_log FROM iceberg_scan('{lake.metadata_location('ledger')}')")) == 3
+        assert_lake_equals_oracle(lake, oracle, mode=mode)
+        assert len({log for table in oracle.tables() for log in logs_of(lake, table if mode == "changelog" else table + CHANGES)}) == 3
         assert daemon.wait_ready().pids == before.pids  # Nobody had to be started again.
         done = daemon.run("verify")
         assert done.returncode == 0, done.stdout + done.stderr
         assert daemon.stop() == 0
     figures["ratio"] = figures["ack_p99_ms_meanwhile"] / figures["ack_p99_ms_before"]
     report(**{name: round(value, 2) for name, value in figures.items()})
+
+
+def logs_of(lake: Lake, changelog: str) -> list[str]:
+    return [str(log) for (log,) in lake.query(f"SELECT DISTINCT _cdc_log FROM iceberg_scan('{lake.metadata_location(changelog)}')")]
 
 
 def said_of(directory: Path, daemon: Daemon) -> str:
