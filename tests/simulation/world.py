@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
 import orjson
@@ -80,6 +80,8 @@ LOOK_S = 0.25
 DRAIN_S_MAX = 600.0  # Where beginnings of transactions fill a small backlog, room comes when one is given up, a minute each (seed 301613).
 FREEZE_S_MAX = 5.0
 TRANSACTION_S_MAX = 60.0
+WORLDS_A_FREEZE = 50
+_WORLDS = itertools.count()  # those of this process
 
 
 Source = RoughSource | PoliteSource | Replayer
@@ -797,7 +799,9 @@ def profile_of(seed: int, rules: Rules, changes: Changes | None = None) -> tuple
 def run_world(seed: int, rules: Rules | None = None, *, changes: Changes | None = None, printed: bool = False) -> Outcome:
     """Runs one seed, with `changes` to its world. The product's log lines are not printed, nor even made."""
     before = structlog.get_config()
-    _freeze_imports()
+    if next(_WORLDS) % WORLDS_A_FREEZE == 0:
+        gc.collect()
+        gc.freeze()  # Modules, and what worlds before have left in caches: or each collection would go through them again.
     gc.disable()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
@@ -806,10 +810,3 @@ def run_world(seed: int, rules: Rules | None = None, *, changes: Changes | None 
     finally:
         structlog.configure(**before)
         gc.enable()
-
-
-@cache
-def _freeze_imports() -> None:
-    """Or each collection would go through all modules again."""
-    gc.collect()
-    gc.freeze()
