@@ -19,7 +19,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--from", dest="folder", type=Path, default=FOLDER, help="where the summaries are; build/faults if not given")
     asked = parser.parse_args(arguments)
     figures = asked.write.with_suffix(".json")
-    summaries = gathered(asked.folder, from_json(figures.read_text(encoding="utf-8")) if figures.exists() else {})
+    try:
+        summaries = gathered(asked.folder, from_json(figures.read_text(encoding="utf-8")) if figures.exists() else {})
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
     text = page(TEMPLATE.read_text(encoding="utf-8"), summaries)
     if broken := [family for family, summary in summaries.items() if summary.breaches]:
         print(f"{', '.join(broken)}: mend the breaches first; nothing was written", file=sys.stderr)

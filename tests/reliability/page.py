@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.reliability.summary import ROOT, Summary, read
+from tests.reliability.summary import ROOT, Summary, read, together
 
 TEMPLATE = Path(__file__).with_name("template.md")
 PAGE = ROOT / "docs" / "reliability.md"
@@ -33,12 +33,12 @@ _INVARIANT = re.compile(r"\bI(\d+)\b")
 
 
 def gathered(folder: Path, known: Mapping[str, Summary]) -> dict[str, Summary]:
-    """What is known of each family, with what `folder` has of later runs."""
-    found = dict(known)
+    """What is known of each family, with what `folder` has of later runs; several of one family add up. Raises ValueError."""
+    later: dict[str, Summary] = {}
     for path in sorted(folder.glob("*.json")):
         summary = read(path)
-        found[summary.family] = summary
-    return found
+        later[summary.family] = together(later[summary.family], summary) if summary.family in later else summary
+    return {**known, **later}
 
 
 def to_json(summaries: Mapping[str, Summary]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "faults"
+# Words in the names of figures of which two runs together have the larger; all others add up.
+LARGEST = ("max", "most", "kinds", "p95", "p99")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,29 @@ def read(path: Path | str) -> Summary:
         if not isinstance(getattr(summary, name), int):
             raise ValueError(f"{path}: {name} is a whole number, not {getattr(summary, name)!r}")
     return summary
+
+
+def together(one: Summary, other: Summary) -> Summary:
+    """Two runs of one family over cases of their own, as one. Raises ValueError where they ran on different products."""
+    if not is_same_product(one.commit, other.commit):
+        raise ValueError(f"{one.family}: runs on {one.commit} and {other.commit}, where dolake differs, are not one run; run it again")
+    figures = dict(one.figures)
+    for name, value in other.figures.items():
+        known = figures.get(name, 0)
+        figures[name] = max(known, value) if any(word in name for word in LARGEST) else known + value
+    later = max(one, other, key=lambda summary: summary.ran_at)
+    seconds = round(one.seconds + other.seconds, 1)
+    detail = [one.detail, other.detail]
+    return Summary(one.family, later.ran_at, later.commit, one.cases + other.cases, one.breaches + other.breaches, seconds, figures, detail)
+
+
+def is_same_product(commit: str, other: str) -> bool:
+    """Whether nothing under dolake/ differs between two commits, neither of them changed since."""
+    if commit == other:
+        return True
+    known = re.fullmatch("[0-9a-f]+", commit) and re.fullmatch("[0-9a-f]+", other)
+    command = ["git", "-C", str(ROOT), "diff", "--quiet", commit, other, "--", "dolake"]
+    return bool(known) and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def commit() -> str:
