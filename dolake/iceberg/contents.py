@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyiceberg.exceptions import ValidationError
 from pyiceberg.manifest import DataFileContent, ManifestEntry
 from pyiceberg.table.metadata import TableMetadataUtil
 
@@ -95,7 +96,7 @@ def check_metadata(table: LoadedTable) -> None:
             if "operation" not in snapshot["summary"]:  # PyIceberg would make one up.
                 raise ValueError(f"snapshot {snapshot['snapshot-id']} says nothing of its operation")
         TableMetadataUtil.parse_obj(dict(table.metadata))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValidationError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ObjectDamaged(f"{table.metadata_location} is no metadata of a table: {type(error).__name__}: {error}; restore it") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -175,6 +176,15 @@ def test_whatever_bit_is_flipped_in_what_describes_a_table_nobody_falls_over(dat
     path.write_bytes(content)
     assert found > FLIPS // 2
     assert verified(data).breaches == []
+
+
+@pytest.mark.parametrize("of", ["current-schema-id", "default-spec-id", "default-sort-order-id"])
+def test_metadata_that_names_what_it_does_not_have_is_damage(data: Path, of: str) -> None:
+    """A flipped bit of the number is enough for that: PyIceberg refuses it with an error of its own kind."""
+    path = made_of(data, "metadata")
+    metadata = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**metadata, of: metadata[of] + 64}))
+    assert [breach for breach in verified(data).breaches if "cannot be loaded" in str(breach) and path.name in str(breach)]
 
 
 @pytest.mark.parametrize(("kind", "code"), [("data", 0), ("position deletes", 1)])
