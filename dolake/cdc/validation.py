@@ -42,16 +42,18 @@ class _NotJson:
 
 
 class _Object(dict[str, Any]):
-    """A parsed object that remembers which keys came twice."""
+    """A parsed object that remembers which keys came twice, and their `earlier` values."""
 
     repeated: tuple[str, ...] = ()
+    earlier: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
     def of(cls, pairs: list[tuple[str, Any]]) -> _Object:
         found = cls(pairs)
         if len(found) != len(pairs):
-            keys = [key for key, _ in pairs]
-            found.repeated = tuple(key for key in found if keys.count(key) > 1)
+            last = {key: place for place, (key, _) in enumerate(pairs)}
+            found.earlier = tuple(pair for place, pair in enumerate(pairs) if last[pair[0]] != place)
+            found.repeated = tuple(dict.fromkeys(key for key, _ in found.earlier))
         return found
 
 
@@ -135,7 +137,7 @@ def _outside_json(path: str, value: Any, in_row: bool = False) -> Iterator[Mista
     if isinstance(value, _Object):
         if value.repeated and not in_row:
             yield from (Mistake(f"{path}.{key}" if path else key, shown(value[key]), "comes once") for key in value.repeated)
-        for key, item in value.items():
+        for key, item in (*value.items(), *value.earlier):
             yield from _outside_json(key, key, in_row)
             row = in_row or (key in _ROWS and path.startswith("events."))
             yield from _outside_json(f"{path}.{key}" if path else key, item, row)

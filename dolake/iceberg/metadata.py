@@ -192,7 +192,12 @@ _PARTS: Mapping[str, type] = {
     "partition-specs": list,
     "default-spec-id": int,
 }
-_SNAPSHOT_PARTS: Mapping[str, type] = {"snapshot-id": int, "timestamp-ms": int, "manifest-list": str, "summary": dict}
+_PARTS_OF_EACH: Mapping[str, Mapping[str, type]] = {
+    "schemas": {"schema-id": int, "fields": list},
+    "partition-specs": {"spec-id": int, "fields": list},
+    "snapshots": {"snapshot-id": int, "timestamp-ms": int, "manifest-list": str, "summary": dict},
+}
+_CHOSEN = (("current-schema-id", "schemas", "schema-id"), ("default-spec-id", "partition-specs", "spec-id"))
 
 
 def from_bytes(data: bytes) -> dict[str, Any]:
@@ -202,9 +207,13 @@ def from_bytes(data: bytes) -> dict[str, Any]:
         raise ValueError("it is no JSON object")
     if missing := [name for name, kind in _PARTS.items() if not isinstance(metadata.get(name), kind)]:
         raise ValueError(f"{', '.join(missing)} is missing, or not of its kind")
-    for snapshot in metadata.get("snapshots") or ():
-        if missing := [name for name, kind in _SNAPSHOT_PARTS.items() if not isinstance(snapshot.get(name), kind)]:
-            raise ValueError(f"{', '.join(missing)} of a snapshot is missing, or not of its kind")
+    for several, parts in _PARTS_OF_EACH.items():
+        for one in metadata.get(several) or ():
+            if missing := [name for name, kind in parts.items() if not isinstance(one, dict) or not isinstance(one.get(name), kind)]:
+                raise ValueError(f"{', '.join(missing)} of one of its {several} is missing, or not of its kind")
+    for chosen, several, key in _CHOSEN:
+        if metadata[chosen] not in (one[key] for one in metadata[several]):
+            raise ValueError(f"{chosen} is {metadata[chosen]}, and none of its {several} is that")
     return metadata
 
 

@@ -223,6 +223,8 @@ DEEP = b'{"type":"heartbeat","extra":' + b"[" * 65 + b"]" * 65 + b"}"
         (frame(batch(0)).replace(b'"events":', b'"events":[],"events":'), "events", "comes once"),
         (frame(batch(0)).replace(b"o-0", b"o-\xff", 1), "frame", "is UTF-8"),
         (frame(SCHEMA).replace(b'"name":"id"', b'"name":"id","name":"jd"'), "columns.0.name", "comes once"),
+        # Of equal keys of a row the last counts, and the others are JSON too (found by fuzzing: refused without a word).
+        (frame(batch(0)).replace(b'"total":', b'"total":"\\ude00","total":', 1), "events.0.after.total", "holds no lone surrogates"),
     ],
 )
 def test_what_is_not_a_message_at_all_is_refused_and_says_why(sent, field, rule):

@@ -50,7 +50,7 @@ def require_sendable(items: Iterable[Item]) -> str:
                 last = sequence
                 said = exactly(raw)
                 require(isinstance(said, Members), "an event that is no object")
-                require((said["sequence"], said["table"]) == (str(sequence), table), "the event says another number or table")
+                require((int(said["sequence"]), said["table"]) == (sequence, table), "the event says another number or table")
                 sent = batch_frame("s", "", 0, [raw], first=sequence, last=sequence, transaction=None, now_ms=1)
                 try:
                     message = wire.decode(sent)

@@ -70,7 +70,7 @@ def refused(error: InvalidMessage) -> str:
 def _require_same_batch(found: wire.CdcBatch, said: Members, data: bytes) -> None:
     events = said["events"]
     require(found.payload == data, "what is logged is not what came")
-    require((found.source, str(found.sequence)) == (said["sourceDoId"], said["sequenceNumber"]), "another source or number")
+    require((found.source, found.sequence) == (said["sourceDoId"], int(said["sequenceNumber"])), "another source or number")
     require(found.epoch == said.get("epoch"), "another epoch")
     counts: dict[str, int] = {}
     for one in events:
@@ -112,7 +112,7 @@ def check_post(data: bytes) -> str:
     if isinstance(found, wire.CdcBatch):
         require(found.event_count == len(said["events"]), "other events")
         require([exactly(raw) for raw in wire.split_events(found.payload)] == said["events"], "events are not what was posted")
-        require((found.source, str(found.sequence)) == (said["sourceDoId"], said["sequenceNumber"]), "another source or number")
+        require((found.source, found.sequence) == (said["sourceDoId"], int(said["sequenceNumber"])), "another source or number")
         require(found.content in [xxhash.xxh3_64_intdigest(raw) for raw in _arrays(data)], "a post's content is not that of its events")
     _require_logged_as_it_is(found)
     return type(found).__name__

@@ -125,3 +125,22 @@ def test_a_fresh_table_has_no_owner_and_no_offsets() -> None:
     table = empty_table()
     assert (table.offsets(), table.owner_epoch, table.instance, table.head, table.head_id) == ({}, 0, "", None, None)
     TableMetadataUtil.parse_raw(to_bytes(table.metadata).decode())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"schemas": [{"fields": []}]}, "schema-id of one of its schemas is missing"),
+        ({"schemas": ["x"]}, "schema-id, fields of one of its schemas is missing"),
+        ({"partition-specs": [{"spec-id": "0", "fields": []}]}, "spec-id of one of its partition-specs is missing, or not of its kind"),
+        ({"snapshots": [7]}, "snapshot-id, timestamp-ms, manifest-list, summary of one of its snapshots is missing"),
+        ({"current-schema-id": 64}, "current-schema-id is 64, and none of its schemas is that"),
+        ({"default-spec-id": 64}, "default-spec-id is 64, and none of its partition-specs is that"),
+        ({"location": None}, "location is missing, or not of its kind"),
+    ],
+)
+def test_metadata_whose_parts_are_not_there_is_none(change: dict[str, Any], says: str) -> None:
+    """Whoever loads a table relies on them: each was found by flipping bits, as an error without a name."""
+    metadata = new_table(uuid="u", location="file:///lake/t", schema=SCHEMA, now_ms=1)
+    with pytest.raises(ValueError, match=says):
+        from_bytes(to_bytes({**metadata, **change}))
