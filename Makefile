@@ -51,6 +51,7 @@ faults: venv
 	$(BIN)/python -m tests.simulation.matrix --json $(FAULTS)/matrix.json
 	$(BIN)/python -m tests.simulation.nth --json $(FAULTS)/nth.json
 	$(BIN)/python -m tests.kills --kills 2000 --json $(FAULTS)/kills.json
+	$(BIN)/python -m tests.verify.bits --json $(FAULTS)/bits.json
 	$(BIN)/python -m tests.fuzz --seconds 60 --json $(FAULTS)/fuzz.json
 	$(BIN)/python -m tests.soak --minutes 3 --json $(FAULTS)/soak.json
 	$(BIN)/python -m tests.soak --chaos --seeds 5 --minutes 3 --store s3 --json $(FAULTS)/chaos.json

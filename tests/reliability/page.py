@@ -22,7 +22,7 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "nth": ("operations of disk, store and catalog failed, one a run", "python -m tests.simulation.nth"),
     "matrix": ("failpoint × way to fail × hit", "python -m tests.simulation.matrix"),
     "kills": ("real SIGKILLs of a daemon's parts", "python -m tests.kills"),
-    "bits": ("flipped bits, each found by `dolake verify`", "pytest tests/verify/test_damage.py"),
+    "bits": ("flipped bits: each found in rows, none an error without a name", "python -m tests.verify.bits"),
     "fuzz": ("hostile inputs", "python -m tests.fuzz"),
     "chaos": ("runs of nothing but trouble", "python -m tests.soak --chaos"),
     "soak": ("runs of trouble and calm", "python -m tests.soak"),
