@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,6 @@ from dolake.model import RESERVED_COLUMN_PREFIX, Operation, TableName
 INT64_MAX = 2**63 - 1
 TIME_MS_MAX = 253_402_300_799_999  # the last millisecond of the year 9999: later ones fit no timestamp type
 NAME_MAX = 256
-DEPTH_MAX = 64
 COLUMNS_MAX = 2000
 VALUE_TEXT_MAX = 256
 FLUSH_REASONS = ("manual", "shutdown", "buffer_full", "time_threshold")
@@ -28,7 +27,6 @@ PROTOCOL_VERSIONS = (1,)
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_BRACKET_OR_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _ROWS = ("before", "after")
 
 Rule = Callable[[Any], str | None]
@@ -82,19 +80,24 @@ def mistakes_of(frame: bytes, *, posted: bool = False) -> list[Mistake]:
         text = frame.decode()
     except UnicodeDecodeError as error:
         return [Mistake("frame", repr(frame[error.start : error.start + 16]), f"is UTF-8 (byte {error.start} is not)")]
-    if _depth(text) > DEPTH_MAX:
-        return [Mistake("frame", shown(text), f"nests at most {DEPTH_MAX} deep")]
+    try:
+        return _mistakes_in(text, POSTED if posted else MESSAGES, "cdc_batch" if posted else None)
+    except RecursionError:
+        return [Mistake("frame", repr(text[:VALUE_TEXT_MAX]), "nests less deep")]
+
+
+def _mistakes_in(text: str, messages: Mapping[str, Callable[[_Object], Iterator[Mistake]]], usual: str | None) -> list[Mistake]:
+    """Raises RecursionError where it nests deeper than Python's parser goes, which is about as deep as the daemon's does."""
     try:
         message = json.loads(text, object_pairs_hook=_Object.of, parse_constant=_NotJson, parse_int=_integer_or_text)
     except ValueError as error:
         return [Mistake("frame", shown(text), f"is one JSON object: {error}")]
     if not isinstance(message, _Object):
         return [Mistake("frame", shown(message), "is one JSON object")]
-    messages = POSTED if posted else MESSAGES
-    kind = message.get("type", "cdc_batch" if posted else None)
+    kind = message.get("type", usual)
     if not isinstance(kind, str) or kind not in messages:
-        return [*_outside_json("", message), Mistake("type", _shown_field(message, "type"), "is one of " + ", ".join(messages))]
-    return [*_outside_json("", message), *messages[kind](message)]
+        return [*_outside_json(message), Mistake("type", _shown_field(message, "type"), "is one of " + ", ".join(messages))]
+    return [*_outside_json(message), *messages[kind](message)]
 
 
 def _integer_or_text(text: str) -> int | _NotJson:
@@ -110,37 +113,29 @@ def _shown_field(message: _Object, name: str) -> str:
     return shown(message[name]) if name in message else "nothing"
 
 
-def _depth(text: str) -> int:
-    depth = deepest = 0
-    for token in _BRACKET_OR_STRING.findall(text):
-        if token in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif token in "]}":
-            depth -= 1
-    return deepest
+def _outside_json(value: Any) -> Iterator[Mistake]:
+    """What Python's parser lets pass though it is not JSON or not a message: NaN, lone surrogates, equal keys outside rows.
 
-
-def _outside_json(path: str, value: Any, in_row: bool = False) -> Iterator[Mistake]:
-    """What Python's parser lets pass though it is not JSON or not a message: NaN, lone surrogates, equal keys outside rows."""
-    if isinstance(value, _NotJson):
-        if not value.text.lstrip("-").isdigit():
-            yield Mistake(path, shown(value), "is a JSON value")
-        return
-    if isinstance(value, str):
-        if _SURROGATE.search(value):
-            yield Mistake(path, shown(value), "holds no lone surrogates")
-        return
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _outside_json(f"{path}.{index}" if path else str(index), item, in_row)
-    if isinstance(value, _Object):
-        if value.repeated and not in_row:
-            yield from (Mistake(f"{path}.{key}" if path else key, shown(value[key]), "comes once") for key in value.repeated)
-        for key, item in (*value.items(), *value.earlier):
-            yield from _outside_json(key, key, in_row)
-            row = in_row or (key in _ROWS and path.startswith("events."))
-            yield from _outside_json(f"{path}.{key}" if path else key, item, row)
+    One value after the other, in their order and however deep they lie.
+    """
+    ahead: list[tuple[str, Any, bool]] = [("", value, False)]
+    while ahead:
+        path, value, in_row = ahead.pop()
+        below = f"{path}." if path else ""
+        if isinstance(value, _NotJson):
+            if not value.text.lstrip("-").isdigit():
+                yield Mistake(path, shown(value), "is a JSON value")
+        elif isinstance(value, str):
+            if _SURROGATE.search(value):
+                yield Mistake(path, shown(value), "holds no lone surrogates")
+        elif isinstance(value, list):
+            ahead += [(f"{below}{index}", item, in_row) for index, item in enumerate(value)][::-1]
+        elif isinstance(value, _Object):
+            if value.repeated and not in_row:
+                yield from (Mistake(f"{below}{key}", shown(value[key]), "comes once") for key in value.repeated)
+            for key, item in (*value.items(), *value.earlier)[::-1]:
+                row = in_row or (key in _ROWS and path.startswith("events."))
+                ahead += [(f"{below}{key}", item, row), (key, key, in_row)]
 
 
 def integer(low: int, high: int = INT64_MAX) -> Rule:
