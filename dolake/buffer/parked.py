@@ -20,7 +20,7 @@ A table is parked while its side log has segments and no file `done`; the file `
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
@@ -194,14 +194,29 @@ def side_directory(data: str, table: TableName) -> str:
 
 def parked_tables(disk: Disk, data: str) -> list[TableName]:
     """The tables with a side log that is not done."""
+    return [table for table, files in _side_logs(disk, data) if _is_parked(files)]
+
+
+def take_up_parked(disk: Disk, data: str) -> list[TableName]:
+    """The same, for the writer that starts: what removals left that were interrupted goes. Raises OSError."""
     found = []
+    for table, files in _side_logs(disk, data):
+        if _DONE in files:
+            finish_removal(disk, side_directory(data, table))
+        elif _is_parked(files):
+            found.append(table)
+    return found
+
+
+def _side_logs(disk: Disk, data: str) -> Iterator[tuple[TableName, list[str]]]:
     for namespace in _names(disk, f"{data}/{FOLDER}"):
         for name in _names(disk, f"{data}/{FOLDER}/{namespace}"):
             table = TableName(namespace, name)
-            files = _names(disk, side_directory(data, table))
-            if segment_names(files) and _DONE not in files:
-                found.append(table)
-    return found
+            yield table, _names(disk, side_directory(data, table))
+
+
+def _is_parked(files: list[str]) -> bool:
+    return bool(segment_names(files)) and _DONE not in files
 
 
 def finish_removal(disk: Disk, directory: str) -> None:

@@ -255,6 +255,8 @@ class Compacting:
         if isinstance(found, Done):
             run.count(work, found)
             self._count(run, work)
+        else:
+            await self._take_head(table)
         return found
 
     async def _by_spark(self, name: TableName, work: SparkRewrite, base: LoadedTable, run: Run) -> GivenUp | None:
@@ -280,7 +282,8 @@ class Compacting:
     async def _take_head(self, table: Table) -> LoadedTable | None:
         """What the catalog has is what the next flush goes on top of, where others have changed its files and nothing else.
 
-        Or what is worth a rewrite would be judged by the head before, until something is flushed. The key index follows with that flush.
+        Or what is worth a rewrite would be judged by the head before, again and again, until something is flushed. The key index
+        follows with that flush.
         """
         async with self.held(table):
             head = await self._host.flusher.load(table.name)

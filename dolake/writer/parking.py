@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from dolake import failpoints
-from dolake.buffer.parked import ParkedRecord, SideLog, parked_tables
+from dolake.buffer.parked import ParkedRecord, SideLog, take_up_parked
 from dolake.buffer.plan import plan_cut
 from dolake.buffer.wal import LogSettings
 from dolake.clock import Runtime
@@ -56,7 +56,7 @@ class Parking:
 
     async def start(self) -> None:
         """Takes up what an earlier writer left. Before any log is followed: nothing may be trimmed that is not looked through."""
-        for name in await self._runtime.tasks.run(parked_tables, self._disk, self._settings.data):
+        for name in await self._runtime.tasks.run(take_up_parked, self._disk, self._settings.data):
             table = self._host.tables.new(name)
             side = await self._open(name)
             self._host.tables[name] = table
