@@ -20,6 +20,7 @@ from dolake.model import TableName
 from dolake.storage.store import ObjectStore
 from tests.simulation.catalog import Watch, WatchCut
 from tests.simulation.faults import Chaos, fingerprint
+from tests.simulation.invariants import cut_names
 from tests.simulation.loop import Process
 
 T = TypeVar("T")
@@ -81,8 +82,17 @@ class SqlDoor:
         found = self._catalog.load(table)
         known = self._server.rows.get(table)
         if found is not None and (known is None or known.metadata_location != found.metadata_location) and self._server.is_current(found):
-            self._server.accept(found)  # Whoever has swapped it was killed before its door could tell.
+            # Whoever has swapped it was killed before its door could tell.
+            if cut := cut_names([found]):
+                self._server.accept_together([found, *self._others_of(cut, table)])
+            else:
+                self._server.accept(found)
         return found
+
+    def _others_of(self, cut: set[str], table: TableName) -> list[LoadedTable]:
+        """The other tables that were committed in the same transaction and have not moved on since."""
+        others = [self._catalog.load(name) for name in self._catalog.list_tables() if name != table]
+        return [other for other in others if other is not None and cut_names([other]) == cut and self._server.is_current(other)]
 
     def create(self, table: TableName, metadata: dict[str, Any]) -> LoadedTable:
         return self._request(f"create {table}", lambda: self._server.accept(self._catalog.create(table, metadata)))
