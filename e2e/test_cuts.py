@@ -28,23 +28,23 @@ BEGUN, ROLLED_BACK = range(1, TRANSACTIONS + 1), range(5, TRANSACTIONS + 1, 5)
 
 
 class Load(threading.Thread):
-    """Every other transaction, the number of which is in each of its rows: 100 of them, over three tables."""
+    """Every other transaction, the number of which is in each of its rows: 100 of them, over three tables. `turns`: how many may begin."""
 
-    def __init__(self, server: PostgresServer, first: int) -> None:
+    def __init__(self, server: PostgresServer, first: int, turns: threading.Semaphore) -> None:
         super().__init__(name=f"load {first}", daemon=True)
         self._server, self._numbers = server, iter(range(first, TRANSACTIONS + 1, 2))
-        self._chance, self._pace = random.Random(first), threading.Event()
+        self._chance, self._turns = random.Random(first), turns
         self.done: list[int] = []
 
     def run(self) -> None:
         with psycopg.connect(self._server.uri("postgres")) as connection:
             for number in self._numbers:
+                self._turns.acquire()
                 for place in range(ROWS):
                     table = self._chance.choice(TABLES)
                     connection.execute(f"INSERT INTO {table} VALUES (%s, %s)", (number, place))  # type: ignore[arg-type]
                 connection.rollback() if number in ROLLED_BACK else connection.commit()
                 self.done.append(number)
-                self._pace.wait(0.1)  # So that it takes as long as some flushes do.
 
 
 @pytest.mark.acceptance("AT-58")
@@ -69,15 +69,19 @@ def test_at_every_cut_all_tables_show_the_same_transactions(
         daemon.start()
         with following(source, daemon, tmp_path / "follower"):
             wait_until(lambda: slots(source) == ["dolake"], lambda: f"the slot\n{(tmp_path / 'follower').read_text()}", 60)
-            loads = [Load(source, first) for first in (1, 2)]
+            turns = threading.Semaphore(0)
+            loads = [Load(source, first, turns) for first in (1, 2)]
             for load in loads:
                 load.start()
-            kills = 0
-            while sum(len(load.done) for load in loads) < TRANSACTIONS:
-                wanted = min(TRANSACTIONS, sum(len(load.done) for load in loads) + chance.randrange(10, 30))
+            begun, kills = 0, 0
+            while begun < TRANSACTIONS:
+                more = min(TRANSACTIONS - begun, chance.randrange(10, 30))
+                turns.release(more)
+                wanted, before = begun + more // 2, last_cut(lake)
                 wait_until(lambda wanted=wanted: sum(len(load.done) for load in loads) >= wanted, "transactions", 120)
                 daemon.kill(chance.choice(["ingest", "writer"]))
-                kills += 1
+                wait_until(lambda before=before: last_cut(lake) > before, lambda: f"a cut\n{daemon.tail()}", 120)
+                begun, kills = begun + more, kills + 1
             wanted_rows = {table: ask(source, f"SELECT count(*) FROM {table}") for table in TABLES}
             wait_until(
                 lambda: all(rows_in(lake, table) == count for table, count in wanted_rows.items()),
@@ -93,6 +97,13 @@ def test_at_every_cut_all_tables_show_the_same_transactions(
         assert f'"n":{(TRANSACTIONS - len(ROLLED_BACK)) * ROWS}' in joined.stdout.replace(" ", "")
         report(catalog=catalog, kills=kills, cuts=cuts, snapshots=sum(len(table.snapshots()) for table in loaded.values()))
     assert torn_heads == 0
+
+
+def last_cut(lake: Lake) -> int:
+    if lake.metadata_location("public.accounts") is None:
+        return 0
+    with contextlib.closing(lake.catalog()) as opened:
+        return newest_cut(opened.load_table("public.accounts"))
 
 
 def rows_in(lake: Lake, table: str) -> int:
@@ -127,7 +138,7 @@ def assert_every_cut_is_one(loaded: dict[str, Table]) -> tuple[int, int]:
 
 
 def newest_cut(table: Table) -> int:
-    return int(table.properties["dolake.cut"])
+    return int(table.properties.get("dolake.cut", 0))
 
 
 @pytest.mark.acceptance("AT-58")
