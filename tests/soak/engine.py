@@ -193,6 +193,9 @@ def world(folder: Path, seed: int, *, sources: int = 10, pause_s: float = 0.05, 
             "DOLAKE_LOG_SEGMENT_BYTES": "1 MiB",
             # So that a table's history, and with it what the writer remembers, has its full length within the warm-up.
             "DOLAKE_COMMIT_SNAPSHOTS_KEPT": "10",
+            # And what waits to be purged, whose names it remembers.
+            "DOLAKE_MAINTENANCE_INTERVAL_S": "5",
+            "DOLAKE_MAINTENANCE_GRACE_S": "30",
         }
         if store is not None:
             settings["DOLAKE_S3_ENDPOINT"] = store.through(direct["DOLAKE_S3_ENDPOINT"])
