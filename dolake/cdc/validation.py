@@ -22,6 +22,7 @@ TIME_MS_MAX = 253_402_300_799_999  # the last millisecond of the year 9999: late
 NAME_MAX = 256
 COLUMNS_MAX = 2000
 VALUE_TEXT_MAX = 256
+PATH_SHOWN_MAX = 64
 FLUSH_REASONS = ("manual", "shutdown", "buffer_full", "time_threshold")
 PROTOCOL_VERSIONS = (1,)
 
@@ -113,29 +114,62 @@ def _shown_field(message: _Object, name: str) -> str:
     return shown(message[name]) if name in message else "nothing"
 
 
-def _outside_json(value: Any) -> Iterator[Mistake]:
+class _Value(NamedTuple):
+    """A value of a message. `place` leads back to the message: (that of what it is in, its own key there); None for the message itself."""
+
+    place: Any
+    value: Any
+    top: str = ""  # the field of the message that it lies in
+    in_row: bool = False
+
+    @property
+    def path(self) -> str:
+        """As far as somebody would read it."""
+        parts, place = [], self.place
+        while place is not None:
+            place, key = place
+            parts.append(key)
+        shown_parts = ".".join(parts[: -PATH_SHOWN_MAX - 1 : -1])
+        return shown_parts if len(parts) <= PATH_SHOWN_MAX else f"{shown_parts}.…"
+
+
+def _outside_json(message: _Object) -> Iterator[Mistake]:
     """What Python's parser lets pass though it is not JSON or not a message: NaN, lone surrogates, equal keys outside rows.
 
     One value after the other, in their order and however deep they lie.
     """
-    ahead: list[tuple[str, Any, bool]] = [("", value, False)]
+    ahead: list[Iterator[_Value]] = [iter([_Value(None, message)])]
     while ahead:
-        path, value, in_row = ahead.pop()
-        below = f"{path}." if path else ""
+        found = next(ahead[-1], None)
+        if found is None:
+            ahead.pop()
+            continue
+        value = found.value
         if isinstance(value, _NotJson):
             if not value.text.lstrip("-").isdigit():
-                yield Mistake(path, shown(value), "is a JSON value")
+                yield Mistake(found.path, shown(value), "is a JSON value")
         elif isinstance(value, str):
             if _SURROGATE.search(value):
-                yield Mistake(path, shown(value), "holds no lone surrogates")
+                yield Mistake(found.path, shown(value), "holds no lone surrogates")
         elif isinstance(value, list):
-            ahead += [(f"{below}{index}", item, in_row) for index, item in enumerate(value)][::-1]
+            ahead.append(_items(found))
         elif isinstance(value, _Object):
-            if value.repeated and not in_row:
-                yield from (Mistake(f"{below}{key}", shown(value[key]), "comes once") for key in value.repeated)
-            for key, item in (*value.items(), *value.earlier)[::-1]:
-                row = in_row or (key in _ROWS and path.startswith("events."))
-                ahead += [(f"{below}{key}", item, row), (key, key, in_row)]
+            if value.repeated and not found.in_row:
+                yield from (Mistake(_Value((found.place, key), None).path, shown(value[key]), "comes once") for key in value.repeated)
+            ahead.append(_members(found))
+
+
+def _items(array: _Value) -> Iterator[_Value]:
+    for index, item in enumerate(array.value):
+        yield _Value((array.place, str(index)), item, array.top, array.in_row)
+
+
+def _members(owner: _Value) -> Iterator[_Value]:
+    """Keys are values too, each by its own name."""
+    is_within_event = owner.top == "events" and owner.place[0] is not None
+    for key, item in (*owner.value.items(), *owner.value.earlier):
+        yield _Value((None, key), key, owner.top, owner.in_row)
+        yield _Value((owner.place, key), item, owner.top or key, owner.in_row or (is_within_event and key in _ROWS))
 
 
 def integer(low: int, high: int = INT64_MAX) -> Rule:
