@@ -243,6 +243,14 @@ def test_what_nests_deep_is_no_mistake():
     assert validation.mistakes_of(sent) == []
 
 
+@pytest.mark.parametrize("sent", [frame(SCHEMA), frame(HEARTBEAT), frame(batch(0))])
+def test_a_number_of_thousands_of_digits_that_nobody_reads_is_no_mistake(sent):
+    """It was refused without a word (found by fuzzing)."""
+    sent = sent[:-1] + b',"unknown":' + b"9" * 5000 + b"}"
+    assert wire.try_decode(sent) is not None
+    assert validation.mistakes_of(sent) == []
+
+
 def test_a_value_is_shown_cut_short():
     mistakes = validation.mistakes_of(frame({**HEARTBEAT, "sourceDoId": "x" * 10_000}))
     assert len(mistakes[0].value) == validation.VALUE_TEXT_MAX
