@@ -129,15 +129,11 @@ class _Value(NamedTuple):
         while place is not None:
             place, key = place
             parts.append(key)
-        shown_parts = ".".join(parts[: -PATH_SHOWN_MAX - 1 : -1])
-        return shown_parts if len(parts) <= PATH_SHOWN_MAX else f"{shown_parts}.…"
+        return ".".join(parts[: -PATH_SHOWN_MAX - 1 : -1]) + ("" if len(parts) <= PATH_SHOWN_MAX else ".…")
 
 
 def _outside_json(message: _Object) -> Iterator[Mistake]:
-    """What Python's parser lets pass though it is not JSON or not a message: NaN, lone surrogates, equal keys outside rows.
-
-    One value after the other, in their order and however deep they lie.
-    """
+    """What Python's parser lets pass though it is no JSON or no message, however deep: NaN, lone surrogates, equal keys outside rows."""
     ahead: list[Iterator[_Value]] = [iter([_Value(None, message)])]
     while ahead:
         found = next(ahead[-1], None)
