@@ -75,9 +75,9 @@ def test_at_every_cut_all_tables_show_the_same_transactions(
                 load.start()
             begun, kills = 0, 0
             while begun < TRANSACTIONS:
-                more = min(TRANSACTIONS - begun, chance.randrange(10, 30))
+                more, before = min(TRANSACTIONS - begun, chance.randrange(10, 30)), last_cut(lake)
                 turns.release(more)
-                wanted, before = begun + more // 2, last_cut(lake)
+                wanted = begun + more // 2
                 wait_until(lambda wanted=wanted: sum(len(load.done) for load in loads) >= wanted, "transactions", 120)
                 daemon.kill(chance.choice(["ingest", "writer"]))
                 wait_until(lambda before=before: last_cut(lake) > before, lambda: f"a cut\n{daemon.tail()}", 120)
