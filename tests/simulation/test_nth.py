@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dolake.compaction.expirer import Looker
 from dolake.failpoints import POINTS
+from dolake.writer.rolling_back import RollingBack
+from dolake.writer.table import Table
 from tests.simulation import matrix, nth
 from tests.simulation.cases import Case, Result, run_cases
 from tests.simulation.course import Course, run_course
@@ -76,6 +80,25 @@ class Forgetful(nth.NthCourse):
 
 def test_a_broken_rule_is_noticed() -> None:
     assert "I1" in run_course(Forgetful("local")).breach
+
+
+def test_rows_that_outlive_their_ttl_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = Looker._judge
+
+    def sparing(*arguments: Any) -> Any:
+        places = judge(*arguments)
+        return places if places is None else places[:0]
+
+    monkeypatch.setattr(Looker, "_judge", sparing)
+    assert "I8: default.past" in run_course(Course("local")).breach
+
+
+def test_a_rewind_that_reads_nothing_again_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(_: RollingBack, table: Table) -> None:
+        table.behind = False
+
+    monkeypatch.setattr(RollingBack, "_read_again", nothing)
+    assert "waited 120 s for what is acked to be committed" in run_course(Course("local")).breach
 
 
 def test_a_breach_is_told_with_the_command_that_shows_it_again(
