@@ -24,6 +24,9 @@ GROWTH = 4
 # A merge of more than this goes to disk.
 MEMORY_ENTRIES_MAX = 1 << 19
 _FIRST_SPACE = 1 << 10
+# Rows are numbered anew when the numbers of files that have left are more than this, and more than those in use: what a table has
+# ever been through takes no memory.
+_GAP_ROWS_MAX = 1 << 16
 # A run of which this part of the entries moves is written anew: what stays is copied for it.
 _MOVED_SHARE = 4
 
@@ -167,10 +170,8 @@ class KeyIndex:
 
     def remove(self, locations: Iterable[str]) -> None:
         """Files that are not in the table any more."""
-        gone = [self.files.pop(location) for location in locations]
-        for file in gone:
-            self.delete(np.arange(file.first, file.first + file.row_count, dtype=np.int64))
-        self._order = [file for file in self._order if file.location in self.files]
+        self._drop(locations)
+        self._close_gaps()
 
     def move(self, moves: Moves, files: Sequence[IndexedFile]) -> None:
         """Files were rewritten as others: `moves` says for each row of an old one where it is now, counted over all `files` in their order.
@@ -195,10 +196,11 @@ class KeyIndex:
             self.files[file.location] = placed
             self._order.append(placed)
         self.delete(np.flatnonzero(~living) + first)
-        self.remove([file.location for file in gone])
+        self._drop(file.location for file in gone)
         self.runs = runs
         if runs:
             self._settle()
+        self._close_gaps()
 
     def _moved(self, gone: Sequence[IndexedFile], moves: Moves, inside: Flags, space: int) -> list[Run]:
         """The runs with the new numbers of rows that are `inside` these files.
@@ -237,6 +239,33 @@ class KeyIndex:
         """All files have left the table."""
         self.runs, self.files, self.delete_files, self._order = [], {}, set(), []
         self.space, self.dead, self.dead_count = 0, np.zeros(_FIRST_SPACE, np.bool_), 0
+
+    def _drop(self, locations: Iterable[str]) -> None:
+        for file in [self.files.pop(location) for location in locations]:
+            self.delete(np.arange(file.first, file.first + file.row_count, dtype=np.int64))
+        self._order = [file for file in self._order if file.location in self.files]
+
+    def _close_gaps(self) -> None:
+        """Numbers the rows anew, in their order, where most numbers, and not few, are those of files that have left."""
+        in_use = sum(file.row_count for file in self._order)
+        if self.space - in_use <= max(_GAP_ROWS_MAX, in_use):
+            return
+        firsts = np.cumsum([0, *(file.row_count for file in self._order)])
+        starts = np.array([file.first for file in self._order], np.int64)
+
+        def numbers_now(rows: Rows) -> Rows:
+            owners = np.searchsorted(starts, rows, side="right") - 1
+            now: Rows = (rows.astype(np.int64) - starts[owners] + firsts[owners]).astype(row_type(in_use))
+            return now
+
+        everywhere = np.ones(self.space, np.bool_)
+        runs = [self._stored(partial(renumbered, run, everywhere, self.dead, numbers_now, in_use), run.count) for run in self.runs]
+        dead = [self.dead[file.first : file.first + file.row_count] for file in self._order]
+        placed = [replace(file, first=int(first)) for file, first in zip(self._order, firsts, strict=False)]
+        self.files, self._order = {file.location: file for file in placed}, placed
+        self.space, self.dead = in_use, np.concatenate([*dead, np.zeros(_FIRST_SPACE, np.bool_)])
+        self.dead_count = int(np.count_nonzero(self.dead))
+        self.runs = [run for run in runs if run.count]
 
     def _grow(self, row_count: int) -> None:
         self.space += row_count

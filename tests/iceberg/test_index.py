@@ -61,6 +61,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Merges reach the disk, and are made of several pieces, with a handful of entries."""
     monkeypatch.setattr(index_module, "MEMORY_ENTRIES_MAX", 30)
     monkeypatch.setattr(index_runs, "CHUNK_ENTRIES", 16)
+    monkeypatch.setattr(index_module, "_GAP_ROWS_MAX", 40)
 
 
 def step(index: KeyIndex, model: Model, chance: random.Random, number: int) -> None:
@@ -119,6 +120,8 @@ def test_says_what_a_dict_says(seed: int, small: None, tmp_path: Path) -> None:
         assert rows_of(index, keys) == model.rows_of(keys)
         living = sum(len(file) for file in model.files.values()) - sum(at[0] in model.files for at in model.dead)
         assert index.live_count == living
+        rows = sum(len(file) for file in model.files.values())
+        assert index.space <= rows + max(40, rows)
         if chance.random() < 0.15:
             index.snapshot_id = number
             folder.save(index)
@@ -130,6 +133,23 @@ def test_says_what_a_dict_says(seed: int, small: None, tmp_path: Path) -> None:
                 folder = IndexFolder(LocalDisk(), str(tmp_path / "index"))
                 index = folder.load() or index
     assert len(index.runs) < 8
+
+
+def test_takes_no_memory_for_what_a_table_has_been_through(tmp_path: Path) -> None:
+    """A few keys that are updated for ever, and rewritten now and then."""
+    folder = IndexFolder(LocalDisk(), str(tmp_path / "index"))
+    index, keys = KeyIndex("uuid", (1,), 5, spill=folder.spill), list(range(1000))
+    for number in range(400):
+        index.delete(index.lookup(*hashes(keys)).rows)
+        index.add(IndexedFile(f"f{number}", len(keys), 0), *hashes(keys))
+        if number % 10 == 9:
+            places = np.arange(len(keys), dtype=np.int64)
+            moves = {location: places if location == f"f{number}" else np.full(len(keys), -1, np.int64) for location in index.files}
+            index.move(moves, [IndexedFile(f"r{number}", len(keys), 0)])
+    assert rows_of(index, keys) == {key: {("r399", key)} for key in keys}
+    assert index.memory_bytes < 500_000
+    folder.save(index)
+    assert sum(path.stat().st_size for path in (tmp_path / "index").iterdir()) < 50_000
 
 
 def test_a_key_may_have_several_rows_in_one_run() -> None:

@@ -33,6 +33,7 @@ def sized_indexes(*, entries: int, growth: int, space: int, chunk: int, unsaved:
         (dolake.iceberg.index, "MEMORY_ENTRIES_MAX", entries),
         (dolake.iceberg.index, "GROWTH", growth),
         (dolake.iceberg.index, "_FIRST_SPACE", space),
+        (dolake.iceberg.index, "_GAP_ROWS_MAX", space),
         (dolake.iceberg.index_runs, "CHUNK_ENTRIES", chunk),
         (dolake.writer.indexes, "_UNSAVED_ROWS_MAX", unsaved),
         (dolake.writer.indexes, "_MEMORY_BYTES_MAX", memory),
