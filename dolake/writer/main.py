@@ -27,7 +27,7 @@ from dolake.metrics import Metrics, observe_process
 from dolake.model import TableName, TablesLike
 from dolake.storage.disk import Disk, LocalDisk
 from dolake.storage.store import ObjectStore
-from dolake.writer.allocation import settle_allocation
+from dolake.writer.allocation import give_back_regularly, settle_allocation
 from dolake.writer.flush import Flusher
 from dolake.writer.indexes import Indexes
 from dolake.writer.lock import lock_writer
@@ -62,6 +62,7 @@ async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asy
         link = _Link(runtime, settings, service)
         link.client.start()
         beside = [
+            runtime.tasks.spawn("give back", give_back_regularly(runtime)),
             runtime.tasks.spawn("report", link.report_regularly()),
             runtime.tasks.spawn("probe", Probe(runtime, store, catalog, service.flusher.access, service.observe_probe).run()),
         ]

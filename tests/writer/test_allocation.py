@@ -1,0 +1,35 @@
+"""What the writer process has of the system's memory, in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# Blocks that the allocator makes no mapping of their own for, and a few that stay between them, so that it returns none by itself.
+_FRAGMENTED = """
+import sys
+from dolake.writer.allocation import give_back, settle_allocation
+
+def resident_mib():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 >> 20
+
+settle_allocation()
+blocks = [bytes(20_000) for _ in range(10_000)]
+kept = blocks[::100]
+del blocks
+print(resident_mib())
+if sys.argv[1] == "give back":
+    give_back()
+print(resident_mib())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("asked", "returned"), [("give back", True), ("nothing", False)])
+def test_pages_that_nothing_is_on_are_given_back(asked: str, returned: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", _FRAGMENTED, asked], capture_output=True, text=True, timeout=60, check=True)
+    before, after = map(int, done.stdout.split())
+    assert (before - after > 100) is returned, (before, after)
