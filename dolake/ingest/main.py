@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import resource
 import socket
@@ -64,7 +63,6 @@ async def run_ingest(
         await relay.start()
         await server.start(listen)
         ready()
-        _spare_the_collector()
         await _first(stop, service.ended)
     finally:
         watching.cancel()
@@ -74,12 +72,6 @@ async def run_ingest(
         await server.close()
         await hub.close()
     return 0
-
-
-def _spare_the_collector() -> None:
-    """What is there by now stays: looking through all of it again and again would stop everybody for 10-20 ms each time."""
-    gc.collect()
-    gc.freeze()
 
 
 def _allow_sockets(connections: int) -> int:
