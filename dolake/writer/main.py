@@ -27,7 +27,7 @@ from dolake.metrics import Metrics, observe_process
 from dolake.model import TableName, TablesLike
 from dolake.storage.disk import Disk, LocalDisk
 from dolake.storage.store import ObjectStore
-from dolake.writer.allocation import give_back_regularly, settle_allocation
+from dolake.writer.allocation import give_back_regularly
 from dolake.writer.flush import Flusher
 from dolake.writer.indexes import Indexes
 from dolake.writer.lock import lock_writer
@@ -45,7 +45,6 @@ logger = structlog.get_logger("dolake.writer")
 
 async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asyncio.Event, runtime: Runtime | None = None) -> int:
     """Follows the logs into the lake until `stop`, then flushes what it has read. Raises DolakeError for what a restart cannot mend."""
-    settle_allocation()
     runtime = runtime or real_runtime()
     disk = LocalDisk()
     os.makedirs(settings.data, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -33,3 +34,14 @@ def test_pages_that_nothing_is_on_are_given_back(asked: str, returned: bool) -> 
     done = subprocess.run([sys.executable, "-c", _FRAGMENTED, asked], capture_output=True, text=True, timeout=60, check=True)
     before, after = map(int, done.stdout.split())
     assert (before - after > 100) is returned, (before, after)
+
+
+@pytest.mark.parametrize(("wanted", "used"), [(None, "system"), ("mimalloc", "mimalloc")])
+def test_all_of_arrow_uses_the_systems_allocator_unless_told_otherwise(wanted: str | None, used: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ARROW_DEFAULT_MEMORY_POOL"}
+    if wanted is not None:
+        environment["ARROW_DEFAULT_MEMORY_POOL"] = wanted
+    asked = "import pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+    begun = f"from dolake.daemon.child import load_half; load_half('writer'); {asked}"
+    done = subprocess.run([sys.executable, "-c", begun], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == [used]
