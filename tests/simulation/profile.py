@@ -1,4 +1,4 @@
-"""What kind of world a seed is: how big, how rough, on which store and catalog. Most seeds have few kinds of trouble at a time."""
+"""What kind of world a seed is: how big, how rough, on which store and catalog. Most are small, and have few kinds of trouble at a time."""
 
 from __future__ import annotations
 
@@ -48,6 +48,8 @@ MIRROR_PARTITIONS: list[tuple[tuple[str, ...], ...]] = [
     (("note",),),  # The column that updates leave out.
     ((), ("bucket(2, n)", "must"), ("truncate(1, id)",)),
 ]
+
+SHORT = 0.9375  # Fifteen of sixteen seeds: a few commits and a trouble or two. What takes many troubles in a row the others find.
 
 GROUPED = 0.3  # of those whose catalog can
 COMPACTED = 0.4
@@ -111,6 +113,7 @@ class Profile:
     inputs_min: int = 2  # files that one rewrite takes at least
     maintenance_s: float = 0.0  # how often it looks for what nobody needs; 0 is never
     dead_letters_s: float | None = None  # how long the events of dead letters are kept
+    short: bool = False
 
     @property
     def is_mirrored(self) -> bool:
@@ -165,6 +168,19 @@ class Profile:
             parkings=draw.choice([0, 0, 2, 5]),
         )
         return drawn.mirrored(draw) if draw.random() < MIRRORED else drawn
+
+    def shortened(self, draw: random.Random) -> Profile:
+        """The same world, and less of everything that happens in it. Drawn by itself, so that a long seed is what it always was."""
+        return replace(
+            self,
+            short=True,
+            sources=min(self.sources, draw.choice([1, 1, 2])),
+            batches=draw.choice([1, 2, 2, 3]),
+            strikes=min(self.strikes, draw.choice([1, 1, 2, 3])),
+            replays=min(self.replays, 1),
+            parkings=min(self.parkings, 1),
+            linger_s=min(self.linger_s, draw.choice([0.0, 0.0, 2.0])),
+        )
 
     def mirrored(self, draw: random.Random) -> Profile:
         """The same world with mirror tables in it."""

@@ -66,7 +66,7 @@ from tests.simulation.mirror import Mirror, MirrorReader, check_required, check_
 from tests.simulation.network import Wire
 from tests.simulation.operator import Operator, parked_on_platter, parked_records
 from tests.simulation.polite import PoliteSource, Producing
-from tests.simulation.profile import GROUPED, Profile, drawn_compaction
+from tests.simulation.profile import GROUPED, SHORT, Profile, drawn_compaction
 from tests.simulation.records import Records
 from tests.simulation.replayer import Replayer
 from tests.simulation.rough import RoughSource
@@ -663,7 +663,11 @@ class World:
             return
         letters = self.catalog.rows.get(DEAD_LETTERS_TABLE)
         if letters is not None:
-            rows = [row for _, rows in live_rows(letters, self.objects) for row in rows]
+            try:
+                rows = [row for _, rows in live_rows(letters, self.objects) for row in rows]
+            except (DolakeError, OSError, ValueError) as error:
+                self.note(f"I10: {DEAD_LETTERS_TABLE} cannot be read: {error!r}")
+                return
             for breach in self.letters.check_whole(rows, letters):
                 self.note(breach)
         for name, history in sorted(self.tables.items()):
@@ -792,6 +796,9 @@ def profile_of(seed: int, rules: Rules, changes: Changes | None = None) -> tuple
     is_grouped = profile.catalog_style != "service" and random.Random(f"groups {seed}").random() < GROUPED
     said = {**rules.profile, **(changes.values if changes else {})}
     compaction = {} if said.get("compaction_s") == 0.0 else drawn_compaction(random.Random(f"compaction {seed}"))
+    size = random.Random(f"size {seed}")
+    if said.get("short", size.random() < SHORT):
+        profile = profile.shortened(size)
     profile = replace(profile, **{"grouped": is_grouped, **compaction, **rules.profile})
     return (changes.of(profile) if changes else profile), draw
 
