@@ -101,7 +101,11 @@ class Compacting:
         return is_late or self._host.memory_bytes() > self._memory_bytes_max * 3 // 4
 
     async def _look_round(self) -> None:
-        """Starts what is worth it most, as much as may run at once."""
+        """Starts what is worth it most, one work of each table, as much as may run at once: as one ends the next begins.
+
+        What has not begun when it is time to look again is found again.
+        """
+        look_again_s = self._runtime.clock.monotonic_s() + self._settings.interval_s
         found: list[tuple[float, TableName, Choice | SparkRewrite, LoadedTable]] = []
         for name in sorted(await self._host.flusher.names(), key=str):
             if self.lock(name).locked() or name == DEAD_LETTERS_TABLE:
@@ -111,10 +115,16 @@ class Compacting:
                 works = self._compactor.works(looked.base, self._open(looked), self.policy)
                 found += [(work.worth, name, work, looked.base) for work in works]
         found.sort(key=lambda one: (-one[0], str(one[1])))
+        begun: set[TableName] = set()
         for _, name, work, base in found:
-            if len(self._running) >= self._settings.jobs:
-                return
+            if name in begun:
+                continue
+            while len(self._running) >= self._settings.jobs:
+                await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                if self.lags() or self._runtime.clock.monotonic_s() >= look_again_s:
+                    return
             if not self.lock(name).locked():
+                begun.add(name)
                 task = self._runtime.tasks.spawn(f"compact {name}", self._run_one(name, work, base))
                 self._running.add(task)
                 task.add_done_callback(self._ended)

@@ -208,6 +208,27 @@ def test_it_runs_by_itself_and_waits_while_rows_wait_too_long(tmp_path: Path) ->
     run(main())
 
 
+def test_one_look_round_is_enough_for_all_tables(tmp_path: Path) -> None:
+    """One rewrite at a time, and no table waits for the next look because another was worth more: in time there are many tables."""
+    tables = [f"default.{letter}" for letter in "pqrst"]
+
+    async def main() -> None:
+        compaction = {"interval_s": 86_400, "inputs_min": 2, "jobs": 1}
+        async with half(tmp_path, mode="mirror", compaction=compaction) as h:
+            for table in tables:
+                h.hand.declare(table)
+            for number in range(3):
+                for table in tables:
+                    h.hand.change(insert(number, "x"), table=table)
+                assert (await h.flush())["success"]
+            await h.service.compacting._look_round()
+            await until(lambda: not h.service.compacting._running)
+            assert sorted((found.table, found.state) for found in h.service.compacting.runs) == [(table, "done") for table in tables]
+            assert [files(h, table)[0] for table in tables] == [1] * len(tables)
+
+    run(main())
+
+
 def test_a_rewrite_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
     """AT-108: running → failed, with its error → running → done."""
     failures = [RewriteFailed("it fell over"), StoreUnreachable("away")]
