@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import multiprocessing
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -66,11 +67,14 @@ def run_life(directory: Path, seed: int, kills: int) -> Life:
 
 
 def try_life(seed: int, kills: int) -> Life:
-    with tempfile.TemporaryDirectory(prefix="dolake-kills-") as directory:
-        try:
-            return run_life(Path(directory), seed, kills)
-        except Exception as error:  # The supervisor of one life: the others go on, and this one is told.
-            return Life(seed, (), 0, f"{type(error).__name__}: {error}")
+    """What is breached leaves its files: the moments of its kills do not come again."""
+    directory = tempfile.mkdtemp(prefix=f"dolake-kills-{seed}-")
+    try:
+        life = run_life(Path(directory), seed, kills)
+    except Exception as error:  # The supervisor of one life: the others go on, and this one is told.
+        return Life(seed, (), 0, f"{type(error).__name__}: {error}; its files are in {directory}")
+    shutil.rmtree(directory)
+    return life
 
 
 def run_lives(seeds: Sequence[int], kills: int, jobs: int) -> Iterator[Life]:
