@@ -24,6 +24,7 @@ from tests.harness.history import assert_lake_equals_oracle
 from tests.harness.kills import TARGETS, Killer, percentile
 from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle
+from tests.harness.ports import own_address
 from tests.harness.traffic import drain, steady_traffic
 from tests.harness.waiting import wait_until
 from tests.reliability import summary
@@ -48,7 +49,8 @@ def run_life(directory: Path, seed: int, kills: int) -> Life:
     chance = random.Random(seed)
     mode = MODES[seed % len(MODES)]
     oracle = Oracle(directory / "journal")
-    with Daemon(directory / "data", QUICK, mode=mode) as daemon, Lake(daemon.data) as lake:
+    settings = {**QUICK, "DOLAKE_HOST": own_address(seed)}
+    with Daemon(directory / "data", settings, mode=mode) as daemon, Lake(daemon.data) as lake:
         killer = Killer(daemon.start(), chance)
 
         async def scenario() -> None:
