@@ -165,6 +165,19 @@ class Flusher:
 
     async def prepare(self, table: Table, flight: Flight, base: LoadedTable) -> Work | None:
         """Everything up to the commit: verdicts are committed, files are put. None where the table has to be read again."""
+        try:
+            return await self._prepare(table, flight, base)
+        except (TableStopped, ObjectMissing) as error:
+            # Files of what was the head go once others have committed and let it expire: nothing is wrong with the table then.
+            if not isinstance(error.__cause__ or error, ObjectMissing) or not await self._has_moved(base):
+                raise
+            return None
+
+    async def _has_moved(self, base: LoadedTable) -> bool:
+        found = await self.load(base.name)
+        return found is not None and (found.uuid, found.head_id) != (base.uuid, base.head_id)
+
+    async def _prepare(self, table: Table, flight: Flight, base: LoadedTable) -> Work | None:
         plan = await self.mirrors.plan(table, flight, base) if is_mirrored(flight) else None
         if plan is not None:
             flight = plan.flight

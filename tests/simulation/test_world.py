@@ -127,6 +127,10 @@ def test_two_writers_that_have_some_of_a_group_each_do_not_both_give_the_next_nu
     assert run_world(422517, changes=Changes({"short": False})).breach == ""
 
 
+def test_a_head_that_others_have_left_behind_and_purged_stops_no_table() -> None:
+    assert run_world(719944).breach == ""
+
+
 @pytest.mark.parametrize("what", FOUND_IN_GROUPS)
 def test_what_schedules_of_grouped_tables_called_a_breach_is_none(what: str) -> None:
     as_found = Changes({"compaction_s": 0.0, "short": False})
