@@ -169,7 +169,7 @@ def load_half(role: str) -> Half:
     # Modules are made of many objects and no garbage: looking for some takes a sixth of the time (measured).
     gc.disable()
     try:
-        if role == "writer":
+        if role == "writer":  # Before Arrow is there, which reads once how it is to take memory.
             importlib.import_module("dolake.writer.allocation").settle_allocation()
         half: Half = getattr(importlib.import_module(module), name)
     finally:

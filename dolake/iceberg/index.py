@@ -250,7 +250,7 @@ class KeyIndex:
         in_use = sum(file.row_count for file in self._order)
         if self.space - in_use <= max(_GAP_ROWS_MAX, in_use):
             return
-        firsts = np.cumsum([0, *(file.row_count for file in self._order)])
+        firsts = np.cumsum([0, *(file.row_count for file in self._order)])[:-1]
         starts = np.array([file.first for file in self._order], np.int64)
 
         def numbers_now(rows: Rows) -> Rows:
@@ -261,7 +261,7 @@ class KeyIndex:
         everywhere = np.ones(self.space, np.bool_)
         runs = [self._stored(partial(renumbered, run, everywhere, self.dead, numbers_now, in_use), run.count) for run in self.runs]
         dead = [self.dead[file.first : file.first + file.row_count] for file in self._order]
-        placed = [replace(file, first=int(first)) for file, first in zip(self._order, firsts, strict=False)]
+        placed = [replace(file, first=int(first)) for file, first in zip(self._order, firsts, strict=True)]
         self.files, self._order = {file.location: file for file in placed}, placed
         self.space, self.dead = in_use, np.concatenate([*dead, np.zeros(_FIRST_SPACE, np.bool_)])
         self.dead_count = int(np.count_nonzero(self.dead))

@@ -30,11 +30,12 @@ REPOSITORY = Path(__file__).parents[2]
 def test_no_schedule_breaks_an_invariant() -> None:
     """As they are drawn, mostly short; and long ones, in which everything happens that can."""
     broken, faults = {}, Counter[str]()
-    for outcome in (*run_all(range(2 * SEEDS), "", jobs=2), *run_all(range(SEEDS), "", jobs=2, changes=Changes({"short": False}))):
-        faults += outcome.counts
-        if outcome.breach:
-            broken[outcome.seed] = outcome.breach
-    assert broken == {}, "see one again: python -m tests.simulation --seeds SEED --steps"
+    for seeds, changes in ((range(2 * SEEDS), Changes()), (range(SEEDS), Changes({"short": False}))):
+        for outcome in run_all(seeds, "", jobs=2, changes=changes):
+            faults += outcome.counts
+            if outcome.breach:
+                broken[" ".join(["python -m tests.simulation --seeds", str(outcome.seed), *changes.arguments()])] = outcome.breach
+    assert broken == {}, "each by the command that shows it again"
     assert faults.keys() >= EXPECTED
 
 
@@ -106,7 +107,8 @@ FOUND = {
 
 @pytest.mark.parametrize("what", FOUND)
 def test_what_ten_thousand_schedules_called_a_breach_is_none(what: str) -> None:
-    as_found = Changes({"grouped": False, "compaction_s": 0.0, "short": False})  # No table could be grouped or compacted then.
+    # No table was grouped or compacted then, and no world was short.
+    as_found = Changes({"grouped": False, "compaction_s": 0.0, "short": False})
     assert [run_world(seed, changes=as_found).breach for seed in FOUND[what]] == [""] * len(FOUND[what])
 
 

@@ -42,6 +42,6 @@ def test_all_of_arrow_uses_the_systems_allocator_unless_told_otherwise(wanted: s
     if wanted is not None:
         environment["ARROW_DEFAULT_MEMORY_POOL"] = wanted
     asked = "import pyarrow; print(pyarrow.default_memory_pool().backend_name)"
-    begun = f"from dolake.daemon.child import load_half; load_half('writer'); {asked}"
+    begun = f"import dolake.cli.serve; from dolake.daemon.child import load_half; load_half('writer'); {asked}"
     done = subprocess.run([sys.executable, "-c", begun], env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == [used]

@@ -229,6 +229,35 @@ def test_one_look_round_is_enough_for_all_tables(tmp_path: Path) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("ends", ["for the next look", "for rows that wait"])
+def test_a_look_round_begins_nothing_when_it_is_late(ends: str, tmp_path: Path) -> None:
+    """What it found is as old as the look, and ingest goes first: of three tables one is rewritten."""
+    tables = [f"default.{letter}" for letter in "pqr"]
+
+    def around(h: Half, rewriter: Rewriter) -> Rewriter:
+        async def rewrite(job: Job) -> Rewritten:
+            h.hand.change(insert(9, "waits"), table=job.table)
+            await until(lambda: any(table.memtable.records for table in h.service.tables.values()))
+            return await rewriter(job)
+
+        return rewrite
+
+    async def main() -> None:
+        late = {"interval_s": 1e-6} if ends == "for the next look" else {"interval_s": 86_400, "lag_s_max": 1e-6}
+        async with half(tmp_path, mode="mirror", around=around, compaction={"enabled": False, "inputs_min": 2, **late}) as h:
+            for table in tables:
+                h.hand.declare(table)
+            for number in range(3):
+                for table in tables:
+                    h.hand.change(insert(number, "x"), table=table)
+                assert (await h.flush())["success"]
+            await h.service.compacting._look_round()
+            await until(lambda: not h.service.compacting._running)
+            assert sorted(files(h, table)[0] for table in tables) == [1, 3, 3]
+
+    run(main())
+
+
 def test_a_rewrite_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
     """AT-108: running → failed, with its error → running → done."""
     failures = [RewriteFailed("it fell over"), StoreUnreachable("away")]
