@@ -169,7 +169,8 @@ class Flusher:
             return await self._prepare(table, flight, base)
         except (TableStopped, ObjectMissing) as error:
             # Files of what was the head go once others have committed and let it expire: nothing is wrong with the table then.
-            if not isinstance(error.__cause__ or error, ObjectMissing) or not await self._has_moved(base):
+            is_missing = isinstance(error, ObjectMissing) or isinstance(error.__cause__, ObjectMissing)
+            if not is_missing or not await self._has_moved(base):
                 raise
             return None
 

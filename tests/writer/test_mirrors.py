@@ -350,6 +350,34 @@ def test_others_commits_are_seen(tmp_path: Path, what: str) -> None:
     run(work())
 
 
+@pytest.mark.parametrize("moved", [True, False])
+def test_what_is_missing_of_the_head_stops_the_table_unless_others_have_left_it_behind(tmp_path: Path, moved: bool) -> None:
+    """Who commits may let the snapshot before expire and delete its files: this writer had that one for the head."""
+
+    async def work() -> None:
+        async with half(tmp_path, mode="mirror") as h:
+            h.hand.declare()
+            h.hand.change(insert(1, "a"), insert(2, "b"))
+            await h.flush()
+            table = h.catalog().load_table("default.t")
+            head = table.current_snapshot()
+            assert head is not None
+            if moved:
+                table.append(pa.table({"id": [7], "note": ["foreign"]}, schema=table.schema().as_arrow()))
+            h.service.flusher.store.delete(head.manifest_list)
+            h.service.flusher.indexes.remove(T)  # Or it would have to read nothing of the head.
+            h.hand.change(update(2, "mine"))
+            assert (await h.flush())["success"] is moved
+            stopped = h.service.tables.get(T).stopped
+            if moved:
+                assert stopped is None
+                assert notes(h) == {1: "a", 2: "mine", 7: "foreign"}
+            else:
+                assert "a file of it cannot be read" in stopped.reason
+
+    run(work())
+
+
 def test_two_sources_that_write_one_key_are_counted(tmp_path: Path) -> None:
     async def work() -> None:
         async with half(tmp_path, mode="mirror") as h:
