@@ -47,6 +47,7 @@ FAULTS := build/faults
 
 faults: venv
 	$(BIN)/python -m tests.simulation --seeds 0..50000 --jobs 2 --json $(FAULTS)/simulation.json
+	$(BIN)/python -m tests.simulation --seeds 50000..60000 --set short=False --jobs 2 --json $(FAULTS)/simulation-long.json
 	$(BIN)/python -m tests.simulation --mutants --json $(FAULTS)/mutants.json
 	$(BIN)/python -m tests.simulation.matrix --json $(FAULTS)/matrix.json
 	$(BIN)/python -m tests.simulation.nth --json $(FAULTS)/nth.json
