@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sqlite3
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.harness.daemon import Daemon, listening_ports, status
+from tests.harness.daemon import Daemon, listening_ports, said, status
 from tests.harness.oracle import ledger_event
 from tests.harness.posting import post, post_batch
 from tests.harness.source import flush, schema_message
 from tests.harness.waiting import wait_until
-
-
-def said(url: str) -> tuple[int, dict[str, Any], str | None]:
-    """(status, body, Retry-After) of a GET."""
-    try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            return answer.status, json.loads(answer.read()), answer.headers["Retry-After"]
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.loads(error.read()), error.headers["Retry-After"]
 
 
 def wait_unready(daemon: Daemon, path: str, word: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.daemon import Daemon
+from tests.harness.daemon import Daemon, said
 from tests.harness.history import assert_lake_equals_oracle
 from tests.harness.lake import Lake
 from tests.harness.oracle import Oracle, ledger_event
@@ -97,6 +97,11 @@ def test_a_damaged_log_stops_at_the_place_and_the_other_serves_on(tmp_path: Path
             assert asyncio.run(greeting(daemon, "source-0"))["reason"] == "degraded"
             ready = daemon.ready()
             assert ready is not None
+            wait_until(
+                lambda ready=ready: said(ready.http + "/ready/writer")[1]["circuits"],
+                lambda: f"the writer half to connect\n{daemon.tail()}",
+                60,
+            )
             assert asyncio.run(flush(ready.cdc, "source-1"))["success"] is True  # A new source may live in the log that is down.
             done = daemon.run("flush")
             assert (done.returncode, "not known to be committed" in done.stdout + done.stderr) == (6, True), done.stdout + done.stderr

@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.harness.waiting import wait_until
 
@@ -274,6 +275,16 @@ def status(url: str, token: str = "", tls: ssl.SSLContext | None = None) -> int:
             return error.code
     except OSError:
         return 0
+
+
+def said(url: str) -> tuple[int, dict[str, Any], str | None]:
+    """(status, body, Retry-After) of a GET."""
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return answer.status, json.loads(answer.read()), answer.headers["Retry-After"]
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read()), error.headers["Retry-After"]
 
 
 def rss_bytes(pid: int) -> int:
