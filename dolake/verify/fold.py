@@ -39,7 +39,8 @@ class Event:
 @dataclass
 class Entry:
     """What is left of a key. `row` is the reference of the event that left it, None where no row is left; `apart` are columns whose
-    values another event brought (UNKNOWN: one that is not among the events). `contested`: other sources had a hand in it."""
+    values another event brought (UNKNOWN: one that is not among the events). `contested`: other sources had a hand in it, or a dead
+    letter that was sent again through another log: in what order they came is not known here."""
 
     key: Key
     log: str
@@ -80,7 +81,7 @@ class Fold:
     def _put(self, entry: Entry) -> None:
         before = self._entries.get(_plain(entry.key))
         if before is not None:
-            entry.contested = before.contested or before.source != entry.source
+            entry.contested = before.contested or (before.source, before.log) != (entry.source, entry.log)
             entry.unsure = entry.unsure or before.unsure
         entry.contested = entry.contested or bool(self._truncated - {entry.log})
         self._entries[_plain(entry.key)] = entry

@@ -133,6 +133,11 @@ def test_a_head_that_others_have_left_behind_and_purged_stops_no_table() -> None
     assert run_world(719944).breach == ""
 
 
+def test_a_letter_sent_again_through_another_log_is_not_held_against_a_mirror() -> None:
+    """verify, which reads the logs one after the other, took the event before it for the last of its key."""
+    assert run_world(2264).breach == ""
+
+
 @pytest.mark.parametrize("what", FOUND_IN_GROUPS)
 def test_what_schedules_of_grouped_tables_called_a_breach_is_none(what: str) -> None:
     as_found = Changes({"compaction_s": 0.0, "short": False})

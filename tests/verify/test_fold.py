@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dolake.verify.fold import Event, Fold
 
 
@@ -19,3 +21,14 @@ def test_what_a_truncate_of_another_log_takes_is_decided_by_the_order_of_commits
             fold.take(one)
         found = {entry.key[0]: (entry.row, entry.contested) for entry in fold.entries()}
         assert found == {1: (None, False), 2: (2, False), 3: (3, True)}
+
+
+def test_what_one_source_has_in_two_logs_came_in_an_order_that_is_not_known() -> None:
+    """A dead letter that was sent again lies where the letters' own source has its log."""
+    own = [event("a", "INSERT", 1, 0), event("a", "INSERT", 2, 1)]
+    again = [replace(event("b", "UPDATE", 1, 2), source="source of a"), replace(event("b", "INSERT", 3, 3), source="source of a")]
+    for events in ([*own, *again], [*again, *own]):
+        fold = Fold(whole=True, log_count=2)
+        for one in events:
+            fold.take(one)
+        assert {entry.key[0]: entry.contested for entry in fold.entries()} == {1: True, 2: False, 3: False}
