@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from _pytest.terminal import TerminalReporter
 from hypothesis import settings
 
 from dolake.failpoints import REGISTRY
@@ -18,6 +19,17 @@ settings.register_profile("searching", deadline=None, print_blob=True)
 # Whoever starts the tests in the background makes them ignore Ctrl-C, and so every daemon and command that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+# What `make faults` does at full size, done shortly: its share of the time is said at the end of a run.
+QUICK_FAULTS = ("tests/simulation/", "tests/fuzz/", "tests/soak/", "tests/test_real_kills.py", "tests/verify/test_damage.py")
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    reports = [report for some in terminalreporter.stats.values() for report in some if isinstance(report, pytest.TestReport)]
+    quick = [report for report in reports if report.nodeid.startswith(QUICK_FAULTS)]
+    if quick:
+        count, seconds = len({report.nodeid for report in quick}), sum(report.duration for report in quick)
+        terminalreporter.write_line(f"quick part of make faults: {count} tests, {seconds:.0f} s of the tests' processes")
 
 
 @pytest.fixture(scope="session", autouse=True)
