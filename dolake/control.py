@@ -244,9 +244,10 @@ class ControlClient:
         self._requests = _Requests()
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begins to connect; returns at once."""
+    def start(self) -> asyncio.Task[None]:
+        """Begins to connect; returns at once. The task ends before `close` only with what `receive` or `connected` has raised."""
         self._task = self._runtime.tasks.spawn(f"control-{self._role}", self._run())
+        return self._task
 
     async def close(self) -> None:
         if self._task is not None:
@@ -294,13 +295,13 @@ class ControlClient:
         connection.role = "hub"
         connection.send({"type": "hello", "role": self._role, "pid": os.getpid()})
         self._connection = connection
-        self._connected()
 
     async def listen(self) -> None:
-        """Receives until the hub has gone."""
+        """Says again what the hub must know, and receives until it has gone."""
         connection = self._connection
         assert connection is not None, "connect first"
         try:
+            self._connected()
             while (message := await connection.receive()) is not None:
                 if message.get("type") == "answer":
                     self._requests.resolve(message)

@@ -304,3 +304,29 @@ def test_of_two_writers_the_newer_is_heard(tmp_path: Path) -> None:
         await hub.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("where", ["connected", "receive"])
+def test_what_a_client_cannot_bear_ends_its_task_and_is_told_there(tmp_path: Path, where: str) -> None:
+    """It is not connected for ever to a hub that it hears no more."""
+
+    def fail(*_: object) -> None:
+        raise ValueError(where)
+
+    async def scenario() -> None:
+        ears = Ears()
+        hub = make_hub(tmp_path / "control.sock", ears)
+        await hub.start()
+        callbacks: dict[str, Any] = {"connected": lambda: None, "receive": lambda message: None, where: fail}
+        client = ControlClient(str(tmp_path / "control.sock"), role="writer", runtime=real_runtime(), **callbacks)
+        listening = client.start()
+        await ears.wait_for("hello")
+        hub.send("writer", {"type": "flush", "id": 1})
+        async with asyncio.timeout(10):
+            with pytest.raises(ValueError, match=where):
+                await listening
+        assert not client.is_connected
+        await client.close()
+        await hub.close()
+
+    asyncio.run(scenario())

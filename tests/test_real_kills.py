@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.daemon import Daemon
+from tests.harness.daemon import Daemon, is_running
 from tests.harness.history import assert_lake_equals_oracle
 from tests.harness.kills import TARGETS, Killer
 from tests.harness.lake import Lake
@@ -49,6 +49,17 @@ def test_whatever_is_killed_acked_events_are_there_once(tmp_path: Path) -> None:
         done = daemon.run("verify")
         assert done.returncode == 0, done.stdout + done.stderr
         assert daemon.stop() == 0
+
+
+def test_a_writer_that_can_report_no_more_is_started_again(tmp_path: Path) -> None:
+    """Else it would go on, and nothing would be trimmed, nobody hear what is persisted, no flush that is asked for be answered."""
+    broken = tmp_path / "broken"
+    with Daemon(tmp_path / "data", {**SETTINGS, "DOLAKE_FAILPOINTS": f"flush.before_report=errno(EIO, {broken})"}) as daemon:
+        before = daemon.start().wait_ready()
+        broken.touch()
+        wait_until(lambda: not is_running(before.pids["writer"]), lambda: f"the writer to end\n{daemon.tail()}")
+        broken.unlink()
+        daemon.wait_replaced(before, "writer")
 
 
 def test_children_do_not_outlive_a_supervisor_that_was_killed(tmp_path: Path) -> None:

@@ -124,6 +124,10 @@ class WriterService:
     def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._runtime.tasks.spawn(name, work)
         self._tasks.add(task)
+        self.watch(task)
+
+    def watch(self, task: asyncio.Task[Any]) -> None:
+        """One that may outlive the last flush: it takes the writer down as a loop of ours does, and is not ours to end."""
         task.add_done_callback(self.ended)
 
     def _stop(self, _: asyncio.Task[Any]) -> None:

@@ -181,6 +181,7 @@ class Course(World):
             out = mirror.go_back(self._was[int(summary[ROLLBACK])], rewinds=rewinds)
             if rewinds:
                 self.journal.committed -= out
+                self.journal.rewound |= out
                 self.journal.committed_in[str(PAST)] -= out
             else:
                 self.pages.forget_events(out)

@@ -82,7 +82,7 @@ class WriterHalf:
             service.report = self._report
             self.service = service
             world.relink()
-            runtime.tasks.spawn("report", self._report_regularly())
+            service.watch(runtime.tasks.spawn("report", self._report_regularly()))
             await service.run(self.stop)
         except Exception as error:
             self.world.note_exit(self.process, error)
@@ -115,7 +115,8 @@ class Link:
         writer.process.on_death.append(self.cut)
         ingest.process.on_death.append(self.cut)
         ingest.process.spawn(self._hear_writer())
-        writer.process.spawn(self._hear_ingest())
+        assert writer.service is not None
+        writer.service.watch(writer.process.spawn(self._hear_ingest()))
 
     def cut(self) -> None:
         if not self.is_cut:

@@ -257,6 +257,7 @@ class Journal:
     trimmed: set[tuple[str, str, int]] = field(default_factory=set)
     committed: set[Event] = field(default_factory=set)
     committed_in: dict[str, set[Event]] = field(default_factory=dict)  # by table
+    rewound: set[Event] = field(default_factory=set)  # once committed, and taken out by somebody who has them read again
     has_beside: Callable[[str], bool] = lambda table: False  # whether a table has its changelog beside it, all the time
 
     def note_sent(self, source: str, epoch: str, sequence: int, frame: bytes) -> None:
@@ -290,6 +291,10 @@ class Journal:
         missing = sorted(set(events) - self.committed)
         if missing:
             raise Breach(f"{why}, and {missing[0]} is in no table")
+
+    def expect_persisted(self, events: Iterable[Event], why: str) -> None:
+        """As `expect_committed`, of what an ack says. It may have been on its way as some of it was rewound: then it was true."""
+        self.expect_committed(set(events) - self.rewound, why)
 
     def check_durable(self, key: tuple[str, str, int], files: Iterable[bytes], *, status: str) -> Iterator[str]:
         """I1, as an ack leaves: the batch's bytes are on the platter, or were until everything of them was committed."""

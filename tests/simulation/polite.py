@@ -105,7 +105,7 @@ class PoliteSource(Producing):
     def note_ack(self, sequence: int, status: str) -> None:
         if status == "persisted":
             events = [event for number, events in self.events_sent.items() if number <= sequence for event in events]
-            self._journal.expect_committed(events, f"{self.name}: persisted up to {sequence}")
+            self._journal.expect_persisted(events, f"{self.name}: persisted up to {sequence}")
         else:
             self._journal.acked.update(self.events_sent[sequence])
 

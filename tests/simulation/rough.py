@@ -179,7 +179,7 @@ class RoughSource:
 
     def _note_persisted(self, sequence: int) -> None:
         events = [event for batch in self._batches if batch.sequence <= sequence for event in batch.events]
-        self._journal.expect_committed(events, f"{self.script.source}: persisted up to {sequence}")
+        self._journal.expect_persisted(events, f"{self.script.source}: persisted up to {sequence}")
 
     def _now_ms(self) -> int:
         return self._process.runtime.clock.now_ms()

@@ -58,6 +58,8 @@ def test_whatever_failpoint_breaks_in_whatever_way_nothing_is_lost_or_doubled() 
         Case("local", "park.before_last_unlink", 2, "power loss"),
         # The checks took a cut for several commits where nobody was left to say that it had been one.
         Case("grouped", "catalog.after_swap", 1, "kill"),
+        # What heard the ingest half had ended, and nobody noticed: the writer went on, and answered no flush.
+        Case("local", "flush.before_report", 1, "raise"),
     ],
     ids=str,
 )
