@@ -59,13 +59,13 @@ async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asy
         service = make_service(runtime, disk, catalog, store, commit_policy(settings), settings, rewriter=processes.rewrite)
         service.metrics.set("dolake_process_started_seconds", runtime.clock.now_ms() / 1000, process="writer")
         link = _Link(runtime, settings, service)
+        probe = Probe(runtime, store, catalog, service.flusher.access, service.observe_probe)
+        line = runtime.tasks.spawn("link", service.guard(link.client.start))
         beside = [
-            runtime.tasks.spawn("give back", give_back_regularly(runtime)),
-            runtime.tasks.spawn("report", link.report_regularly()),
-            runtime.tasks.spawn("probe", Probe(runtime, store, catalog, service.flusher.access, service.observe_probe).run()),
+            runtime.tasks.spawn("give back", service.guard(partial(give_back_regularly, runtime))),
+            runtime.tasks.spawn("report", service.guard(link.report_regularly)),
+            runtime.tasks.spawn("probe", service.guard(probe.run)),
         ]
-        for task in (link.client.start(), *beside):
-            service.watch(task)
         ready()
         os.nice(NICENESS)
         try:
@@ -77,6 +77,7 @@ async def run_writer(settings: Settings, *, ready: Callable[[], None], stop: asy
             await asyncio.gather(*beside, return_exceptions=True)
             link.report()
             await link.client.close()
+            await asyncio.gather(line, return_exceptions=True)
     finally:
         lock.release()
     return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -124,11 +124,14 @@ class WriterService:
     def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._runtime.tasks.spawn(name, work)
         self._tasks.add(task)
-        self.watch(task)
-
-    def watch(self, task: asyncio.Task[Any]) -> None:
-        """One that may outlive the last flush: it takes the writer down as a loop of ours does, and is not ours to end."""
         task.add_done_callback(self.ended)
+
+    async def guard(self, work: Callable[[], Awaitable[Any]]) -> None:
+        """Does what runs beside our loops and may outlive the last flush. Its failure takes the writer down as theirs do."""
+        try:
+            await work()
+        except Exception as error:  # Whoever waits for `run` is told.
+            self._fail(error)
 
     def _stop(self, _: asyncio.Task[Any]) -> None:
         if self._over is not None and not self._over.done():
@@ -138,7 +141,11 @@ class WriterService:
         """A loop of ours that dies takes the writer down: started again it reads from what is committed."""
         self._tasks.discard(task)
         self.schedule.flushing.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and self._over is not None and not self._over.done():
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._over is not None and not self._over.done():
             self._over.set_exception(error)
 
     # -- following

@@ -82,7 +82,7 @@ class WriterHalf:
             service.report = self._report
             self.service = service
             world.relink()
-            service.watch(runtime.tasks.spawn("report", self._report_regularly()))
+            runtime.tasks.spawn("report", service.guard(self._report_regularly))
             await service.run(self.stop)
         except Exception as error:
             self.world.note_exit(self.process, error)
@@ -116,7 +116,7 @@ class Link:
         ingest.process.on_death.append(self.cut)
         ingest.process.spawn(self._hear_writer())
         assert writer.service is not None
-        writer.service.watch(writer.process.spawn(self._hear_ingest()))
+        writer.process.spawn(writer.service.guard(self._hear_ingest))
 
     def cut(self) -> None:
         if not self.is_cut:
