@@ -74,6 +74,8 @@ class Dropping:
                 gone = await going_on
         if not gone:
             raise trouble or RequestRefused(f"{name} is not dropped: somebody else changes it; ask again")
+        if table.side is not None:
+            raise RequestRefused(f"{name} is dropped, but what was parked of it is still there: {table.parking_trouble}; ask again")
         logger.warning("table dropped", table=str(name))
         return {"table": str(name), "metadata": before.metadata_location if before is not None else ""}
 

@@ -99,6 +99,28 @@ def test_dropping_a_parked_table_drops_what_is_parked(tmp_path: Path) -> None:
     play(scenario)
 
 
+def test_who_drops_a_table_hears_that_what_is_parked_could_not_be_removed_and_asks_again(tmp_path: Path) -> None:
+    """It stays parked until then; an answer that all is well would leave that to nobody."""
+
+    async def scenario() -> None:
+        async with half(tmp_path) as h:
+            h.hand.declare()
+            h.hand.insert({"id": 1})
+            await h.flush()
+            await park(h)
+            failpoints.REGISTRY.arm("park.before_last_unlink", "1*errno(EIO)")
+            with pytest.raises(RequestRefused, match=r"default\.t is dropped, but what was parked of it is still there: .* ask again"):
+                await drop(h)
+            assert state(h) == "parked"
+            await drop(h)
+            h.hand.insert({"id": 2})
+            assert (await h.flush())["success"]
+            assert (h.values(), state(h)) == ([2], "following")
+        assert breaches(tmp_path) == []
+
+    play(scenario)
+
+
 def test_a_table_that_somebody_made_in_its_place_gets_the_later_events_alone(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with half(tmp_path) as h:
