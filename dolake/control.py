@@ -245,7 +245,10 @@ class ControlClient:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
-        """Begins to connect; returns at once. The task ends before `close` only with what `receive` or `connected` has raised."""
+        """Begins to connect; returns at once. Before `close` the task ends only with what `receive` or `connected` has raised.
+
+        Of that an OSError is taken for the hub's going: it connects again.
+        """
         self._task = self._runtime.tasks.spawn(f"control-{self._role}", self._run())
         return self._task
 

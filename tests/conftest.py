@@ -7,7 +7,6 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from _pytest.terminal import TerminalReporter
 from hypothesis import settings
 
 from dolake.failpoints import REGISTRY
@@ -24,7 +23,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 QUICK_FAULTS = ("tests/simulation/", "tests/fuzz/", "tests/soak/", "tests/test_real_kills.py", "tests/verify/test_damage.py")
 
 
-def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [report for some in terminalreporter.stats.values() for report in some if isinstance(report, pytest.TestReport)]
     quick = [report for report in reports if report.nodeid.startswith(QUICK_FAULTS)]
     if quick:

@@ -71,13 +71,15 @@ class Dropping:
             finally:
                 going_on = self._runtime.tasks.spawn(f"go on with {name}", self._go_on(table, before, noted))
                 going_on.add_done_callback(self._host.ended)  # A table that nobody looks after would hold the logs for ever.
-                gone = await going_on
+                gone, left = await going_on
         if not gone:
             raise trouble or RequestRefused(f"{name} is not dropped: somebody else changes it; ask again")
-        if table.side is not None:
-            raise RequestRefused(f"{name} is dropped, but what was parked of it is still there: {table.parking_trouble}; ask again")
         logger.warning("table dropped", table=str(name))
-        return {"table": str(name), "metadata": before.metadata_location if before is not None else ""}
+        metadata = before.metadata_location if before is not None else ""
+        if left:
+            files = f"; its files stay, named by {metadata}" if metadata else ""
+            raise RequestRefused(f"{name} is dropped{files}, but what was parked of it is still there: {left}; ask again")
+        return {"table": str(name), "metadata": metadata}
 
     async def _drop(self, table: Table, base: LoadedTable | None, positions: Mapping[str, int], until: Mapping[str, int]) -> None:
         bounds = table.side.bounds if table.side is not None else {}
@@ -86,19 +88,21 @@ class Dropping:
         table.dropped = self._notes[table.name] = note
         await self._runtime.tasks.run(take_out_of_catalog, self._host.flusher.catalog, base)
 
-    async def _go_on(self, table: Table, before: LoadedTable | None, noted: Dropped) -> bool:
-        """Whatever came of it: the table goes on from what the catalog says now. False where it is the one that it was.
+    async def _go_on(self, table: Table, before: LoadedTable | None, noted: Dropped) -> tuple[bool, str]:
+        """Whatever came of it: the table goes on from what the catalog says now.
 
+        Whether it is gone, and not the one that it was; and why what was parked of it is still there, empty where it is not.
         `before` and `noted` are what was in the catalog, and in the notes, when this drop began.
         """
         parking, flusher = self._host.parking, self._host.flusher
         now = await flusher.load(table.name)
+        left = ""
         gone = table.dropped is not noted and (now is None or now.uuid != table.dropped.uuid)
         if gone:
             if before is not None:
                 flusher.committer.forget(before.uuid)
             await flusher.mirrors.remove_index(table.name)
-            await parking.discard(table)
+            left = await parking.discard(table)
             table.stopped, table.epoch = None, None
             table.refused.clear()
         if table.away:
@@ -106,7 +110,7 @@ class Dropping:
         else:
             await self._host.catch_up(table)
         self._host.tell()
-        return gone
+        return gone, left
 
 
 def drop_here(disk: Disk, settings: Settings, catalog: TableCatalog, name: TableName, random: Randomness) -> str:

@@ -284,18 +284,19 @@ class Parking:
         table.consumed.update(positions)
         return positions
 
-    async def discard(self, table: Table) -> None:
-        """What is parked is not wanted any more. It stays parked where its side log cannot be removed."""
+    async def discard(self, table: Table) -> str:
+        """What is parked is not wanted any more. It stays parked where its side log cannot be removed: why, else empty."""
         if table.side is None:
-            return
+            return ""
         try:
             await self._to_its_end(table.side.remove)
         except OSError as error:
             table.parking_trouble = f"{table.side.directory} could not be removed: {error.strerror}"
             logger.error("what is parked of a dropped table stays", table=str(table.name), reason=table.parking_trouble)
-            return
+            return table.parking_trouble
         table.consumed = dict(table.parked_to)
         table.side, table.away, table.parked_to, table.parking_trouble = None, Away.HERE, {}, ""
+        return ""
 
     def keep_away(self, table: Table) -> None:
         """It stays parked, and its records are moved again."""
