@@ -73,7 +73,7 @@ class Fold:
             return
         moved = event.old_key is not None and _plain(event.old_key) != _plain(event.key)
         before = self._entries.get(_plain(event.old_key if moved and event.old_key is not None else event.key))
-        row, apart = (None, {}) if event.operation == "DELETE" else (event.row, _apart(before, event.unchanged))
+        row, apart = (None, {}) if event.operation == "DELETE" else (event.row, _apart(before, event))
         if moved and event.old_key is not None:
             self._put(Entry(event.old_key, event.log, event.source, None, unsure=not event.sure))
         self._put(Entry(event.key, event.log, event.source, row, apart, unsure=not event.sure))
@@ -97,12 +97,15 @@ class Fold:
         self.whole = self.whole or self._log_count == 1
 
 
-def _apart(before: Entry | None, unchanged: Sequence[str]) -> Mapping[str, Any]:
-    if not unchanged:
+def _apart(before: Entry | None, event: Event) -> Mapping[str, Any]:
+    """The columns that the event leaves as they were in `before`, and where their values are from."""
+    if not event.unchanged:
         return {}
     if before is None or before.row is None or before.contested or before.unsure:
-        return dict.fromkeys(unchanged, UNKNOWN)
-    return {name: before.origin(name) for name in unchanged}
+        return dict.fromkeys(event.unchanged, UNKNOWN)
+    if (before.source, before.log) != (event.source, event.log):  # Which of the rows that were there came first is not known.
+        return dict.fromkeys(event.unchanged, UNKNOWN)
+    return {name: before.origin(name) for name in event.unchanged}
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dolake.verify.fold import Event, Fold
+from dolake.verify.fold import UNKNOWN, Event, Fold
 
 
 def event(log: str, operation: str, key: int, row: int) -> Event:
@@ -32,3 +32,16 @@ def test_what_one_source_has_in_two_logs_came_in_an_order_that_is_not_known() ->
         for one in events:
             fold.take(one)
         assert {entry.key[0]: entry.contested for entry in fold.entries()} == {1: True, 2: False, 3: False}
+
+
+def test_what_a_change_of_key_sent_again_leaves_out_is_not_known() -> None:
+    """The old key's row that it had in view may have been followed by another before it came to the other log, or not."""
+    own = event("a", "INSERT", 1, 0)
+    again = replace(event("b", "UPDATE", 2, 1), source="source of a", old_key=(1,), unchanged=("note",))
+    origins = []
+    for moving in (again, replace(again, log="a")):
+        fold = Fold(whole=True, log_count=2)
+        fold.take(own)
+        fold.take(moving)
+        origins += [entry.origin("note") for entry in fold.entries() if entry.key == (2,)]
+    assert origins == [UNKNOWN, 0]
