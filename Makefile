@@ -56,6 +56,7 @@ faults: venv
 	$(BIN)/python -m tests.fuzz --seconds 60 --json $(FAULTS)/fuzz.json
 	$(BIN)/python -m tests.soak --minutes 3 --json $(FAULTS)/soak.json
 	$(BIN)/python -m tests.soak --chaos --seeds 5 --minutes 3 --store s3 --json $(FAULTS)/chaos.json
+	$(BIN)/python -m tests.suite --times 5 --json $(FAULTS)/suite.json
 	E2E_ROUNDS=20 $(BIN)/python -m pytest tests/test_real_flushes.py e2e
 
 soak: venv

@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from dolake.failpoints import REGISTRY
 from tests.harness.leftovers import no_leftovers
+from tests.suite import QUICK_FAULTS
 
 # The same examples in every run, so that a change is judged by what it changed; `make faults` draws new ones.
 settings.register_profile("steady", derandomize=True, deadline=None)
@@ -18,9 +19,6 @@ settings.register_profile("searching", deadline=None, print_blob=True)
 # Whoever starts the tests in the background makes them ignore Ctrl-C, and so every daemon and command that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
-
-# What `make faults` does at full size, done shortly: its share of the time is said at the end of a run.
-QUICK_FAULTS = ("tests/simulation/", "tests/fuzz/", "tests/soak/", "tests/test_real_kills.py", "tests/verify/test_damage.py")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

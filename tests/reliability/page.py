@@ -26,6 +26,7 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "fuzz": ("hostile inputs", "python -m tests.fuzz"),
     "chaos": ("runs of nothing but trouble", "python -m tests.soak --chaos"),
     "soak": ("runs of trouble and calm", "python -m tests.soak"),
+    "suite": ("runs of all tests, each with the same results", "python -m tests.suite"),
 }
 _TEST = re.compile(r"`((?:tests|e2e)/[\w/]+\.py)::(\w+)`")
 _ACCEPTANCE = re.compile(r"AT-\d+")
