@@ -117,7 +117,7 @@ async def _run(data: Path, flushes: int, events: int, *, pace_s: float = 0.0) ->
         **({} if pace_s else {"DOLAKE_COMPACTION_INTERVAL_S": str(_LOOK_S)}),
         "DOLAKE_COMMIT_SNAPSHOTS_KEPT": "20",
     }
-    with Daemon(data, settings, mode="mirror", table_settings=_SETTINGS) as daemon, Lake(daemon.data) as lake:
+    with Daemon(data, settings, mode="mirror", table_settings=_SETTINGS, spare=True) as daemon, Lake(daemon.data) as lake:
         url = daemon.start().wait_ready().cdc
         streams = [Stream(table, seed) for seed, table in enumerate(TABLES)]
         connections = [await _connected(url, stream) for stream in streams]

@@ -102,7 +102,7 @@ class Sending:
 async def run_mirror(directory: Path, rows: int, events: int, *, zipf: bool) -> dict[str, Any]:
     name = f"mirror-{rows}-{'zipf' if zipf else 'uniform'}"
     settings = {"DOLAKE_FLUSH_AGE_S": "3600", "DOLAKE_FLUSH_ROWS": str(FLUSH_EVENTS)}
-    with Daemon(directory / name, settings, mode="mirror") as daemon, Lake(daemon.data) as lake:
+    with Daemon(directory / name, settings, mode="mirror", spare=True) as daemon, Lake(daemon.data) as lake:
         pids = {role: pid for role, pid in daemon.start().wait_ready().pids.items() if role in HALVES}
         connection = await Connection.open(daemon.wait_ready().cdc)
         await connection.greet()
@@ -178,7 +178,7 @@ def index_figures(daemon: Daemon) -> dict[str, Any]:
 async def run_read_cost(directory: Path, rows: int, flushes: int, flush_events: int) -> dict[str, Any]:
     """Seconds of a full scan by DuckDB after many flushes, and of the same rows freshly written as one table."""
     settings = {"DOLAKE_FLUSH_AGE_S": "3600", "DOLAKE_FLUSH_ROWS": str(flush_events)}
-    with Daemon(directory / "read-cost", settings, mode="mirror") as daemon, Lake(daemon.data) as lake:
+    with Daemon(directory / "read-cost", settings, mode="mirror", spare=True) as daemon, Lake(daemon.data) as lake:
         connection = await Connection.open(daemon.start().wait_ready().cdc)
         await connection.greet()
         sending = Sending(connection)

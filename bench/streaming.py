@@ -70,7 +70,7 @@ def guarded(data: Path, settings: Mapping[str, str] | None = None) -> Daemon:
     tokens = data.parent / f"{data.name}.tokens.toml"
     tokens.parent.mkdir(parents=True, exist_ok=True)
     tokens.write_text(section("bench", SECRET, sources=[SOURCE], tables=[TABLE]))
-    return Daemon(data, {**LIMITS, "DOLAKE_AUTH_TOKENS_FILE": str(tokens), **(settings or {})})
+    return Daemon(data, {**LIMITS, "DOLAKE_AUTH_TOKENS_FILE": str(tokens), **(settings or {})}, spare=True)
 
 
 async def run_latency(directory: Path, events_per_s: float, seconds: float, settings: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def run_life(directory: Path, seed: int, kills: int) -> Life:
     mode = MODES[seed % len(MODES)]
     oracle = Oracle(directory / "journal")
     settings = {**QUICK, "DOLAKE_HOST": own_address(seed)}
-    with Daemon(directory / "data", settings, mode=mode) as daemon, Lake(daemon.data) as lake:
+    with Daemon(directory / "data", settings, mode=mode, spare=True) as daemon, Lake(daemon.data) as lake:
         killer = Killer(daemon.start(), chance)
 
         async def scenario() -> None:

@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dolake.clock import real_runtime
 from dolake.config import Settings
 from dolake.control import ask_once
 from dolake.errors import ConfigurationError, DaemonUnreachable, Mistake, RequestRefused, TableStopped
-from dolake.iceberg.catalog import TableCatalog
-from dolake.iceberg.lake import find_catalog, open_warehouse
-from dolake.iceberg.metadata import LoadedTable
 from dolake.model import DEFAULT_NAMESPACE, TABLE_PART, TableName
-from dolake.storage.store import ObjectStore
+
+if TYPE_CHECKING:
+    from dolake.iceberg.catalog import TableCatalog
+    from dolake.iceberg.metadata import LoadedTable
+    from dolake.storage.store import ObjectStore
 
 _ASK_S_MAX = 5.0
 _TRIES = 3  # A command asks once, and has no loop of its own.
@@ -53,6 +54,8 @@ class Lake:
 
 def open_lake(settings: Settings) -> Lake:
     """Raises ConfigurationError if the data directory is not there."""
+    from dolake.iceberg.lake import find_catalog, open_warehouse  # Most of the time that a command takes to begin.
+
     require_data(settings)
     store = open_warehouse(settings, tries=_TRIES)
     return Lake(store, find_catalog(settings, store, real_runtime()))

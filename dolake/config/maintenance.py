@@ -55,6 +55,11 @@ class CompactionSettings(Section):
     bytes_per_s: Annotated[Bytes, Field(ge=64 * KIB)] | None = Field(
         default=None, description="bytes that one rewrite reads and writes in a second at most; as fast as it can unless set"
     )
+    spare_share: Annotated[float, BeforeValidator(a_number), Field(ge=0, le=1, allow_inf_nan=False)] = Field(
+        default=0.1,
+        description="share of the time in which, while nothing else is worth a rewrite, files are rewritten only so that reads get "
+        "shorter, without waiting for more of them; 0 for none",
+    )
     lag_s_max: Seconds = Field(
         default=30.0, description="no rewrite begins while rows wait longer than this for their flush, or memory is short of room for them"
     )

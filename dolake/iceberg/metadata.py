@@ -101,6 +101,11 @@ class LoadedTable:
         """The default partition spec, as JSON."""
         return _by_id(self.metadata["partition-specs"], "spec-id", self.metadata["default-spec-id"])
 
+    def is_where(self, other: LoadedTable) -> bool:
+        """Whether it is at the same offsets, in the same hands, with the same columns."""
+        same_owner = (self.uuid, self.owner_epoch, self.instance) == (other.uuid, other.owner_epoch, other.instance)
+        return same_owner and self.offsets() == other.offsets() and self.schema["schema-id"] == other.schema["schema-id"]
+
 
 def offsets_in(properties: Mapping[str, str]) -> dict[str, int]:
     """Log id → offset, from a table's properties or a snapshot's summary."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,10 @@ from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import DEAD_LETTERS_TABLE, TableName
 from dolake.retry import RetryPolicy
-from dolake.writer.compaction_runs import Run, RunState
+from dolake.writer.compaction_runs import Run, RunState, replaced_files
 from dolake.writer.compaction_works import NOTHING_BY_SPARK, described, next_work, policy_of, policy_of_request, spark_catalog_of
 from dolake.writer.flight import stopped_by
-from dolake.writer.indexes import ReplacedFiles
+from dolake.writer.spare import Spare
 from dolake.writer.table import Table
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class Compacting:
         self._compactor = Compactor(
             runtime, flusher.store, flusher.committer, rewriter, self.policy, memory_bytes, spark_catalog_of(settings)
         )
+        share = 0.0 if self._compactor.spark_catalog is not None else settings.compaction.spare_share  # Spark is handed whole tables.
+        self._spare = Spare(runtime, share, self._compactor, self.policy)
         self._looked: dict[TableName, _Looked] = {}
         self.runs: deque[Run] = deque(maxlen=_RUNS_KEPT)
         self._locks: dict[TableName, asyncio.Lock] = {}
@@ -103,17 +105,21 @@ class Compacting:
     async def _look_round(self) -> None:
         """Starts what is worth it most, one work of each table, as much as may run at once: as one ends the next begins.
 
-        What has not begun when it is time to look again is found again.
+        What has not begun when it is time to look again is found again. Where nothing is found, there may be time to spare.
         """
         look_again_s = self._runtime.clock.monotonic_s() + self._settings.interval_s
         found: list[tuple[float, TableName, Choice | SparkRewrite, LoadedTable]] = []
+        seen: list[_Looked] = []
         for name in sorted(await self._host.flusher.names(), key=str):
             if self.lock(name).locked() or name == DEAD_LETTERS_TABLE:
                 continue
             looked = await self._look(name)
             if looked is not None:
+                seen.append(looked)
                 works = self._compactor.works(looked.base, self._open(looked), self.policy)
                 found += [(work.worth, name, work, looked.base) for work in works]
+        if not found and not self._running and self._spare.is_due:
+            await self._spend(seen)
         found.sort(key=lambda one: (-one[0], str(one[1])))
         begun: set[TableName] = set()
         for _, name, work, base in found:
@@ -125,10 +131,20 @@ class Compacting:
                     return
             if not self.lock(name).locked():
                 begun.add(name)
-                task = self._runtime.tasks.spawn(f"compact {name}", self._run_one(name, work, base))
-                self._running.add(task)
-                task.add_done_callback(self._ended)
-                await self._runtime.clock.sleep(0)  # It takes the table's lock.
+                await self._begin(name, self._run_one(name, work, base))
+
+    async def _begin(self, name: TableName, running: Coroutine[Any, Any, None]) -> None:
+        task = self._runtime.tasks.spawn(f"compact {name}", running)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        await self._runtime.clock.sleep(0)  # It takes the table's lock.
+
+    async def _spend(self, seen: Iterable[_Looked]) -> None:
+        """Time to spare, on what makes reads shortest."""
+        best = await self._spare.best([(looked.base, looked.reader, self._shut(looked)) for looked in seen])
+        if best is not None and not self.lock(best[0].name).locked():
+            base, choice = best
+            await self._begin(base.name, self._run_spare(base, choice))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -196,6 +212,11 @@ class Compacting:
     async def _run_one(self, name: TableName, work: Choice | SparkRewrite, base: LoadedTable) -> None:
         async with self.lock(name):
             await self.carry_out(name, work, base)
+
+    async def _run_spare(self, base: LoadedTable, choice: Choice) -> None:
+        async with self.lock(base.name):
+            run = await self.carry_out(base.name, choice, base)
+        self._spare.took(run.seconds)
 
     async def carry_out(self, name: TableName, work: Choice | SparkRewrite, base: LoadedTable) -> Run:
         """Rewrites and lands, by who holds the table's lock. What goes wrong is noted in what it returns, and raised by nobody."""
@@ -297,7 +318,7 @@ class Compacting:
         """
         async with self.held(table):
             head = await self._host.flusher.load(table.name)
-            if head is not None and table.base is not None and _is_where(table.base, head):
+            if head is not None and table.base is not None and head.is_where(table.base):
                 table.base = head
             return head
 
@@ -330,7 +351,7 @@ class Compacting:
             raise
         if isinstance(found, Done):
             table.base, table.epoch = found.base, epoch
-            await self._runtime.tasks.run(self._host.flusher.indexes.move, found.base, _replaced(work, found))
+            await self._runtime.tasks.run(self._host.flusher.indexes.move, found.base, replaced_files(work, found))
             failpoints.hit("compact.after_index")
         return found
 
@@ -370,19 +391,3 @@ class Compacting:
             "debt_bytes": sum(looked.plan.debt_bytes for looked in self._looked.values()),
             "runs": [asdict(run) for run in self.runs],
         }
-
-
-def _is_where(base: LoadedTable, head: LoadedTable) -> bool:
-    """Whether the table is at the same offsets, in the same hands, with the same columns."""
-    same_owner = (head.uuid, head.owner_epoch, head.instance) == (base.uuid, base.owner_epoch, base.instance)
-    return same_owner and head.offsets() == base.offsets() and head.schema["schema-id"] == base.schema["schema-id"]
-
-
-def _replaced(work: ToLand, done: Done) -> ReplacedFiles:
-    rewritten = work.rewritten
-    return ReplacedFiles(
-        moves={} if rewritten is None else rewritten.moves,
-        files=() if rewritten is None else tuple(output.indexed for output in rewritten.outputs),
-        deletes_gone=frozenset(file.location for file in done.landing.deletes_gone),
-        deletes_new=frozenset(file.location for file in done.deletes),
-    )

@@ -1,4 +1,4 @@
-"""What is noted of each rewrite, for whoever asks what compaction does."""
+"""What is noted of each rewrite: for whoever asks what compaction does, and for the key index."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dolake.compaction.compactor import Done
 from dolake.compaction.landing import ToLand
 from dolake.iceberg.contents import LiveFile
 from dolake.iceberg.names import parse_data_file_location
+from dolake.writer.indexes import ReplacedFiles
 
 
 class RunState(StrEnum):
@@ -53,3 +54,13 @@ class Run:
         self.files_before, self.files_after = len(gone), len(came)
         self.bytes_before, self.bytes_after = sum(file.size_bytes for file in gone), sum(file.size_bytes for file in came)
         return bool(gone or came)
+
+
+def replaced_files(work: ToLand, done: Done) -> ReplacedFiles:
+    rewritten = work.rewritten
+    return ReplacedFiles(
+        moves={} if rewritten is None else rewritten.moves,
+        files=() if rewritten is None else tuple(output.indexed for output in rewritten.outputs),
+        deletes_gone=frozenset(file.location for file in done.landing.deletes_gone),
+        deletes_new=frozenset(file.location for file in done.deletes),
+    )

@@ -89,11 +89,15 @@ class Daemon:
         table_settings: str = "",
         port: int = 0,
         files_max: int | None = None,
+        spare: bool = False,
     ) -> None:
         """`settings` are environment variables (`DOLAKE_FLUSH_AGE_S`); `table_settings` is TOML, for `[tables."…"]`.
 
         `mode` is that of every table for which `table_settings` says nothing more specific than `*.*`; None leaves it to the daemon's
         own default, as a user has it who sets nothing. Both are written to `dolake.toml`, over what another Daemon left there.
+
+        `spare`: whether files are rewritten in time to spare, as a user has it who sets nothing. Who looks at files and snapshots would
+        find others whenever the machine is slow.
 
         A `port` other than 0 stays the same when the whole daemon is started again. `files_max` is the system's hard limit of open
         files, for each process.
@@ -101,7 +105,7 @@ class Daemon:
         self.data = data
         self.port = port
         self.files_max = files_max
-        self.settings = dict(settings or {})
+        self.settings = {**({} if spare else {"DOLAKE_COMPACTION_SPARE_SHARE": "0"}), **(settings or {})}
         self.output = data.parent / f"{data.name}.output"
         self.tls: ssl.SSLContext | None = None  # What to trust, and show, where the daemon speaks TLS.
         self._process: subprocess.Popen[bytes] | None = None

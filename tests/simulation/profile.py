@@ -62,13 +62,16 @@ def drawn_compaction(draw: random.Random) -> dict[str, Any]:
     if draw.random() >= COMPACTED:
         return {}
     often = {"flush_age_s": draw.choice([0.2, 0.2, 1.0]), "flush_rows": draw.choice([3, 3, 10])}
-    return {
+    said = {
         "compaction_s": draw.choice([0.02, 0.1, 0.5]),
         "inputs_min": draw.choice([2, 2, 3]),
         **often,
         "maintenance_s": draw.choice([0.0, 0.3, 1.0]),
         "dead_letters_s": draw.choice([None, 0.1, 1.0]),
     }
+    # Where time is spared for what the plan does not want yet, it wants little.
+    spare_share = draw.choice([0.0, 0.0, 0.0, 0.3, 1.0])
+    return {**said, "spare_share": spare_share, "inputs_min": 6} if spare_share else said
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class Profile:
     grouped: bool = False  # all tables are committed together
     compaction_s: float = 0.0  # how often the writer looks whether files are worth a rewrite; 0 is never
     inputs_min: int = 2  # files that one rewrite takes at least
+    spare_share: float = 0.0  # of the time in which more is rewritten than that
     maintenance_s: float = 0.0  # how often it looks for what nobody needs; 0 is never
     dead_letters_s: float | None = None  # how long the events of dead letters are kept
     short: bool = False

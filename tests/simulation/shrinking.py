@@ -33,6 +33,7 @@ SMALLER: dict[str, tuple[object, ...]] = {
     "shared_truncate": (False,),
     "grouped": (False,),
     "compaction_s": (0.0,),
+    "spare_share": (0.0,),
     "maintenance_s": (0.0,),
     "transactions": (False,),
     "modes": (("changelog",), ("mirror",)),

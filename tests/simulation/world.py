@@ -765,6 +765,7 @@ def make_settings(profile: Profile, start: int = 0) -> Settings:
                 "enabled": profile.compaction_s > 0,
                 "interval_s": profile.compaction_s or 1.0,
                 "inputs_min": profile.inputs_min,
+                "spare_share": profile.spare_share,
                 "target_bytes": 1 << 20,
             },
             "maintenance": {

@@ -199,7 +199,7 @@ def world(folder: Path, seed: int, *, sources: int = 10, pause_s: float = 0.05, 
         }
         if store is not None:
             settings["DOLAKE_S3_ENDPOINT"] = store.through(direct["DOLAKE_S3_ENDPOINT"])
-        daemon = Daemon(folder / "data", settings, mode="both", port=port)
+        daemon = Daemon(folder / "data", settings, mode="both", port=port, spare=True)
         triggers = folder / "failing"
         triggers.mkdir()
         hands = Hands(daemon, triggers, store, network)

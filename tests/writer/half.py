@@ -141,7 +141,8 @@ class ClockAhead(SystemClock):
 def settings_of(path: Path, *, mode: str | None = "changelog", **sections: Any) -> Settings:
     """`mode` is that of every table for which `tables` says nothing more specific than `*.*`; None leaves it to the default."""
     tables = {**({} if mode is None else {"*.*": {"mode": mode}}), **sections.pop("tables", {})}
-    return Settings.model_validate({"data": str(path), "flush": {"age_s": 3600}, "tables": tables, **sections})
+    compaction = {"spare_share": 0, **sections.pop("compaction", {})}  # Who looks at files would find others whenever the machine is slow.
+    return Settings.model_validate({"data": str(path), "flush": {"age_s": 3600}, "tables": tables, "compaction": compaction, **sections})
 
 
 def open_log(path: Path) -> Log:
