@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -20,7 +20,7 @@ from dolake import failpoints
 from dolake.clock import Runtime
 from dolake.compaction.compactor import Compactor, Done, Rewriter, SparkCaller
 from dolake.compaction.landing import GivenUp, Lander, ToLand
-from dolake.compaction.plan import Choice, Plan
+from dolake.compaction.plan import Choice
 from dolake.compaction.spark import SparkRewrite
 from dolake.compaction.within import Within
 from dolake.config import Settings
@@ -28,10 +28,10 @@ from dolake.errors import DolakeError, ObjectDamaged, ObjectMissing, RequestRefu
 from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import DEAD_LETTERS_TABLE, TableName
-from dolake.retry import RetryPolicy
 from dolake.writer.compaction_runs import Run, RunState, replaced_files
 from dolake.writer.compaction_works import NOTHING_BY_SPARK, described, next_work, policy_of, policy_of_request, spark_catalog_of
 from dolake.writer.flight import stopped_by
+from dolake.writer.look import Look
 from dolake.writer.spare import Spare
 from dolake.writer.table import Table
 
@@ -45,23 +45,8 @@ _RUNS_KEPT = 20
 # A group whose rewrite failed is tried again after so long.
 _FAILED_S = 60.0
 _REFUSED_S = 3600.0
-# Spark is handed a whole table, at once: where it fails (rows were deleted meanwhile), or finds nothing to do, ever later.
-_SPARK_AGAIN = RetryPolicy(first_s=60.0, longest_s=3600.0, jitter=0.0)
 
 logger = structlog.get_logger("dolake.writer")
-
-
-@dataclass
-class _Looked:
-    """A table's plan, of one head."""
-
-    base: LoadedTable
-    plan: Plan
-    at_s: float
-    reader: ContentsReader
-    failed_until_s: dict[str, float] = field(default_factory=dict)  # by location
-    spark_failed_count: int = 0
-    spark_until_s: float = 0.0
 
 
 class Compacting:
@@ -78,10 +63,11 @@ class Compacting:
         )
         share = 0.0 if self._compactor.spark_catalog is not None else settings.compaction.spare_share  # Spark is handed whole tables.
         self._spare = Spare(runtime, share, self._compactor, self.policy)
-        self._looked: dict[TableName, _Looked] = {}
+        self._looked: dict[TableName, Look] = {}
         self.runs: deque[Run] = deque(maxlen=_RUNS_KEPT)
         self._locks: dict[TableName, asyncio.Lock] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
+        self._landed = asyncio.Event()
 
     def lock(self, name: TableName) -> asyncio.Lock:
         """Held as long as a rewrite of the table is under way, and by whoever must not come between."""
@@ -90,8 +76,12 @@ class Compacting:
     # -- by itself
 
     async def run(self) -> None:
+        """Looks every so often, and again as soon as a rewrite has landed: there may be more, of one table too."""
         while True:
-            await self._runtime.clock.sleep(self._settings.interval_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.interval_s):
+                    await self._landed.wait()
+            self._landed.clear()
             if not self.lags():
                 await self._look_round()
 
@@ -107,19 +97,20 @@ class Compacting:
 
         What has not begun when it is time to look again is found again. Where nothing is found, there may be time to spare.
         """
-        look_again_s = self._runtime.clock.monotonic_s() + self._settings.interval_s
+        now_s = self._runtime.clock.monotonic_s()
+        look_again_s = now_s + self._settings.interval_s
         found: list[tuple[float, TableName, Choice | SparkRewrite, LoadedTable]] = []
-        seen: list[_Looked] = []
+        seen: list[Look] = []
         for name in sorted(await self._host.flusher.names(), key=str):
             if self.lock(name).locked() or name == DEAD_LETTERS_TABLE:
                 continue
             looked = await self._look(name)
             if looked is not None:
                 seen.append(looked)
-                works = self._compactor.works(looked.base, self._open(looked), self.policy)
+                works = self._compactor.works(looked.base, looked.open_choices(now_s), self.policy)
                 found += [(work.worth, name, work, looked.base) for work in works]
         if not found and not self._running and self._spare.is_due:
-            await self._spend(seen)
+            await self._spend(seen, now_s)
         found.sort(key=lambda one: (-one[0], str(one[1])))
         begun: set[TableName] = set()
         for _, name, work, base in found:
@@ -133,36 +124,24 @@ class Compacting:
                 begun.add(name)
                 await self._begin(name, self._run_one(name, work, base))
 
-    async def _begin(self, name: TableName, running: Coroutine[Any, Any, None]) -> None:
+    async def _begin(self, name: TableName, running: Coroutine[Any, Any, Any]) -> None:
         task = self._runtime.tasks.spawn(f"compact {name}", running)
         self._running.add(task)
         task.add_done_callback(self._ended)
         await self._runtime.clock.sleep(0)  # It takes the table's lock.
 
-    async def _spend(self, seen: Iterable[_Looked]) -> None:
+    async def _spend(self, seen: Iterable[Look], now_s: float) -> None:
         """Time to spare, on what makes reads shortest."""
-        best = await self._spare.best([(looked.base, looked.reader, self._shut(looked)) for looked in seen])
+        best = await self._spare.best([(looked.base, looked.reader, looked.shut(now_s)) for looked in seen])
         if best is not None and not self.lock(best[0].name).locked():
             base, choice = best
             await self._begin(base.name, self._run_spare(base, choice))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         self._host.ended(task)
 
-    def _open(self, looked: _Looked) -> list[Choice]:
-        """Without those that a file is in whose rewrite has failed not long ago, or cannot be."""
-        if self._runtime.clock.monotonic_s() < looked.spark_until_s:
-            return []
-        shut = self._shut(looked)
-        return [choice for choice in looked.plan.choices if shut.isdisjoint(file.location for file in (*choice.data, *choice.deletes))]
-
-    def _shut(self, looked: _Looked) -> set[str]:
-        """Files that keep their group out for now."""
-        now_s = self._runtime.clock.monotonic_s()
-        return {location for location, until_s in looked.failed_until_s.items() if now_s < until_s}
-
-    async def _look(self, name: TableName) -> _Looked | None:
+    async def _look(self, name: TableName) -> Look | None:
         """The table's plan, made anew where its head is another. None for a table that is not dolake's, or not in order."""
         now_s = self._runtime.clock.monotonic_s()
         known, table = self._looked.get(name), self._host.tables.get(name)
@@ -185,7 +164,7 @@ class Compacting:
         except (TableStopped, ObjectMissing, ObjectDamaged):
             return None  # Somebody else's, or damaged: who reads or writes it says so.
 
-    async def _look_again(self, name: TableName, base: LoadedTable, known: _Looked | None) -> _Looked | None:
+    async def _look_again(self, name: TableName, base: LoadedTable, known: Look | None) -> Look | None:
         same = known is not None and known.base.uuid == base.uuid
         reader = known.reader if known is not None and same else ContentsReader(self._host.flusher.store)
         try:
@@ -193,14 +172,12 @@ class Compacting:
         except (ObjectMissing, ObjectDamaged) as error:
             logger.warning("table not looked at for compaction", table=str(name), reason=str(error))
             return None
-        looked = _Looked(base, plan, self._runtime.clock.monotonic_s(), reader)
+        looked = Look(base, plan, self._runtime.clock.monotonic_s(), reader)
         if known is not None and same:
-            still = self._shut(known)
-            looked.failed_until_s = {location: until_s for location, until_s in known.failed_until_s.items() if location in still}
-            looked.spark_failed_count, looked.spark_until_s = known.spark_failed_count, known.spark_until_s
+            looked.inherit(known)
         self._looked[name] = looked
         self._host.metrics.set("dolake_compaction_debt_bytes", plan.debt_bytes, table=str(name))
-        left = {file.location for left in plan.left for file in left.files} | self._shut(looked)
+        left = {file.location for left in plan.left for file in left.files} | looked.shut(looked.at_s)
         self._host.metrics.set("dolake_compaction_left_files_count", len(left), table=str(name))
         summary = base.head["summary"] if base.head is not None else {}
         self._host.metrics.set("dolake_table_data_files_count", int(summary.get("total-data-files", 0)), table=str(name))
@@ -209,14 +186,15 @@ class Compacting:
 
     # -- one rewrite
 
-    async def _run_one(self, name: TableName, work: Choice | SparkRewrite, base: LoadedTable) -> None:
+    async def _run_one(self, name: TableName, work: Choice | SparkRewrite, base: LoadedTable) -> Run:
         async with self.lock(name):
-            await self.carry_out(name, work, base)
+            run = await self.carry_out(name, work, base)
+        if run.state is RunState.DONE:
+            self._landed.set()
+        return run
 
     async def _run_spare(self, base: LoadedTable, choice: Choice) -> None:
-        async with self.lock(base.name):
-            run = await self.carry_out(base.name, choice, base)
-        self._spare.took(run.seconds)
+        self._spare.took((await self._run_one(base.name, choice, base)).seconds)
 
     async def carry_out(self, name: TableName, work: Choice | SparkRewrite, base: LoadedTable) -> Run:
         """Rewrites and lands, by who holds the table's lock. What goes wrong is noted in what it returns, and raised by nobody."""
@@ -238,22 +216,14 @@ class Compacting:
         else:
             state = RunState.GIVEN_UP if isinstance(found, GivenUp) else RunState.DONE
             self._end(run, began_s, state, found.reason if isinstance(found, GivenUp) else "")
-        if isinstance(work, SparkRewrite):
-            self._note_spark(name, run)
+        if isinstance(work, SparkRewrite) and (looked := self._looked.get(name)) is not None:
+            looked.note_spark(run.state is RunState.DONE, self._runtime.clock.monotonic_s())
         return run
-
-    def _note_spark(self, name: TableName, run: Run) -> None:
-        """When Spark may be handed the table again."""
-        looked = self._looked.get(name)
-        if looked is not None:
-            looked.spark_failed_count = 0 if run.state is RunState.DONE else looked.spark_failed_count + 1
-            wait_s = _SPARK_AGAIN.delay_s(looked.spark_failed_count, 0.0) if looked.spark_failed_count else 0.0
-            looked.spark_until_s = self._runtime.clock.monotonic_s() + wait_s
 
     def _shut_out(self, name: TableName, locations: Iterable[str], seconds: float) -> None:
         looked = self._looked.get(name)
         if looked is not None:
-            looked.failed_until_s.update(dict.fromkeys(locations, self._runtime.clock.monotonic_s() + seconds))
+            looked.shut_out(locations, self._runtime.clock.monotonic_s() + seconds)
 
     def _end(self, run: Run, began_s: float, state: RunState, reason: str) -> None:
         run.end(state, self._runtime.clock.monotonic_s() - began_s, reason)

@@ -213,7 +213,7 @@ def test_one_look_round_is_enough_for_all_tables(tmp_path: Path) -> None:
     tables = [f"default.{letter}" for letter in "pqrst"]
 
     async def main() -> None:
-        compaction = {"interval_s": 86_400, "inputs_min": 2, "jobs": 1}
+        compaction = {"enabled": False, "interval_s": 86_400, "inputs_min": 2, "jobs": 1}
         async with half(tmp_path, mode="mirror", compaction=compaction) as h:
             for table in tables:
                 h.hand.declare(table)
@@ -225,6 +225,26 @@ def test_one_look_round_is_enough_for_all_tables(tmp_path: Path) -> None:
             await until(lambda: not h.service.compacting._running)
             assert sorted((found.table, found.state) for found in h.service.compacting.runs) == [(table, "done") for table in tables]
             assert [files(h, table)[0] for table in tables] == [1] * len(tables)
+
+    run(main())
+
+
+def test_after_a_rewrite_it_looks_again_at_once(tmp_path: Path) -> None:
+    """Each look rewrites one partition of a table; with a pause between them, many partitions would never be done."""
+
+    async def main() -> None:
+        compaction = {"enabled": False, "interval_s": 86_400, "inputs_min": 2}
+        async with half(tmp_path, mode="mirror", tables={"t": {"partition_by": ["note"]}}, compaction=compaction) as h:
+            h.hand.declare()
+            for number in range(2):
+                await flushed(h, *(insert(10 * number + place, f"note {place}") for place in range(5)))
+            assert files(h)[0] == 10
+            looking = asyncio.create_task(h.service.compacting.run())
+            await h.service.compacting._look_round()
+            await until(lambda: len(h.service.compacting.runs) == 5 and h.service.compacting.runs[-1].state == "done")
+            assert files(h)[0] == 5
+            assert len(notes(h)) == 10
+            looking.cancel()
 
     run(main())
 
