@@ -17,7 +17,7 @@ from dolake.iceberg.plan import Delta
 from dolake.writer.indexes import ReplacedFiles
 from tests.simulation.world import Rules
 
-_delta, _replaced, _find = Landing.delta, dolake.writer.compacting._replaced, Cleaner._find
+_delta, _replaced, _find = Landing.delta, dolake.writer.compacting.replaced_files, Cleaner._find
 
 
 class _ForgetfulLander(Lander):
@@ -79,6 +79,6 @@ COMPACTION_MUTANTS: dict[str, Rules] = {
         profile={**_PURGING, "strikes": 12, "strike_kinds": ("zombie one", "zombie both", "freeze"), "catalog_s": 0.2, "snapshots_kept": 1},
     ),
     "key index not where a rewrite put the rows": Rules(
-        patches=((dolake.writer.compacting, "_replaced", _one_row_off),), profile={**_MIRRORS, "strikes": 0, "index_faults": 0.0}
+        patches=((dolake.writer.compacting, "replaced_files", _one_row_off),), profile={**_MIRRORS, "strikes": 0, "index_faults": 0.0}
     ),
 }
