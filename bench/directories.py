@@ -43,7 +43,7 @@ async def run_directories(directory: Path, count: int, source_count: int, source
         for first in range(0, 8 * BATCH_EVENTS, BATCH_EVENTS)
     ]
     batch_count = max(2, source_bytes // len(bodies[0]))
-    with Daemon(directory / "data", {"DOLAKE_LOG_DIRECTORIES": os.pathsep.join(map(str, logs))}) as daemon:
+    with Daemon(directory / "data", {"DOLAKE_LOG_DIRECTORIES": os.pathsep.join(map(str, logs))}, spare=True) as daemon:
         url = daemon.start().wait_ready().cdc
         connections = []
         for number in range(source_count):

@@ -99,7 +99,7 @@ async def run_fairness(directory: Path, seconds: float) -> dict[str, Any]:
     }
     results: dict[str, Any] = {"quiet_sources": QUIET_SOURCES, "quiet_events_per_s": QUIET_EVENTS_PER_S}
     for phase, others in phases.items():
-        with Daemon(directory / phase, SETTINGS) as daemon:
+        with Daemon(directory / phase, SETTINGS, spare=True) as daemon:
             url = daemon.start().wait_ready().cdc
             async with beside(others(url)):
                 each = await asyncio.gather(*(quiet(url, f"quiet-{number}", seconds) for number in range(QUIET_SOURCES)))

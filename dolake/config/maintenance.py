@@ -35,7 +35,9 @@ class CompactionSettings(Section):
     """How small files become large ones while tables are written."""
 
     enabled: bool = Field(default=True, description="whether the daemon compacts tables by itself; `dolake compact` does it in any case")
-    interval_s: Seconds = Field(default=10.0, description="how often is looked whether a rewrite is worth it")
+    interval_s: Seconds = Field(
+        default=10.0, description="how often is looked whether a rewrite is worth it; also as soon as one has landed"
+    )
     target_bytes: Annotated[Bytes, Field(ge=64 * KIB, le=4 * GIB)] = Field(
         default=128 * MIB, description="size of the data files that are aimed at; files of three quarters of it are left alone"
     )

@@ -110,7 +110,7 @@ class Compacting:
                 works = self._compactor.works(looked.base, looked.open_choices(now_s), self.policy)
                 found += [(work.worth, name, work, looked.base) for work in works]
         if not found and not self._running and self._spare.is_due:
-            await self._spend(seen, now_s)
+            await self._spend(seen)
         found.sort(key=lambda one: (-one[0], str(one[1])))
         begun: set[TableName] = set()
         for _, name, work, base in found:
@@ -130,9 +130,9 @@ class Compacting:
         task.add_done_callback(self._ended)
         await self._runtime.clock.sleep(0)  # It takes the table's lock.
 
-    async def _spend(self, seen: Iterable[Look], now_s: float) -> None:
+    async def _spend(self, seen: Iterable[Look]) -> None:
         """Time to spare, on what makes reads shortest."""
-        best = await self._spare.best([(looked.base, looked.reader, looked.shut(now_s)) for looked in seen])
+        best = await self._spare.best(seen)
         if best is not None and not self.lock(best[0].name).locked():
             base, choice = best
             await self._begin(base.name, self._run_spare(base, choice))

@@ -40,11 +40,13 @@ class Look:
         self.failed_until_s.update(dict.fromkeys(locations, until_s))
 
     def open_choices(self, now_s: float) -> list[Choice]:
+        """What of its plan may be done now."""
+        return [] if now_s < self.spark_until_s else self.open_of(self.plan.choices, now_s)
+
+    def open_of(self, choices: Iterable[Choice], now_s: float) -> list[Choice]:
         """Without those that a file is in whose rewrite has failed not long ago, or cannot be."""
-        if now_s < self.spark_until_s:
-            return []
         shut = self.shut(now_s)
-        return [choice for choice in self.plan.choices if shut.isdisjoint(file.location for file in (*choice.data, *choice.deletes))]
+        return [choice for choice in choices if shut.isdisjoint(file.location for file in (*choice.data, *choice.deletes))]
 
     def note_spark(self, succeeded: bool, now_s: float) -> None:
         """When Spark may be handed the table again."""

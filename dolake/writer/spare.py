@@ -14,9 +14,9 @@ from dolake.compaction.choice import Choice, read_s
 from dolake.compaction.compactor import Compactor
 from dolake.compaction.plan import CompactionPolicy
 from dolake.errors import ObjectDamaged, ObjectMissing
-from dolake.iceberg.contents import ContentsReader
 from dolake.iceberg.metadata import LoadedTable
 from dolake.model import TableName
+from dolake.writer.look import Look
 
 # A whole read of the table must take so much less time.
 _GAIN_SHARE_MIN = 0.1
@@ -42,34 +42,36 @@ class Spare:
         """A rewrite that has just ended."""
         self._not_before_s = self._runtime.clock.monotonic_s() + seconds * (1 / self._share - 1)
 
-    async def best(self, tables: Iterable[tuple[LoadedTable, ContentsReader, set[str]]]) -> tuple[LoadedTable, Choice] | None:
+    async def best(self, looks: Iterable[Look]) -> tuple[LoadedTable, Choice] | None:
         """What shortens reads most, of the table whose reads can be shortened most: by its share of what they take.
 
-        Each table comes with locations of files that keep a choice out. One whose manifests are gone since it was looked at is passed over.
+        A table whose manifests are gone since it was looked at is passed over.
         """
+        now_s = self._runtime.clock.monotonic_s()
         best: tuple[float, LoadedTable, Choice] | None = None
-        for base, reader, shut in tables:
-            if self._fine.get(base.name, -1) == base.head_id:
+        for look in looks:
+            name, head_id = look.base.name, look.base.head_id
+            if self._fine.get(name, -1) == head_id:
                 continue
             try:
-                share, choice = await self._look(base, reader, shut)
+                share, choice = await self._best_of(look, now_s)
             except (ObjectMissing, ObjectDamaged):
                 continue
-            if choice is None and not shut:  # Else it may be worth it when they are open again.
-                self._fine[base.name] = base.head_id
+            if choice is None and not look.shut(now_s):  # Else it may be worth it when they are open again.
+                self._fine[name] = head_id
             if choice is not None and (best is None or share > best[0]):
-                best = share, base, choice
+                best = share, look.base, choice
         return None if best is None else best[1:]
 
-    async def _look(self, base: LoadedTable, reader: ContentsReader, shut: set[str]) -> tuple[float, Choice | None]:
+    async def _best_of(self, look: Look, now_s: float) -> tuple[float, Choice | None]:
         """How much shorter a whole read could be, and the choice that makes the most of it; None where that is too little.
 
         Raises ObjectMissing, ObjectDamaged.
         """
-        files = await self._compactor.files(base, reader)
+        files = await self._compactor.files(look.base, look.reader)
         whole_s = read_s(len(files), sum(file.size_bytes for file in files))
-        plan = await self._compactor.plan(base, self._policy, reader=reader)
-        choices = [choice for choice in plan.choices if shut.isdisjoint(file.location for file in (*choice.data, *choice.deletes))]
+        plan = await self._compactor.plan(look.base, self._policy, reader=look.reader)
+        choices = look.open_of(plan.choices, now_s)
         saved_s = sum(choice.read_s_saved for choice in choices)
         if not choices or saved_s < _GAIN_SHARE_MIN * whole_s:
             return 0.0, None

@@ -60,7 +60,7 @@ def test_what_runs_beside_takes_the_writer_down_when_it_fails(tmp_path: Path, mo
         asyncio.run(asyncio.wait_for(writer, TEST_S_MAX))
 
 
-def test_what_a_half_began_with_is_looked_through_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_half_began_with_is_looked_through_no_more() -> None:
     frozen: list[int] = []
 
     async def half(_: Any, *, ready: Any, stop: asyncio.Event) -> int:
