@@ -37,6 +37,13 @@ def test_the_overview_lists_every_command_and_imports_none() -> None:
     assert loaded == "['dolake.cli', 'dolake.errors']"
 
 
+def test_a_command_that_asks_the_daemon_imports_no_catalog() -> None:
+    """Which takes two thirds of the time until it begins."""
+    program = "import sys; import dolake.cli.lake; print([m for m in ('pyiceberg', 'sqlalchemy', 'pyarrow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.acceptance("AT-107")
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
