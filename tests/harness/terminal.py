@@ -14,7 +14,8 @@ from typing import Any
 
 from tests.harness.waiting import wait_until
 
-_PIECES = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|\x1b|[\r\n]|[^\x1b\r\n]+")
+# Sequences, what is left of one (another began before its end: terminals forget it, and Ctrl-C may cut what is written anywhere), text.
+_PIECES = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|(?P<forgotten>\x1b(?:\[[?\d;]*)?)(?=\x1b)|\x1b|[\r\n]|[^\x1b\r\n]+")
 
 
 def _of_a_terminal(environment: Mapping[str, str]) -> dict[str, str]:
@@ -83,6 +84,8 @@ class Terminal:
                 cut = error.start
 
     def _take(self, piece: re.Match[str]) -> None:
+        if piece["forgotten"]:
+            return
         sequence = piece[1], piece[2]
         match sequence:
             case (None, None):
