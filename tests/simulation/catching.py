@@ -27,12 +27,13 @@ class Caught:
         return invariant_of(self.breach) if self.breach else ""
 
 
-def catch(mutant: str, seeds_max: int) -> Caught:
+def catch(mutant: str, seeds_max: int, *, first: int = 0) -> Caught:
+    """By the seeds from `first` up to, not with, `seeds_max`."""
     rules = MUTANTS[mutant]
     if rules.scenario:
         with in_force(rules.patches):
             return Caught(mutant, rules.scenario, 1, SCENARIOS[rules.scenario]())
-    for seed in range(seeds_max):
+    for seed in range(first, seeds_max):
         if breach := run_world(seed, rules).breach:
             return Caught(mutant, SIMULATION, seed + 1, breach)
     return Caught(mutant, SIMULATION, seeds_max, "")

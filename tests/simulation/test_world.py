@@ -147,9 +147,19 @@ def test_what_schedules_of_grouped_tables_called_a_breach_is_none(what: str) -> 
     assert [run_world(seed, changes=as_found).breach for seed in FOUND_IN_GROUPS[what]] == [""] * len(FOUND_IN_GROUPS[what])
 
 
+# Those that the first 80 seeds do not catch, and a seed somewhat before the first that does: so the quick run is quick, and
+# `--mutants` begins at 0 with all of them.
+LATE = {
+    "check and swap on different metadata": 270,
+    "overtaken letters applied": 245,
+    "a cut through another table's transaction": 165,
+    "a changelog that is off moved by a cut": 80,
+}
+
+
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_broken_rule_is_caught_within_600_seeds_or_by_its_scenario(mutant: str) -> None:
-    assert catch(mutant, MUTANT_SEEDS).breach
+    assert catch(mutant, MUTANT_SEEDS, first=LATE.get(mutant, 0)).breach
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
