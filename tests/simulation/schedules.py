@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from tests.simulation.world import Outcome, run_world
 CHUNK = 4  # Small: outcomes flow, and no process waits long for the other at the end.
 
 
-def run_all(seeds: range, mutant: str, jobs: int, changes: Changes | None = None) -> Iterator[Outcome]:
+def run_all(seeds: Sequence[int], mutant: str, jobs: int, changes: Changes | None = None) -> Iterator[Outcome]:
     """Outcomes as they come, whichever process they come from."""
     chunks = [seeds[first : first + CHUNK] for first in range(0, len(seeds), CHUNK)]
     if jobs <= 1 or len(chunks) == 1:
@@ -28,7 +28,7 @@ def run_all(seeds: range, mutant: str, jobs: int, changes: Changes | None = None
             yield from done.result()
 
 
-def run_chunk(seeds: range, mutant: str, changes: Changes | None = None) -> list[Outcome]:
+def run_chunk(seeds: Sequence[int], mutant: str, changes: Changes | None = None) -> list[Outcome]:
     return [run_world(seed, MUTANTS.get(mutant), changes=changes) for seed in seeds]
 
 

@@ -23,6 +23,7 @@ from tests.simulation.shrinking import invariant_of
 from tests.simulation.world import Outcome, run_world
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "205"))
+RARE = (200,)  # A power cut tears a name of the log, which few schedules see.
 MUTANT_SEEDS = 600  # At most: most are caught by the first ten. The same seeds pass without them.
 REPOSITORY = Path(__file__).parents[2]
 
@@ -30,7 +31,7 @@ REPOSITORY = Path(__file__).parents[2]
 def test_no_schedule_breaks_an_invariant() -> None:
     """As they are drawn, mostly short; and long ones, in which everything happens that can."""
     broken, faults = {}, Counter[str]()
-    for seeds, changes in ((range(2 * SEEDS), Changes()), (range(SEEDS), Changes({"short": False}))):
+    for seeds, changes in ((range(2 * SEEDS), Changes()), ((*range(SEEDS // 2), *RARE), Changes({"short": False}))):
         for outcome in run_all(seeds, "", jobs=2, changes=changes):
             faults += outcome.counts
             if outcome.breach:
