@@ -22,6 +22,7 @@ from tests.harness.lake import Lake
 from tests.harness.leftovers import no_leftovers
 from tests.harness.oracle import Oracle, breaches, ledger_event
 from tests.harness.ports import Ports
+from tests.harness.terminal import Terminal
 from tests.harness.waiting import WaitedTooLong, wait_until
 
 _MANY = "(WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n LIMIT 200) SELECT value FROM n)"
@@ -138,6 +139,25 @@ def test_settings_of_the_outside_do_not_leak_into_a_daemon(monkeypatch: pytest.M
 
 
 @pytest.mark.acceptance("AT-116")
+@pytest.mark.parametrize("cut", ["\x1b", "\x1b[", "\x1b[?2"])
+def test_a_terminal_forgets_a_sequence_that_another_interrupts(cut: str) -> None:
+    assert shown(f"a{cut}\x1b[?25lb") == ("ab", False)
+
+
+@pytest.mark.parametrize("wrong", ["\x1b[5Kb", "\x1bb\n", "\x1b[5K\x1b[?25l"])
+def test_a_terminal_refuses_what_it_does_not_know(wrong: str) -> None:
+    with pytest.raises(AssertionError, match="does not know"):
+        shown(f"a{wrong}\x1b[?25h")
+
+
+def shown(written: str) -> tuple[str, bool]:
+    """The screen, and whether the cursor is on it, after a command has written so."""
+    command = [sys.executable, "-c", f"print({written!r}, end='')"]
+    with Terminal(command, clean_environment()) as terminal:
+        assert terminal.process.wait(60) == 0
+        return terminal.seen().strip(), terminal.shows_cursor
+
+
 def test_ten_thousand_ports_are_unique_and_can_be_bound() -> None:
     """Also beside another process that allocates."""
     script = "from tests.harness.ports import Ports; p = Ports(); print(*(p.allocate() for _ in range(1000)), flush=True); input()"

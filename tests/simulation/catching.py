@@ -35,5 +35,5 @@ def catch(mutant: str, seeds_max: int, *, first: int = 0) -> Caught:
             return Caught(mutant, rules.scenario, 1, SCENARIOS[rules.scenario]())
     for seed in range(first, seeds_max):
         if breach := run_world(seed, rules).breach:
-            return Caught(mutant, SIMULATION, seed + 1, breach)
-    return Caught(mutant, SIMULATION, seeds_max, "")
+            return Caught(mutant, SIMULATION, seed + 1 - first, breach)
+    return Caught(mutant, SIMULATION, seeds_max - first, "")

@@ -24,7 +24,7 @@ from tests.simulation.world import Outcome, run_world
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "150"))
 RARE = (200,)  # A power cut tears a name of the log, which few schedules see.
-MUTANT_SEEDS = 600  # At most: most are caught by the first ten. The same seeds pass without them.
+MUTANT_SEEDS = 600  # At most: most are caught by the first ten. `make faults` has the same seeds pass without them.
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -148,7 +148,7 @@ def test_what_schedules_of_grouped_tables_called_a_breach_is_none(what: str) -> 
     assert [run_world(seed, changes=as_found).breach for seed in FOUND_IN_GROUPS[what]] == [""] * len(FOUND_IN_GROUPS[what])
 
 
-# Those that take many seeds, or long ones, and a seed somewhat before the first that does: so the quick run is quick, and
+# Those that take many seeds, and a seed somewhat before the first that does: so the quick run is quick, and
 # `--mutants` begins at 0 with all of them.
 LATE = {
     "check and swap on different metadata": 110,
