@@ -14,7 +14,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "faults"
 # Words in the names of figures of which two runs together have the larger; all others add up.
-LARGEST = ("max", "most", "kinds", "p95", "p99")
+LARGEST = ("max", "most", "kinds", "failpoints", "p95", "p99")
 
 
 @dataclass(frozen=True)

@@ -82,11 +82,20 @@ def test_figures_with_a_breach_are_not_written(tmp_path: Path, capsys: pytest.Ca
 
 def test_runs_of_one_product_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = tmp_path / "runs"
-    first = write(runs / "soak.json", family="soak", cases=7, breaches=0, seconds=12.3, figures={"events": 12, "drained_s_max": 3.5})
-    write(runs / "soak-2.json", family="soak", cases=5, breaches=1, seconds=1.0, figures={"events": 5, "drained_s_max": 2.5, "kills": 1})
+    first = write(
+        runs / "soak.json", family="soak", cases=7, breaches=0, seconds=12.3, figures={"events": 12, "drained_s_max": 3.5, "failpoints": 9}
+    )
+    write(
+        runs / "soak-2.json",
+        family="soak",
+        cases=5,
+        breaches=1,
+        seconds=1.0,
+        figures={"events": 5, "drained_s_max": 2.5, "failpoints": 9, "kills": 1},
+    )
     found = gathered(runs, {})["soak"]
     assert (found.cases, found.breaches, found.seconds, found.commit) == (12, 1, 13.3, first.commit)
-    assert found.figures == {"events": 17, "drained_s_max": 3.5, "kills": 1}
+    assert found.figures == {"events": 17, "drained_s_max": 3.5, "failpoints": 9, "kills": 1}
     (runs / "soak-2.json").write_text(json.dumps({**asdict(first), "commit": "0123456"}))
     assert main(["--write", str(tmp_path / "page.md"), "--from", str(runs)]) == 1
     assert f"soak: runs on 0123456 and {first.commit}, where dolake differs" in capsys.readouterr().err

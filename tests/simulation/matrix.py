@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     every = all_cases()
     chosen = [case for case in every if asked.lake in ("", case.lake) and asked.point in ("", case.place) and asked.way in ("", case.way)]
     chosen = [case for case in chosen if asked.hit in (0, case.number)][:: asked.every]
-    cases = Cases("matrix", {"failpoints_most": len({case.place for case in every})})
+    cases = Cases("matrix", {"failpoints": len({case.place for case in every})})
     results = (run_case(case, printed=True) for case in chosen) if asked.hit else run_cases(run_case, chosen, asked.jobs)
     cases.take(results, len(chosen), replay_command)
     cases.print()
